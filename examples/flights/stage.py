@@ -1,0 +1,98 @@
+"""The three kinds of processes: reader, worker, aggregator. Each is one function over queues.
+
+Queue handles travel to the processes as arguments: they pickle as a name and attach again on arrival.
+No stage gets a sentinel. A consumer's stream ends when its queue is shut down and drained, and
+drained includes the deliveries that other, perhaps dying, consumers have not settled yet.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from itertools import islice
+
+import shmq
+
+from . import dataset
+from .record import Unusable, enriched, raw_payload
+from .table import Tables
+
+CHUNK = 512  # flights per publish_many of the reader
+BATCH = 64  # deliveries a worker holds at a time: what is done twice when it is killed
+
+
+def read(raw: shmq.Queue, pace: shmq.Queue, rows: int) -> None:
+    """Publish the first `rows` lines of flights.csv, one flight = one message.
+
+    Each message of `pace` says how far this process may go; the last one says `rows`.
+    """
+    _leave_ctrl_c_to_the_parent()
+    numbered = enumerate(dataset.lines(rows))
+    published = 0
+    with pace.subscribe("reader") as permits:
+        while published < rows:
+            permit = permits.get()
+            until = int(permit.payload)
+            while published < until:
+                chunk = list(islice(numbered, min(CHUNK, until - published)))
+                raw.publish_many([raw_payload(row, line) for row, line in chunk])
+                published += len(chunk)
+            permit.ack()
+
+
+def work(raw: shmq.Queue, clean: shmq.Queue) -> None:
+    """Turn raw flights into records: take a batch, publish its records, then settle it.
+
+    In this order a kill at any instruction loses nothing: what is not acked comes back. It may
+    repeat records that were published and not acked; the aggregator knows them by their row.
+    """
+    _leave_ctrl_c_to_the_parent()
+    lookups = dataset.Lookups.load()
+    with raw.subscribe() as consumer:
+        for batch in _batches(consumer, BATCH):
+            done: list[shmq.Delivery] = []
+            records: list[bytes] = []
+            for delivery in batch:
+                try:
+                    records.append(enriched(delivery.payload, lookups))
+                    done.append(delivery)
+                except Unusable as unusable:
+                    delivery.reject(str(unusable))
+            clean.publish_many(records)
+            for delivery in done:
+                delivery.ack()
+
+
+def aggregate(clean: shmq.Queue, report: shmq.Queue, rows: int) -> None:
+    """Add each flight once to the tables; when `clean` has ended, publish them to `report`."""
+    _leave_ctrl_c_to_the_parent()
+    tables = Tables()
+    seen = bytearray(rows)  # one byte per row of the file
+    duplicates = 0
+    with clean.subscribe("aggregator") as consumer:
+        for batch in _batches(consumer, CHUNK):
+            for delivery in batch:
+                record = json.loads(delivery.payload)
+                if seen[record["row"]]:
+                    duplicates += 1
+                else:
+                    seen[record["row"]] = 1
+                    tables.add(record)
+                delivery.ack()
+    report.publish(tables.to_json(), headers={"duplicates": str(duplicates)})
+
+
+def _batches(consumer: shmq.Consumer, size: int) -> Iterator[list[shmq.Delivery]]:
+    """Like `for delivery in consumer`, up to `size` at a time."""
+    while True:
+        try:
+            batch = consumer.get_many(size)
+        except shmq.QueueClosed:  # shut down and drained
+            return
+        yield batch
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    """The terminal sends SIGINT to all of us; the parent alone decides and ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

