@@ -51,17 +51,29 @@ def run(script: Path, *arguments: str) -> tuple[int, str, str]:
     return finish(start(script, *arguments))
 
 
-def members(group: int) -> list[int]:
-    """Living processes of a process group."""
+def segments(pid: int) -> set[str]:
+    """Names of the shared memory that a process has mapped, brokers' segments only."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return set()
+    return set(re.findall(r"/dev/shm/(shmq\.\S+)", maps))
+
+
+def related(group: int, names: set[str]) -> list[str]:
+    """Living processes of a process group, and those that have one of the segments mapped."""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == group and fields[0] not in "ZX":
-                found.append(int(entry.name))
+        if not entry.name.isdecimal():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        alive = fields[0] not in "ZX"
+        if alive and (int(fields[2]) == group or segments(int(entry.name)) & names):
+            found.append(f"{entry.name} {command}")
     return found
 
 
@@ -129,6 +141,8 @@ def test_an_interrupted_job_leaves_nothing_behind(number: signal.Signals) -> Non
     process = start(FLIGHTS)
     assert process.stdout
     process.stdout.readline()  # the first line of progress: all processes run
+    names = segments(process.pid)
+    assert names
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # as a terminal does
     else:
@@ -138,9 +152,10 @@ def test_an_interrupted_job_leaves_nothing_behind(number: signal.Signals) -> Non
     assert "Traceback" not in err
     assert last_line(err).startswith("interrupted")
     deadline = time.monotonic() + 20
-    while members(process.pid) and time.monotonic() < deadline:
+    while related(process.pid, names) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert members(process.pid) == []
+    assert related(process.pid, names) == []
+    assert [name for name in names if Path("/dev/shm", name).exists()] == []
 
 
 @needs_data

@@ -80,10 +80,10 @@ def enriched(payload: bytes, lookups: Lookups) -> bytes:
         "hour": hour,
         "dep_delay": dep_delay,
         "arr_delay": arr_delay,
-        "plane": plane and f"{plane.manufacturer} {plane.model}",
-        "seats": plane and plane.seats,
-        "temperature": weather and weather.temperature,
-        "visibility": weather and weather.visibility,
-        "rain": weather and weather.rain,
+        "plane": f"{plane.manufacturer} {plane.model}" if plane else None,
+        "seats": plane.seats if plane else None,
+        "temperature": weather.temperature if weather else None,
+        "visibility": weather.visibility if weather else None,
+        "rain": weather.rain if weather else None,
     }
     return _ENCODER.encode(record).encode()
