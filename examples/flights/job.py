@@ -161,8 +161,8 @@ class Job:
         settled = raw.acked + raw.rejected
         progress.show(
             settled,
-            f"raw {raw.ready} ready, {raw.unsettled} in hands; clean {self.clean.depth()}; "
-            f"dead letters {self.dead.depth()}; kills {len(self.chaos.done)}",
+            f"raw {raw.ready}+{raw.unsettled}, clean {self.clean.depth()}, "
+            f"dead {self.dead.depth()}, kills {len(self.chaos.done)}",  # fits 80 columns
         )
         for process in (self._reader, self._aggregator):
             if process.exitcode:

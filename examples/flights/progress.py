@@ -28,14 +28,13 @@ class Silent:
 
 
 class Rich:
-    """A bar with rate and time left. Drawn by this thread: no helper thread, nothing to fork."""
+    """A bar with the time left. Drawn by this thread: no helper thread, nothing to fork."""
 
     def __init__(self, rows: int) -> None:
         self._bar = rich_progress.Progress(
-            rich_progress.TextColumn("flights"),
-            rich_progress.BarColumn(),
-            rich_progress.MofNCompleteColumn(),
-            rich_progress.TimeRemainingColumn(),
+            rich_progress.BarColumn(bar_width=16),
+            rich_progress.TaskProgressColumn(),
+            rich_progress.TimeRemainingColumn(compact=True),
             rich_progress.TextColumn("{task.fields[state]}"),
             auto_refresh=False,
         )
