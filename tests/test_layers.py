@@ -1,0 +1,221 @@
+"""The floors of the package: a module imports from floors below it, never from one above.
+
+The table is the architecture. A new module has to be put into it before this test passes, which
+is the moment to think about where it belongs.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Module or package (with everything in it) -> floor. The longest name that fits counts.
+# Listing a module that does not exist yet is fine.
+FLOORS = {
+    # 0: words and pure rules: no native code, no clock, no I/O
+    "shmq._version": 0,
+    "shmq.errors": 0,
+    "shmq.options": 0,
+    "shmq.model": 0,
+    # 1: the binding of the C core
+    "shmq._native": 1,
+    # 2: memory, and this process's place in it
+    "shmq.segment": 2,
+    "shmq.client": 2,
+    # 3: the nouns of a queue
+    "shmq.message": 3,
+    "shmq.delivery": 3,
+    "shmq.queue": 3,
+    "shmq.consumer": 3,
+    "shmq.topic": 3,
+    "shmq.group": 3,
+    "shmq.store": 3,
+    # 4: the processes that serve a broker
+    "shmq.supervisor": 4,
+    "shmq.sidecar": 4,
+    # 5: the broker
+    "shmq.broker": 5,
+    # 6: what is built on a broker
+    "shmq.testing": 6,
+    "shmq.mp": 6,
+    "shmq.server": 6,
+    "shmq.top": 6,
+    # 7: the faces
+    "shmq.cli": 7,
+    "shmq.__main__": 7,
+    "shmq": 7,
+}
+
+
+def floor_of(module: str) -> int | None:
+    """Return the floor of ``module``; None if the table has no place for it."""
+    name = module
+    while name != "shmq":
+        if name in FLOORS:
+            return FLOORS[name]
+        name = name.rpartition(".")[0]
+    return FLOORS["shmq"] if module == "shmq" else None
+
+
+def modules_of(package: Path) -> dict[str, Path]:
+    """Return {dotted name: file} of a package, itself included."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(
+    module: str, source: str, is_package: bool, known: set[str]
+) -> set[tuple[str, bool]]:
+    """Return the shmq modules that ``module`` names, each with whether it is for types only.
+
+    Imports inside functions count like any other: a late import is how an upward one hides.
+    """
+    found: set[tuple[str, bool]] = set()
+    for node, typing_only in _walk(ast.parse(source), typing_only=False):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                up = module.split(".")
+                up = up[: len(up) - node.level + (1 if is_package else 0)]
+                base = ".".join([*up, *([base] if base else [])])
+            # `from shmq import errors` names a module, `from shmq.errors import X` a member.
+            targets = [
+                f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base
+                for alias in node.names
+            ]
+        else:
+            continue
+        found |= {(t, typing_only) for t in targets if t == "shmq" or t.startswith("shmq.")}
+    return {(target, typing_only) for target, typing_only in found if target != module}
+
+
+def _walk(node: ast.AST, typing_only: bool) -> Iterator[tuple[ast.AST, bool]]:
+    yield node, typing_only
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        for statement in node.body:
+            yield from _walk(statement, True)
+        for statement in node.orelse:
+            yield from _walk(statement, typing_only)
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _walk(child, typing_only)
+
+
+def violations(modules: dict[str, Path]) -> list[str]:
+    """Return one sentence for each breach of the table."""
+    wrong = []
+    sideways: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        floor = floor_of(module)
+        if floor is None:
+            wrong.append(f"{module} has no floor: put it into FLOORS")
+            continue
+        source = path.read_text(encoding="utf-8")
+        for target, typing_only in sorted(
+            imports_of(module, source, path.name == "__init__.py", set(modules))
+        ):
+            below = floor_of(target)
+            if below is None:
+                wrong.append(f"{module} imports {target}, which has no floor: put it into FLOORS")
+            elif below > floor:
+                wrong.append(f"{module} (floor {floor}) imports upwards: {target} (floor {below})")
+            elif below == floor and not typing_only:
+                sideways.setdefault(module, set()).add(target)
+    wrong += [f"imports in a circle: {' -> '.join(circle)}" for circle in circles(sideways)]
+    return wrong
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the circles of ``graph`` that a depth-first walk closes, each once."""
+    done: set[str] = set()
+    found: list[list[str]] = []
+
+    def visit(node: str, trail: list[str]) -> None:
+        if node in trail:
+            found.append([*trail[trail.index(node) :], node])
+            return
+        if node in done:
+            return
+        for target in sorted(graph.get(node, ())):
+            visit(target, [*trail, node])
+        done.add(node)
+
+    for node in sorted(graph):
+        visit(node, [])
+    return found
+
+
+def test_no_module_imports_upwards_or_in_a_circle() -> None:
+    modules = modules_of(ROOT / "shmq")
+    assert "shmq" in modules
+    assert not violations(modules)
+
+
+# ---- the check is checked -----------------------------------------------------------------------
+
+
+def lay_out(root: Path, files: dict[str, str]) -> dict[str, Path]:
+    for name, text in {"__init__.py": "", **files}.items():
+        path = root / "shmq" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return modules_of(root / "shmq")
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        ({"errors.py": "from shmq import broker", "broker.py": ""}, "upwards: shmq.broker"),
+        ({"errors.py": "from .broker import X", "broker.py": ""}, "upwards: shmq.broker"),
+        ({"errors.py": "import shmq.broker", "broker.py": ""}, "upwards: shmq.broker"),
+        ({"errors.py": "import shmq"}, "upwards: shmq (floor 7)"),
+        ({"model/retry.py": "from .. import broker", "broker.py": ""}, "upwards: shmq.broker"),
+        ({"errors.py": "def f():\n    from shmq.broker import X"}, "upwards: shmq.broker"),
+        ({"queue.py": "from . import consumer", "consumer.py": "from .queue import Q"}, "circle"),
+        ({"blob.py": ""}, "shmq.blob has no floor"),
+        ({"broker.py": "from shmq.blob import X"}, "imports shmq.blob, which has no floor"),
+        (
+            {
+                "errors.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+                "    from shmq.broker import Broker"
+            },
+            "upwards: shmq.broker",
+        ),
+    ],
+)
+def test_a_breach_is_reported(tmp_path: Path, files: dict[str, str], complaint: str) -> None:
+    wrong = violations(lay_out(tmp_path, files))
+    assert len(wrong) == 1
+    assert complaint in wrong[0]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {
+            "broker.py": "from shmq import errors\nfrom .queue import Q",
+            "queue.py": "",
+            "errors.py": "",
+        },
+        {"consumer.py": "from .queue import Q", "queue.py": ""},
+        {"model/__init__.py": "from .retry import delay", "model/retry.py": "import queue"},
+        {"__init__.py": "from .broker import Broker", "broker.py": ""},
+        {
+            "queue.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+            "    from .consumer import Consumer",
+            "consumer.py": "from .queue import Q",
+        },
+    ],
+)
+def test_imports_downwards_and_sideways_are_fine(tmp_path: Path, files: dict[str, str]) -> None:
+    assert violations(lay_out(tmp_path, files)) == []
