@@ -1,0 +1,47 @@
+"""The one importer of the C extensions.
+
+``ffi`` and ``lib`` are the complete binding (cffi, required). ``ACCEL`` is the optional CPython
+binding of the hottest calls, or None: not built, of another build than ``lib``, or switched off by
+``SHMQ_NO_ACCEL=1``. ``QueueBase``, ``ConsumerBase`` and ``DeliveryBase`` come from it or, with the
+same behaviour, from `shmq._native.pure`.
+
+Static typing ends here: `CData` is Any, and what C calls take and give is declared in _shmq.pyi.
+"""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from shmq._native._shmq import ffi, lib
+
+if TYPE_CHECKING:
+    from shmq._native._shmq import CData as CData
+    from shmq._native.pure import ConsumerBase, DeliveryBase, QueueBase
+
+__all__ = ["ACCEL", "ConsumerBase", "DeliveryBase", "QueueBase", "ffi", "lib"]
+
+
+def _load() -> ModuleType | None:
+    if os.environ.get("SHMQ_NO_ACCEL", "0") not in ("", "0"):
+        return None
+    try:
+        from shmq._native import _accel
+    except ImportError:
+        return None
+    # Both share structs by address: an accelerator left over from another build would corrupt them.
+    return _accel if _accel.fingerprint == lib.shmq_fingerprint() else None
+
+
+ACCEL = _load()
+
+if not TYPE_CHECKING:
+    if ACCEL is not None:
+        ConsumerBase, DeliveryBase, QueueBase = (
+            ACCEL.ConsumerBase,
+            ACCEL.DeliveryBase,
+            ACCEL.QueueBase,
+        )
+    else:
+        from shmq._native.pure import ConsumerBase, DeliveryBase, QueueBase

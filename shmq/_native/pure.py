@@ -1,0 +1,528 @@
+"""QueueBase, ConsumerBase and DeliveryBase over cffi: the reference for native/accel.c.
+
+Both bindings behave alike; what each part is for is written at the head of accel.c. Where that one
+relies on the GIL, this one relies on operations that are atomic in Python (of dicts, lists, deques):
+no lock is held, so neither a signal handler nor a finalizer can deadlock here.
+
+A lease is registered with its consumer before the call that fills it. An exception between the
+two (Ctrl-C) leaves a filled lease without a Delivery: close() gives it back.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from shmq._native._shmq import ffi, lib
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from shmq._native._shmq import CData
+
+EAGER = 4096
+CHUNK = 64
+CONSUMER_CLOSED = -101
+CONSUMER_LIMIT = -102
+MANUAL, AUTO, NONE = 0, 1, 2
+ACK, NACK, REJECT, RELEASE = 0, 1, 2, 3
+_SETTLED, _LIVE, _VIEWED = 0, 1, 2
+_FOR_GOOD = (lib.SHMQ_STALE, lib.SHMQ_GONE)
+
+
+class Lease:
+    """What is taken and not settled: a delivery struct and who it was handed to."""
+
+    __slots__ = ("ctx", "d", "looped", "state", "thread", "views")
+
+    def __init__(self, ctx: CData, d: CData) -> None:
+        self.ctx = ctx
+        self.d = d
+        self.state = _SETTLED
+        self.thread = 0
+        self.looped = False
+        self.views: list[None] = []
+
+
+class QueueBase:
+    """The part of Queue that is called for every message."""
+
+    __slots__ = ("_client", "_ctx_pointer", "_qref")
+
+    def __init__(self, client: object, address: int, qref: int) -> None:
+        self._client: Any = client
+        self._bind(address, qref)
+
+    def _bind(self, address: int, qref: int) -> None:
+        self._ctx_pointer = ffi.cast("shmq_ctx *", address)
+        self._qref = qref
+
+    @property
+    def _ctx(self) -> int:
+        return int(ffi.cast("uintptr_t", self._ctx_pointer))
+
+    def publish(self, message: Any, **rest: Any) -> int:
+        if type(message) is bytes and not rest:
+            sent = self._send(message, None, lib.SHMQ_DELAY_DEFAULT, 0, 0)
+            if sent >= 0:
+                return sent
+        return self._publish_slow(message, **rest)
+
+    def publish_many(self, messages: Iterable[Any], **rest: Any) -> int:
+        return self._publish_many_slow(messages, **rest)
+
+    def _publish_slow(self, message: Any, *, timeout: Any = None, **fields: Any) -> int:
+        raise NotImplementedError
+
+    def _publish_many_slow(
+        self, messages: Iterable[Any], _done: int = 0, *, timeout: Any = None
+    ) -> int:
+        raise NotImplementedError
+
+    def _send(self, payload: Any, meta: bytes | None, ttl: int, delay: int, priority: int) -> int:
+        """Publish without waiting; return the id, or a negative result."""
+        m = ffi.new("shmq_message *")
+        data = ffi.from_buffer(payload)
+        m.data, m.size = data, len(data)
+        if meta is not None:
+            encoded = ffi.from_buffer(meta)
+            m.meta, m.meta_size = encoded, len(meta)
+        m.ttl_ns, m.delay_ns, m.priority = ttl, delay, priority
+        rc = lib.shmq_publish(self._ctx_pointer, self._qref, m)
+        return rc if rc < 0 else int(m.id)
+
+    def _send_many(self, items: list[bytes], start: int) -> int:
+        """Publish items[start:] as far as it goes without waiting; how many, or why not the first."""
+        sent = 0
+        while start + sent < len(items):
+            part = items[start + sent : start + sent + CHUNK]
+            messages = ffi.new("shmq_message[]", len(part))
+            keep = [ffi.from_buffer(item) for item in part]
+            for m, data in zip(messages, keep):
+                m.data, m.size, m.ttl_ns = data, len(data), lib.SHMQ_DELAY_DEFAULT
+            rc = lib.shmq_publish_many(self._ctx_pointer, self._qref, messages, len(part))
+            if rc < 0:
+                return sent or rc
+            sent += rc
+        return sent
+
+
+class DeliveryBase:
+    """One message in one consumer's hands; the part of Delivery that is called for every message."""
+
+    __slots__ = ("_consumer", "_extra", "_lease", "_meta", "_payload")
+
+    _consumer: Any
+    _lease: Lease
+    _meta: bytes | None
+    _extra: bytes | None
+
+    def __init__(self) -> None:
+        raise TypeError(f"cannot create '{type(self).__name__}' instances")
+
+    @classmethod
+    def _of(cls, consumer: ConsumerBase, lease: Lease) -> Self:
+        self = cls.__new__(cls)
+        d = lease.d
+        self._consumer = consumer
+        self._lease = lease
+        everything = d.size <= EAGER or consumer._mode == NONE
+        self._payload = ffi.unpack(ffi.cast("char *", d.data), d.size) if everything else None
+        self._meta = ffi.buffer(d.meta, d.meta_size)[:] if d.meta_size else None
+        self._extra = ffi.buffer(d.extra, d.extra_size)[:] if d.extra_size else None
+        return self
+
+    @property
+    def payload(self) -> bytes:
+        """The message's bytes, copied once.
+
+        Up to 4 KiB they are copied at delivery, larger ones on first use, which must be before the
+        settle.
+        """
+        if self._payload is None:
+            lease = self._lease
+            if lease.state != _LIVE:
+                return self._ack_failed(lib.SHMQ_STALE)
+            lease.views.append(None)  # another thread may settle meanwhile
+            try:
+                self._payload = ffi.buffer(lease.d.data, lease.d.size)[:]
+            finally:
+                self._view_end()
+        return self._payload
+
+    def ack(self) -> None:
+        """Settle: the message is done and its memory free.
+
+        Copies nothing, blocks on nothing.
+        Raises: StaleDelivery when the lease has moved on or was settled before.
+        """
+        rc = self._settle(ACK, 0, None)
+        if rc < 0:
+            self._ack_failed(rc)
+
+    def _ack_failed(self, rc: int) -> Any:
+        raise NotImplementedError
+
+    def _settle(self, kind: int, delay_ns: int, extra: bytes | None) -> int:
+        lease = self._lease
+        if lease.state != _LIVE:
+            return lib.SHMQ_STALE
+        return self._consumer._lease_settle(lease, kind, delay_ns, extra)  # type: ignore[no-any-return]
+
+    def _view_begin(self) -> int:
+        if self._lease.state != _LIVE:
+            self._ack_failed(lib.SHMQ_STALE)
+        self._lease.views.append(None)
+        return int(ffi.cast("uintptr_t", self._lease.d.data))
+
+    def _view_end(self) -> None:
+        lease = self._lease
+        if lease.views:
+            lease.views.pop()
+        _end_of_views(lease)
+
+    @property
+    def redelivered(self) -> bool:
+        """True when it was delivered before."""
+        return bool(self._lease.d.redelivered)
+
+    @property
+    def attempt(self) -> int:
+        return int(self._lease.d.attempt)
+
+    @property
+    def id(self) -> int:
+        return int(self._lease.d.id)
+
+    @property
+    def priority(self) -> int:
+        return int(self._lease.d.priority)
+
+    @property
+    def size(self) -> int:
+        return int(self._lease.d.size)
+
+    @property
+    def _address(self) -> int:
+        return int(ffi.cast("uintptr_t", self._lease.d))
+
+    @property
+    def _ctx(self) -> int:
+        return int(ffi.cast("uintptr_t", self._lease.ctx))
+
+    @property
+    def _settled(self) -> bool:
+        return self._lease.state != _LIVE
+
+    @property
+    def _thread(self) -> int:
+        return self._lease.thread
+
+    @property
+    def _queue(self) -> int:
+        return int(self._lease.d.queue)
+
+    @property
+    def _reason(self) -> int:
+        return int(self._lease.d.reason)
+
+    @property
+    def _origin(self) -> int:
+        return int(self._lease.d.origin)
+
+    @property
+    def _died_attempts(self) -> int:
+        return int(self._lease.d.died_attempts)
+
+    @property
+    def _published_ns(self) -> int:
+        return int(self._lease.d.published_ns)
+
+    @property
+    def _expires_ns(self) -> int:
+        return int(self._lease.d.expires_ns)
+
+    @property
+    def _died_ns(self) -> int:
+        return int(self._lease.d.died_ns)
+
+
+def _end_of_views(lease: Lease) -> None:
+    """Free the block of a settled lease when its last view is gone; exactly one caller does."""
+    if lease.views or lease.state != _VIEWED:
+        return
+    d, held = lease.d, lease.d.held
+    if held:
+        d.held = 0
+        lib.shmq_view_end(lease.ctx, held, d.idx)
+    lease.state = _SETTLED
+
+
+class ConsumerBase:
+    """The part of Consumer that is called for every message."""
+
+    __slots__ = (
+        "_ahead", "_client", "_ctx_pointer", "_delivery", "_leases", "_limit", "_mode", "_prefetch",
+        "_qref", "_spare", "_spin_ns", "closed",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        client: object,
+        address: int,
+        qref: int,
+        mode: int,
+        prefetch: int,
+        limit: int,
+        spin_ns: int,
+        delivery: type[DeliveryBase],
+    ) -> None:
+        self.closed = False
+        self._leases: dict[int, Lease] = {}
+        self._ahead: deque[CData] = deque()
+        self._client: Any = client
+        self._ctx_pointer = ffi.cast("shmq_ctx *", address)
+        self._qref = qref
+        self._mode = mode
+        self._prefetch = max(prefetch, 1)
+        self._limit = limit or 1 << 62
+        self._spin_ns = spin_ns
+        self._delivery = delivery
+
+    def _bind(self, address: int, qref: int) -> None:
+        if address != self._ctx:
+            # What the parent process holds is the parent's to settle.
+            for lease in list(self._leases.values()):
+                lease.state = _SETTLED
+            self._leases.clear()
+            self._ahead.clear()
+        self._ctx_pointer = ffi.cast("shmq_ctx *", address)
+        self._qref = qref
+
+    @property
+    def _ctx(self) -> int:
+        return int(ffi.cast("uintptr_t", self._ctx_pointer))
+
+    @property
+    def unsettled(self) -> int:
+        """Deliveries handed out and not settled."""
+        return sum(lease.state == _LIVE for lease in list(self._leases.values()))
+
+    @property
+    def _read_ahead(self) -> int:
+        return len(self._ahead)
+
+    def _recover(self, rc: int, deadline_ns: int) -> None:
+        raise NotImplementedError
+
+    def _deadline(self, timeout: Any) -> int:
+        raise NotImplementedError
+
+    def _ack_many_failed(self, rc: int, acked: int, stale: int) -> int:
+        raise NotImplementedError
+
+    # ---- settling ----
+
+    def _lease_settle(self, lease: Lease, kind: int, delay_ns: int, extra: bytes | None) -> int:
+        ctx, d, keep = lease.ctx, lease.d, 0
+        if lease.views and kind != ACK:
+            keep = lib.shmq_view_keep(ctx, d)
+            if keep < 0 and keep != lib.SHMQ_STALE:
+                return keep
+        viewed = bool(lease.views)
+        note = ffi.NULL if extra is None else ffi.from_buffer(extra)
+        size = 0 if extra is None else len(extra)
+        if kind == ACK:
+            rc = lib.shmq_settle_viewed(ctx, d) if viewed else lib.shmq_ack(ctx, d, 1)
+        elif kind == NACK:
+            rc = lib.shmq_nack(ctx, d, delay_ns, note, size)
+        elif kind == REJECT:
+            rc = lib.shmq_reject(ctx, d, note, size)
+        else:
+            rc = lib.shmq_release(ctx, d)
+        if rc < 0 and rc not in _FOR_GOOD:
+            if keep > 0:
+                lib.shmq_view_end(ctx, keep, d.idx)
+            return rc
+        if keep > 0:
+            d.held = keep
+        lease.state = _VIEWED if viewed else _SETTLED
+        self._leases.pop(id(lease), None)
+        _end_of_views(lease)
+        return rc
+
+    def _settle_mine(self, kind: int, looped: int, thread: int | None, extra: bytes | None) -> int:
+        """Settle what `thread` holds of the loop (looped 1), otherwise (0) or all (-1); how many."""
+        me = threading.get_ident() if thread is None else thread
+        done = 0
+        for lease in list(self._leases.values()):
+            if lease.state != _LIVE or lease.thread != me or looped == (not lease.looped):
+                continue
+            done += self._lease_settle(lease, kind, lib.SHMQ_DELAY_DEFAULT, extra) >= 0
+        return done
+
+    def _close(self) -> int:
+        """Give everything back; how many deliveries."""
+        self.closed = True
+        given = 0
+        while self._ahead:
+            given += lib.shmq_release(self._ctx_pointer, self._ahead.popleft()) >= 0
+        for lease in list(self._leases.values()):
+            if lease.d.ctl == 0:  # registered, never filled
+                continue
+            lease.state = _LIVE
+            given += self._lease_settle(lease, RELEASE, 0, None) >= 0
+            lease.state = _VIEWED if lease.state == _VIEWED else _SETTLED
+        self._leases.clear()
+        return given
+
+    def ack_many(self, deliveries: Iterable[DeliveryBase], /) -> int:
+        """Ack all of ``deliveries`` in few crossings into C; return how many.
+
+        Raises: StaleDelivery when the lease of any has moved on; the others are acked all the same.
+        """
+        deliveries = list(deliveries)
+        for i, delivery in enumerate(deliveries):
+            if not isinstance(delivery, DeliveryBase):
+                raise TypeError(
+                    f"ack_many: found {type(delivery).__name__} at position {i}, expected a "
+                    f"Delivery; nothing was acked"
+                )
+        acked = stale = 0
+        for delivery in deliveries:
+            rc = delivery._settle(ACK, 0, None)
+            if rc >= 0:
+                acked += 1
+            elif rc == lib.SHMQ_STALE:
+                stale += 1
+            else:
+                return self._ack_many_failed(rc, acked, stale)
+        return self._ack_many_failed(lib.SHMQ_STALE, acked, stale) if stale else acked
+
+    # ---- taking ----
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        delivery = self._get_until(0, True)
+        if delivery is None:
+            raise StopIteration
+        return delivery
+
+    def get(self, timeout: Any = None) -> Any:
+        """Return the next delivery; wait up to ``timeout`` seconds for one (None: for ever, 0: not at all).
+
+        Raises: QueueEmpty when the time is over; QueueClosed when the queue is shut down and drained.
+        """
+        return self._get_until(0 if timeout is None else self._deadline(timeout), False)
+
+    def get_many(self, max_n: int, timeout: Any = None) -> list[Any]:
+        """Return a list of 1 to ``max_n`` deliveries: what is there now; wait like get() only while there is none.
+
+        Raises: QueueEmpty when the time is over; QueueClosed when the queue is shut down and drained.
+        """
+        deadline = 0 if timeout is None else self._deadline(timeout)
+        max_n = operator.index(max_n)
+        if max_n < 1:
+            raise ValueError(
+                f"max_n: found {max_n}, expected 1 or more; say how many deliveries you want at most"
+            )
+        got = [self._get_until(deadline, False)]
+        while len(got) < max_n:
+            lease, rc = self._take_one()
+            if rc <= 0:
+                break
+            got.append(self._hand_out(lease, got[0]._thread, False))
+        return got
+
+    def _poll(self) -> Any:
+        """Return a delivery that belongs to no thread, or None when there is nothing now."""
+        while True:
+            lease, rc = self._take_one()
+            if rc > 0:
+                return self._hand_out(lease, 0, False)
+            if rc == lib.SHMQ_EMPTY:
+                return None
+            self._recover(rc, 1)
+
+    def _get_until(self, deadline: int, looped: bool) -> Any:
+        thread = 0
+        if self._mode == AUTO:
+            thread = threading.get_ident()
+            self._settle_mine(ACK, -1, thread, None)
+        last = False
+        while True:
+            lease, rc = self._take_one()
+            if rc > 0:
+                return self._hand_out(lease, thread, looped)
+            if rc == lib.SHMQ_EMPTY:
+                if last or deadline == 1:
+                    self._recover(lib.SHMQ_TIMEOUT, deadline)
+                    continue
+                rc = lib.shmq_wait_items(self._ctx_pointer, self._qref, deadline, self._spin_ns)
+                last = rc == lib.SHMQ_TIMEOUT
+            elif looped and rc in (lib.SHMQ_CLOSED, CONSUMER_CLOSED):
+                return None
+            else:
+                self._recover(rc, deadline)
+
+    def _hand_out(self, lease: Lease, thread: int, looped: bool) -> DeliveryBase:
+        delivery = self._delivery._of(self, lease)
+        if self._mode == NONE:
+            lib.shmq_ack(self._ctx_pointer, lease.d, 1)
+            self._leases.pop(id(lease), None)
+        else:
+            lease.thread, lease.looped, lease.state = thread, looped, _LIVE
+        return delivery
+
+    def _take_one(self) -> tuple[Lease, int]:
+        """Take one without waiting: its registered lease and 1, or why not."""
+        ctx, qref = self._ctx_pointer, self._qref
+        lease = Lease(ctx, ffi.NULL)
+        if self.closed:
+            return lease, CONSUMER_CLOSED
+        if self.unsettled >= self._limit:
+            return lease, CONSUMER_LIMIT
+        if self._mode == NONE or self._prefetch == 1:
+            lease.d = ffi.new("shmq_delivery *")
+            self._leases[id(lease)] = lease
+            rc = lib.shmq_take(
+                ctx, qref, 1, lib.SHMQ_TAKE_FREE if self._mode == NONE else 0, lease.d
+            )
+            if rc <= 0:
+                self._leases.pop(id(lease), None)
+            return lease, rc
+        while True:
+            while self._ahead:
+                try:
+                    lease.d = self._ahead.popleft()
+                except IndexError:  # another thread was faster
+                    break
+                self._leases[id(lease)] = lease
+                rc = lib.shmq_start(ctx, lease.d)
+                if rc >= 0:
+                    return lease, 1
+                self._leases.pop(id(lease), None)
+                if rc != lib.SHMQ_STALE:  # STALE: given up to a consumer that waited
+                    return lease, rc
+            batch = ffi.new("shmq_delivery[]", self._prefetch)
+            rc = lib.shmq_take(ctx, qref, self._prefetch, lib.SHMQ_TAKE_AHEAD, batch)
+            if rc <= 0:
+                return lease, rc
+            self._ahead.extend(_each(batch, rc))
+
+    def __del__(self) -> None:
+        try:
+            if not self.closed:
+                self._close()
+        except Exception:  # at interpreter exit anything may be gone; death gives back as well
+            pass
+
+
+def _each(batch: CData, n: int) -> list[CData]:
+    """Return ``n`` pointers to structs of ``batch``, each keeping all of it alive."""
+    return [ffi.gc(batch + i, lambda _, keep=batch: None) for i in range(n)]
