@@ -1,0 +1,75 @@
+"""What a peer gives to the benchmark: the statements that put and get, and what they need.
+
+A wrapper function around another project's call costs about as much as the fastest of these calls. So a peer does
+not wrap: it hands over the one statement that puts and the one that gets, and `loops` compiles them into the
+timed loop. Every peer is then measured as a user would write it, inline.
+
+Names a statement may use: `data` (the message to put, bytes), `batch` (a list of them), whatever is in `env`.
+Names a statement sets: `get` and `spin` set `item`, `get_many` sets `items`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One measurement's demands on a peer; the same for every peer of a workload."""
+
+    tag: str
+    """Unique name part for segments, files and queues."""
+    size: int
+    """Bytes per message."""
+    room: int
+    """Messages that fit before the producer is held back (a peer with its own limit takes less)."""
+    producers: int = 1
+    consumers: int = 1
+    channels: int = 1
+    blocking: bool = False
+    """The consumer must sleep in the kernel while it waits, even where the peer's usual way is to poll."""
+    variant: str = ""
+    """A way of using the peer, see `Peer.variants`."""
+
+
+@dataclass
+class Endpoint:
+    """One process's end of one channel."""
+
+    env: dict[str, Any] = field(default_factory=dict)
+    put: str = ""
+    put_many: str = ""
+    get: str = ""
+    spin: str = ""
+    get_many: str = ""
+    each: str = "x"
+    """Payload of `x`, one element of `items`."""
+    done: str = ""
+    """Run after each message was checked: acknowledge, release."""
+    each_done: str = ""
+    """The same for `x` of a batch."""
+    before_chunk: str = ""
+    after_chunk: str = ""
+    close: Callable[[], None] = lambda: None
+    """Release what the endpoint holds."""
+
+
+@dataclass(frozen=True)
+class Caps:
+    """What a peer can do; a workload it cannot do is reported with the reason, not measured."""
+
+    batch: bool = False
+    spin: bool = True
+    """There is a call that returns at once when nothing is there."""
+    many: bool = True
+    """Several consumers can share the messages of several producers."""
+    inbox: bool = False
+    """Sharing means one inbox per consumer: every producer ends every inbox itself."""
+    deep: bool = True
+    """Can hold `Spec.room` messages nobody reads."""
+    max_size: int = 1 << 30
+    notes: str = ""

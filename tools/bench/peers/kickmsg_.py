@@ -1,0 +1,95 @@
+"""kickmsg: publish/subscribe over a pool of slots. It overwrites what was not read, so the producer is held back.
+
+The consumer counts what it has read in a shared word, the producer looks at it once per chunk of messages and
+spins while the ring has no room for the next chunk: nothing is lost, and the cost is one look per chunk.
+"""
+
+from __future__ import annotations
+
+import mmap
+from datetime import timedelta
+
+import kickmsg
+
+from tools.bench.endpoint import Caps, Endpoint
+from tools.bench.peers import Peer
+
+
+class KickMsg(Peer):
+    """`send` copies in, `receive` copies out; with views the slot is written and read in place."""
+
+    title = "kickmsg"
+    dist = "kickmsg"
+    caps = Caps(
+        many=False,
+        deep=False,
+        notes="overwrites unread messages; the harness holds the producer back",
+    )
+    variants = {"payload-64k": ("", "views"), "payload-1m": ("", "views")}
+
+    def setup(self) -> None:
+        """Create one region per channel and the words that count what was sent and read."""
+        spec = self.spec
+        self.regions = []
+        self.credits = []
+        # The ring's capacity must be a power of two.
+        ring = 1 << (spec.room - 1).bit_length()
+        for channel in range(spec.channels):
+            config = kickmsg.Config()
+            config.max_subscribers = 1
+            config.sub_ring_capacity = ring
+            config.pool_size = ring + 8
+            config.max_payload_size = spec.size
+            self.regions.append(
+                kickmsg.SharedRegion.create(
+                    "/" + self.name(channel), kickmsg.ChannelType.PubSub, config
+                )
+            )
+            self.credits.append(memoryview(mmap.mmap(-1, 4096)).cast("Q"))
+
+    def producer(self, channel: int = 0, index: int = 0) -> Endpoint:
+        """Return send(), held back by the harness."""
+        publisher = kickmsg.Publisher(kickmsg.SharedRegion.open("/" + self.name(channel)))
+        env = {
+            "_send": publisher.send,
+            "_allocate": publisher.allocate,
+            "_credits": self.credits[channel],
+            "_room": self.spec.room,
+            "_size": self.spec.size,
+            "_publisher": publisher,
+        }
+        put = "_send(data)"
+        if self.spec.variant == "views":
+            put = "_slot = _allocate()\nmemoryview(_slot)[:] = data\n_slot.publish(_size)"
+        # Words 0 and 16 (own cache lines): read, sent.
+        hold = "_credits[16] += len(chunk)\nwhile _credits[16] - _credits[0] > _room:\n    pass"
+        return Endpoint(env=env, put=put, before_chunk=hold)
+
+    def consumer(self, channel: int = 0, index: int = 0) -> Endpoint:
+        """Return receive(), blocking on a futex."""
+        subscriber = kickmsg.Subscriber(kickmsg.SharedRegion.open("/" + self.name(channel)))
+        env = {
+            "_receive": subscriber.receive,
+            "_try_receive": subscriber.try_receive,
+            "_receive_view": subscriber.receive_view,
+            "_forever": timedelta(seconds=3600),
+            "_read": self.credits[channel],
+            "_out": bytearray(self.spec.size),
+        }
+        get = "item = _receive(_forever)"
+        if self.spec.variant == "views":
+            get = "_view = _receive_view(_forever)\n_out[:] = memoryview(_view)\n_view.release()\nitem = _out"
+        return Endpoint(
+            env=env,
+            get=get,
+            spin="while (item := _try_receive()) is None:\n    pass",
+            after_chunk="_read[0] += len(chunk)",
+        )
+
+    def teardown(self) -> None:
+        """Unlink the regions."""
+        for channel in range(self.spec.channels):
+            kickmsg.unlink_shm("/" + self.name(channel))
+
+
+PEER = KickMsg

@@ -1,0 +1,78 @@
+"""pyzmq: PUSH to PULL over a Unix socket (`ipc://`); large messages without the extra copies (`copy=False`)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from itertools import cycle
+from pathlib import Path
+
+import zmq
+
+from tools.bench.endpoint import Caps, Endpoint
+from tools.bench.peers import Peer
+
+_NO_COPY_FROM = 65536
+
+
+class PyZmq(Peer):
+    """Each consumer binds an inbox of its own; with several, each producer goes round them."""
+
+    title = "pyzmq"
+    dist = "pyzmq"
+    caps = Caps(inbox=True)
+
+    def _path(self, channel: int, index: int) -> Path:
+        return Path(tempfile.gettempdir()) / f"{self.name(channel, index)}.zmq"
+
+    def producer(self, channel: int = 0, index: int = 0) -> Endpoint:
+        """Return send(), blocking at the high-water mark."""
+        spec = self.spec
+        context = zmq.Context()
+        sockets = []
+        for inbox in range(spec.consumers):
+            socket = context.socket(zmq.PUSH)
+            socket.set_hwm(max(1, spec.room // spec.consumers))
+            socket.connect(f"ipc://{self._path(channel, inbox)}")
+            sockets.append(socket)
+        args = ", copy=False" if spec.size >= _NO_COPY_FROM else ""
+        if spec.consumers > 1:
+            turns = cycle([socket.send for socket in sockets])
+            put = f"_next(_turns)(data{args})"
+            return Endpoint(env={"_next": next, "_turns": turns}, put=put, close=context.destroy)
+        return Endpoint(
+            env={"_send": sockets[0].send}, put=f"_send(data{args})", close=context.destroy
+        )
+
+    def consumer(self, channel: int = 0, index: int = 0) -> Endpoint:
+        """Return recv()."""
+        spec = self.spec
+        context = zmq.Context()
+        socket = context.socket(zmq.PULL)
+        socket.set_hwm(max(1, spec.room // spec.consumers))
+        socket.bind(f"ipc://{self._path(channel, index)}")
+        spin = """
+while True:
+    try:
+        item = _recv(_NOBLOCK)
+        break
+    except _Again:
+        pass
+"""
+        get = "item = _recv()"
+        env = {"_recv": socket.recv, "_NOBLOCK": zmq.NOBLOCK, "_Again": zmq.Again}
+        if spec.size >= _NO_COPY_FROM:
+            env["_out"] = bytearray(spec.size)
+            get = "_out[:] = _recv(copy=False).buffer\nitem = _out"
+        return Endpoint(env=env, get=get, spin=spin, close=context.destroy)
+
+    def teardown(self) -> None:
+        """Remove the socket files."""
+        for channel in range(self.spec.channels):
+            for index in range(self.spec.consumers):
+                path = self._path(channel, index)
+                if path.exists():
+                    os.unlink(path)
+
+
+PEER = PyZmq

@@ -1,0 +1,129 @@
+"""shmq itself, through its public API only."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import shmq
+
+from tools.bench.endpoint import Caps, Endpoint
+from tools.bench.peers import Peer
+
+_NONE_AND_MANUAL = ('ack="none"', "manual ack")
+
+
+class Shmq(Peer):
+    """A broker per measurement, an attachment per process, one queue per channel."""
+
+    title = "shmq"
+    dist = "shmq"
+    caps = Caps(batch=True)
+    variants = {
+        "one-by-one": _NONE_AND_MANUAL,
+        "batch": _NONE_AND_MANUAL,
+        "publish-watched": ('ack="none"',),
+        "publish-deep": ('ack="none"',),
+        "round-trip-spinning": _NONE_AND_MANUAL,
+        "round-trip-blocking": _NONE_AND_MANUAL,
+        "payload-1k": _NONE_AND_MANUAL,
+        "payload-64k": (*_NONE_AND_MANUAL, "loan + view"),
+        "payload-1m": (*_NONE_AND_MANUAL, "loan + view"),
+        "four-to-four": _NONE_AND_MANUAL,
+    }
+
+    @classmethod
+    def version(cls) -> str:
+        """Return the version of the package imported (a checkout need not be installed)."""
+        with suppress(Exception):
+            return super().version()
+        return str(getattr(shmq, "__version__", "checkout"))
+
+    @classmethod
+    def missing(cls) -> str:
+        """Importable is enough."""
+        return ""
+
+    def setup(self) -> None:
+        """Start the broker and create the queues."""
+        self.broker = shmq.Broker(self.spec.tag)
+        for channel in range(self.spec.channels):
+            self.broker.create_queue(self.name(channel), max_depth=self.spec.room)
+
+    def helper_pids(self) -> list[int]:
+        """Return supervisor and sidecar."""
+        stats = self.broker.stats()
+        return [stats.supervisor_pid, stats.sidecar_pid]
+
+    def _queue(self, channel: int) -> Any:
+        self.attached = shmq.connect(self.spec.tag)
+        return self.attached.get_queue(self.name(channel))
+
+    def producer(self, channel: int = 0, index: int = 0) -> Endpoint:
+        """Return publish(), publish_many(), or loan()."""
+        queue = self._queue(channel)
+        put = "_publish(data)"
+        if self.spec.variant == "loan + view":
+            put = "with _loan(_size) as _buffer:\n    _buffer[:] = data"
+        return Endpoint(
+            env={
+                "_publish": queue.publish,
+                "_publish_many": queue.publish_many,
+                "_loan": queue.loan,
+                "_size": self.spec.size,
+                "_keep_p": (self.attached, queue),
+            },
+            put=put,
+            put_many="_publish_many(batch)",
+            close=self.attached.close,
+        )
+
+    def consumer(self, channel: int = 0, index: int = 0) -> Endpoint:
+        """Return get() and get_many(), with or without ack()."""
+        queue = self._queue(channel)
+        manual = self.spec.variant != 'ack="none"'
+        consumer = queue.subscribe(ack="manual" if manual else "none")
+        take = "item = _d.payload"
+        if self.spec.variant == "loan + view":
+            take = "_out[:] = _d.view\nitem = _out"
+        spin = """
+while True:
+    try:
+        _d = _get(timeout=0)
+        break
+    except _QueueEmpty:
+        pass
+"""
+
+        def close() -> None:
+            consumer.close()
+            self.attached.close()
+
+        return Endpoint(
+            env={
+                "_get": consumer.get,
+                "_get_many": consumer.get_many,
+                "_QueueEmpty": shmq.QueueEmpty,
+                "_out": bytearray(self.spec.size),
+                "_keep_c": (self.attached, queue, consumer),
+            },
+            get="_d = _get()\n" + take,
+            spin=spin + take,
+            get_many="items = _get_many(100)",
+            each="x.payload",
+            done="_d.ack()" if manual else "",
+            each_done="x.ack()" if manual else "",
+            close=close,
+        )
+
+    def teardown(self) -> None:
+        """Shut the broker down."""
+        broker = getattr(self, "broker", None)
+        if broker is None:
+            with suppress(shmq.BrokerNotRunning):
+                broker = shmq.connect(self.spec.tag)
+        if broker is not None:
+            broker.shutdown(timeout=5)
+
+
+PEER = Shmq
