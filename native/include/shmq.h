@@ -1,0 +1,391 @@
+/* shmq.h: the shared ABI of shmq: what lies in a segment and what may be called on it.
+ *
+ * One header for the C compiler and for cffi: the text between the fences "cffi: begin" and "cffi: end" is the cdef, so
+ * no number and no struct is written twice. Outside the fences: static assertions and the includes.
+ *
+ * THE SEGMENT. One broker = one segment: a sparse object of a large virtual size of which only reserved parts have memory.
+ *
+ *   0          +--------------------------------------------------------------+
+ *              | shmq_header: magic (stored last), version, fingerprint, geometry, broker-wide words
+ *   owners     | shmq_owner[1024]      one record per attached process          (reserved at format)
+ *   timers     | word[4096]            hints: blocks that became DELAYED        (reserved at format)
+ *   l1         | word[4096]            hints: bit = that L0 word may be nonzero (reserved at format)
+ *   l0         | word[262144]          hints: bit = that block may be FREE      (reserved as the arena grows)
+ *   queues     | shmq_queue[1024]      one 4 KiB record per queue               (reserved at create)
+ *   counters   | shmq_counters[owner][queue]                                    (reserved per owner and 32 queues)
+ *   held       | shmq_held[owner][65536]  leases and view hazards               (reserved stepwise per owner)
+ *   blocks     | shmq_block[2^24]      64-byte block headers, never given back  (reserved as the arena grows)
+ *   cold       | room for a second line per block (durability, topics)          (not used by this layout)
+ *   rings      | ring slots of all queues                                       (reserved at create)
+ *   payload[k] | payload areas of size class k                                  (reserved on demand, given back)
+ *              +--------------------------------------------------------------+
+ *
+ * TRUTH is one 64-bit word per object: block.ctl, owner.word, queue.word. Everything else that points at an object (slots,
+ * bitmaps, magazines, timer hints, head and tail, counters) is a hint that any process can rebuild.
+ *
+ *   ctl   state:4 | flags:4 | owner:12 | gen:44       gen+1 on entering NEW, OWNED and MOVE only
+ *   slot  round:40 | idx+1:24                         low 24 bits zero = EMPTY at that round; a zero page is a fresh ring
+ *   pos   ring:16 | position:48                       intent, written before each slot CAS; ring = queue*16 + lane
+ *   held  flags:4 | gen:36 | idx+1:24                 zero = unused
+ *   owner state:2 | epoch:16 | start:24 | pid:22      identity of a process in one word
+ *   queue gen:56 | state:8
+ *   evt   seq:31 | bit:1                              futex word; bit = somebody may sleep
+ *
+ * Results: >= 0 fine (a count where there is one); -1..-15 outcomes of a sound call; <= -16 errors.
+ */
+#ifndef SHMQ_H
+#define SHMQ_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef _Atomic(uint64_t) shmq_au64;
+typedef _Atomic(uint32_t) shmq_au32;
+
+/* cffi: begin */
+#define SHMQ_LAYOUT_VERSION 1
+#define SHMQ_OWNERS 1024
+#define SHMQ_QUEUES 1024
+#define SHMQ_LANES 16
+#define SHMQ_LANE_WORK 0
+#define SHMQ_LANE_AGAIN 10
+#define SHMQ_CLASSES 11
+#define SHMQ_UNITS 32
+#define SHMQ_UNIT_BLOCKS 524288
+#define SHMQ_BLOCKS 16777216
+#define SHMQ_HELD 65536
+#define SHMQ_TIMERS 4096
+#define SHMQ_NAME_MAX 255
+#define SHMQ_NO_QUEUE 4095
+
+enum shmq_rc {
+    SHMQ_OK = 0,
+    SHMQ_EMPTY = -1,       /* nothing to take */
+    SHMQ_FULL = -2,        /* max_depth or max_bytes reached */
+    SHMQ_TIMEOUT = -3,
+    SHMQ_CLOSED = -4,      /* the queue was shut down (publish), or shut down and drained (take) */
+    SHMQ_INTR = -5,        /* a signal arrived */
+    SHMQ_STALE = -6,       /* the lease has moved on: settled, expired or purged */
+    SHMQ_GONE = -7,        /* the queue was deleted */
+    SHMQ_BUSY = -8,        /* another living process is at it */
+    SHMQ_ALIVE = -9,       /* that owner is not dead */
+    SHMQ_E_NOMEM = -16,    /* the arena or the file system behind it has no room */
+    SHMQ_E_CORRUPT = -17,
+    SHMQ_E_LAYOUT = -18,   /* other magic, version or fingerprint */
+    SHMQ_E_FORKED = -19,   /* this context belongs to the parent; attach anew */
+    SHMQ_E_OWNERS = -20,   /* all owner records in use */
+    SHMQ_E_QUEUES = -21,   /* all queue records in use */
+    SHMQ_E_EXISTS = -22,
+    SHMQ_E_NOTFOUND = -23,
+    SHMQ_E_ARG = -24,
+    SHMQ_E_SYS = -25,      /* a system call failed: detail.sys_errno */
+    SHMQ_E_TOOBIG = -26,
+    SHMQ_E_HELD = -27,     /* 65,536 unsettled deliveries in this process */
+    SHMQ_E_DETACHED = -28,
+    SHMQ_E_PIDNS = -29     /* made in another pid namespace: deaths could not be proven */
+};
+
+enum shmq_state {
+    SHMQ_VOID = 0, SHMQ_FREE = 1, SHMQ_NEW = 2, SHMQ_READY = 3, SHMQ_OWNED = 4, SHMQ_MOVE = 5,
+    SHMQ_DELAYED = 6, SHMQ_LIMBO = 7, SHMQ_ATTACHED = 8, SHMQ_BAD = 9
+};
+#define SHMQ_FLAG_VIEWED 1   /* ctl flag: some held entry may outlive the lease; the last free goes by LIMBO */
+
+#define SHMQ_HELD_STARTED 1  /* held flag: handed to the user; a death counts as an attempt */
+#define SHMQ_HELD_VIEW 2     /* held flag: no lease any more, only a view keeps the block */
+
+enum shmq_owner_state { SHMQ_OWNER_FREE = 0, SHMQ_OWNER_ALIVE = 1, SHMQ_OWNER_DEAD = 2 };
+enum shmq_queue_state { SHMQ_Q_FREE = 0, SHMQ_Q_LIVE = 1, SHMQ_Q_CLOSED = 2, SHMQ_Q_DELETING = 3 };
+enum shmq_role { SHMQ_CLIENT = 0, SHMQ_SUPERVISOR = 1, SHMQ_SIDECAR = 2, SHMQ_OBSERVER = 3 };
+enum shmq_overflow { SHMQ_BLOCK = 0, SHMQ_REJECT = 1, SHMQ_DROP_OLDEST = 2 };
+enum shmq_reason { SHMQ_R_NONE = 0, SHMQ_R_RETRIES = 1, SHMQ_R_REJECTED = 2, SHMQ_R_EXPIRED = 3, SHMQ_R_OVERFLOW = 4 };
+enum shmq_provider { SHMQ_POSIX = 0, SHMQ_SYSV = 1 };
+
+typedef struct {             /* header.geometry: immutable after format; copied privately at attach */
+    uint64_t total;          /* virtual bytes of the segment */
+    uint64_t owners, timers, l1, l0, queues, counters, held, blocks, cold, rings, rings_size;
+    uint64_t payload[SHMQ_CLASSES];   /* offset of the class's payload region */
+    uint64_t stride[SHMQ_CLASSES];    /* bytes per payload area */
+    uint64_t limit[SHMQ_CLASSES];     /* blocks the class may grow to */
+    uint64_t memory_limit;
+    uint64_t max_message;    /* bytes */
+    uint64_t default_ttl_ns;
+} shmq_geometry;
+
+typedef struct {             /* the first pages of a segment */
+    shmq_au64 magic;         /* "SHMQ0001", stored last by format */
+    uint64_t version;
+    uint64_t fingerprint;    /* of offsets and sizes, of this build */
+    uint64_t provider;
+    uint64_t uid;
+    uint64_t pidns;          /* inode of the creator's pid namespace */
+    uint64_t created_ns;
+    uint64_t boot;           /* hash of the boot id: a segment never outlives a boot, a file might */
+    shmq_geometry geometry;
+    uint64_t checksum;       /* of all above but magic */
+    uint8_t pad0[312];
+    shmq_au64 admin;         /* owner word of who changes queue records; 0 = nobody */
+    shmq_au64 anonymous;     /* 1 = the supervisor ends the broker when the last client is gone */
+    shmq_au64 closing;       /* 1 = graceful shutdown has begun */
+    shmq_au64 user_word;     /* owner-independent flag words for upper floors */
+    uint8_t pad1[96];
+    shmq_au64 next_id;       /* message ids are handed out from here in lots */
+    uint8_t pad2[120];
+    shmq_au32 attach_evt;    /* changes with every attach, detach and declared death */
+    shmq_au32 timer_evt;     /* changes with every timer hint */
+    shmq_au32 timer_tail;
+    shmq_au32 timer_lost;    /* 1 = a timer hint may be missing: scan all blocks */
+    shmq_au32 queue_hwm;     /* records ever used */
+    shmq_au32 owner_hwm;
+    shmq_au32 leases;        /* 1 = some queue has an ack_timeout */
+    shmq_au32 corrupt;       /* words found impossible and put right or quarantined */
+    uint8_t pad3[96];
+    struct { shmq_au64 n; uint8_t pad[120]; } hwm[SHMQ_CLASSES];   /* blocks ever made, per class */
+} shmq_header;
+
+typedef struct {             /* one attached process; word is the truth */
+    shmq_au64 word;
+    shmq_au64 op;            /* odd = inside an operation; only the owner writes it */
+    shmq_au32 held_hwm;      /* held entries ever used by this attachment */
+    shmq_au32 held_cap;      /* held entries with memory behind them; outlives the attachment */
+    shmq_au32 counters;      /* bit i = counters of queues 32i..32i+31 have memory; outlives the attachment */
+    shmq_au32 role;
+    shmq_au64 start;         /* full start time in clock ticks since boot */
+    shmq_au64 stack;         /* address of the main stack: changes with exec */
+    shmq_au64 attached_ns;
+    uint8_t pad[72];
+} shmq_owner;
+
+typedef struct { shmq_au64 word; shmq_au64 deadline; } shmq_held;   /* deadline: CLOCK_MONOTONIC ns, 0 = none */
+
+typedef struct {             /* one block; only the owner of NEW or MOVE writes anything but ctl */
+    shmq_au64 ctl;
+    shmq_au64 pos;
+    shmq_au64 fate;          /* spare:7 | meta:1 | prio:4 | again:1 | reason:3 | died:12 | attempts:12 | origin:12 | home:12 */
+    uint64_t id;
+    uint64_t published_ns;
+    uint64_t expires_ns;     /* 0 = never */
+    shmq_au64 due_ns;        /* DELAYED: when to fire.  Dead letters: when it died */
+    uint32_t size;           /* payload bytes; meta: at the next multiple of 8 follow its length (4 bytes) and its bytes */
+    shmq_au32 extra;         /* attached block+1:24 | reserved:8, in units of the class; 0 = no memory behind the payload */
+} shmq_block;
+
+typedef struct {             /* what a queue was made with; immutable */
+    uint64_t max_depth;      /* messages ready at a time */
+    uint64_t max_bytes;      /* payload bytes ready at a time, 0 = no bound */
+    uint64_t ttl_ns;         /* 0 = never */
+    uint64_t backoff_ns, backoff_max_ns;
+    uint64_t ack_timeout_ns; /* 0 = liveness only */
+    uint64_t dedup_window_ns;
+    uint64_t dead_word;      /* queue word of the dead-letter queue at create time */
+    uint32_t dead_letter;    /* its number, or SHMQ_NO_QUEUE */
+    uint32_t overflow;
+    uint32_t max_retries;
+    uint32_t jitter_ppm;     /* spread of the backoff, parts per million */
+    uint32_t priorities;
+    uint32_t order;
+    uint32_t durability;
+    uint32_t flags;
+} shmq_queue_options;
+
+typedef struct { uint64_t offset; uint32_t lg; uint32_t ready; } shmq_ring_place;   /* ready: memory is reserved */
+typedef struct { shmq_au64 head; uint8_t pad0[120]; shmq_au64 tail; uint8_t pad1[120]; } shmq_ring_ends;
+
+typedef struct {
+    shmq_au64 word;
+    uint64_t created_ns;
+    shmq_queue_options options;
+    uint8_t pad0[144];
+    char name[256];
+    shmq_au32 evt;           /* consumers sleep here */
+    uint8_t pad1[124];
+    shmq_au32 space;         /* producers sleep here */
+    uint32_t pad2;
+    shmq_au64 bytes;         /* ready payload bytes, kept only when max_bytes is set; a hint, resynchronised by the sidecar */
+    uint8_t pad3[112];
+    shmq_ring_ends ends[11];
+    shmq_ring_place place[11];
+    uint64_t base[16];       /* sums of shmq_counters when the record was made */
+    uint8_t pad4[208];
+} shmq_queue;
+
+typedef struct {             /* one writer each: the owner; monotone, never reset; for metrics only */
+    shmq_au64 published, published_bytes, delivered, delivered_bytes, acked, nacked, rejected, redelivered;
+    shmq_au64 dead_lettered, expired, dropped, recovered, returned, wakes, sleeps, full;
+} shmq_counters;
+
+typedef struct shmq_ctx shmq_ctx;   /* one process's attachment; in private memory that a fork wipes */
+
+typedef struct {             /* what went wrong, for the text of the error */
+    int32_t sys_errno;
+    uint32_t what;           /* a word for the structure: see shmq_what() */
+    uint64_t offset, found, expected;
+} shmq_detail;
+
+typedef struct {
+    uint64_t memory_limit;   /* bytes of payload the broker may ever hold; bounds the virtual size */
+    uint64_t max_message;
+    uint64_t default_ttl_ns;
+    uint32_t provider;
+    uint32_t anonymous;
+} shmq_config;
+
+typedef struct {
+    const void *data;
+    const void *meta;        /* encoded headers, or NULL */
+    uint64_t size;
+    uint64_t ttl_ns;         /* 0 = never, UINT64_MAX = the queue's default */
+    uint64_t delay_ns;
+    uint64_t id;             /* out */
+    uint32_t meta_size;
+    uint32_t priority;
+} shmq_message;
+
+typedef struct {
+    uint64_t ctl;            /* the exact word that proves the lease */
+    uint32_t idx;
+    uint32_t held;           /* entry + 1 in the held table; 0 = none (taken for good) */
+    const uint8_t *data;
+    const uint8_t *meta;
+    const uint8_t *extra;    /* encoded headers added after the publish (x-error), or NULL */
+    uint32_t size;
+    uint32_t meta_size;
+    uint32_t extra_size;
+    uint32_t attempt;        /* this one included */
+    uint32_t queue;          /* its number */
+    uint32_t priority;
+    uint32_t reason;         /* shmq_reason when it is a dead letter */
+    uint32_t origin;         /* number of the queue where it died */
+    uint32_t died_attempts;
+    uint32_t redelivered;
+    uint64_t id, published_ns, expires_ns, died_ns;
+} shmq_delivery;
+
+typedef struct {
+    uint64_t total, memory_used, memory_limit, blocks, free_blocks, next_id, created_ns;
+    uint64_t owners, queues, corrupt, anonymous, closing;
+} shmq_segment_info;
+typedef struct { uint64_t word, start, stack, attached_ns, op; uint32_t state, pid, epoch, role, held; } shmq_owner_info;
+typedef struct {
+    uint64_t word, created_ns, ready, bytes;
+    shmq_queue_options options;
+    uint64_t counters[16];   /* sums of shmq_counters in its order */
+    uint32_t state, index;
+    char name[256];
+} shmq_queue_info;
+typedef struct { uint64_t ready, unsettled, delayed, moving, fresh, oldest_ns, bytes; } shmq_census;
+typedef struct {             /* shmq_audit: counts of violated invariants, and of blocks by state */
+    uint64_t states[16];
+    uint64_t orphans;        /* NEW, OWNED or MOVE of a record that is not alive */
+    uint64_t unlinked;       /* READY but in no slot */
+    uint64_t dangling;       /* slot names a block that is not takeable from there */
+    uint64_t limbo;          /* LIMBO that no living held entry names */
+    uint64_t attached;       /* ATTACHED to a block that does not know it */
+    uint64_t held;           /* held entries of records that are not alive */
+    uint64_t unhinted;       /* FREE without a hint bit (magazines of the living excepted by the caller) */
+    uint64_t bad;            /* words that no history can produce */
+} shmq_audit_report;
+
+/* context and segment */
+shmq_ctx *shmq_ctx_new(void);
+void shmq_ctx_delete(shmq_ctx *ctx);
+void shmq_ctx_detail(shmq_ctx *ctx, shmq_detail *out);
+const char *shmq_what(uint32_t what);
+uint64_t shmq_fingerprint(void);
+uint64_t shmq_plan(const shmq_config *config, shmq_geometry *out);
+int shmq_map_fd(shmq_ctx *ctx, int fd, uint64_t size);
+int shmq_map_address(shmq_ctx *ctx, void *base, uint64_t size, uint64_t inode);
+int shmq_format(shmq_ctx *ctx, const shmq_config *config);
+int shmq_verify(shmq_ctx *ctx);
+int shmq_check_header(const void *bytes, uint64_t n, uint64_t file_size, shmq_detail *out, uint64_t *total);
+int shmq_unmap(shmq_ctx *ctx);
+int shmq_segment_snapshot(shmq_ctx *ctx, shmq_segment_info *out);
+uint64_t shmq_now(void);
+int shmq_set_flag(shmq_ctx *ctx, uint32_t which, uint64_t value);
+
+/* owners */
+int shmq_attach(shmq_ctx *ctx, uint32_t role);
+int shmq_detach(shmq_ctx *ctx);
+int shmq_attached(shmq_ctx *ctx);
+int shmq_self(shmq_ctx *ctx);
+int shmq_owner_snapshot(shmq_ctx *ctx, uint32_t owner, shmq_owner_info *out);
+int shmq_owner_prove(shmq_ctx *ctx, uint32_t owner, int look_for_exec);
+int shmq_owner_declare(shmq_ctx *ctx, uint32_t owner, uint64_t word);
+int shmq_recover(shmq_ctx *ctx, uint32_t owner);
+int shmq_reap(shmq_ctx *ctx, int look_for_exec);
+
+/* queues */
+int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options);
+int64_t shmq_queue_open(shmq_ctx *ctx, const char *name);
+int64_t shmq_queue_adopt(shmq_ctx *ctx, uint32_t index);
+int shmq_queue_close(shmq_ctx *ctx, uint64_t queue);
+int shmq_queue_delete(shmq_ctx *ctx, uint64_t queue);
+int shmq_queue_collect(shmq_ctx *ctx);
+int shmq_queue_snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out);
+int shmq_queue_census(shmq_ctx *ctx, uint64_t queue, shmq_census *out);
+int64_t shmq_depth(shmq_ctx *ctx, uint64_t queue);
+int64_t shmq_purge(shmq_ctx *ctx, uint64_t queue);
+
+/* messages */
+int shmq_publish(shmq_ctx *ctx, uint64_t queue, shmq_message *message);
+int shmq_publish_many(shmq_ctx *ctx, uint64_t queue, shmq_message *messages, uint32_t n);
+int shmq_loan(shmq_ctx *ctx, uint64_t queue, uint64_t size, uint32_t meta_size, shmq_delivery *out);
+int shmq_loan_publish(shmq_ctx *ctx, uint64_t queue, shmq_delivery *loan, shmq_message *message);
+int shmq_loan_abort(shmq_ctx *ctx, shmq_delivery *loan);
+int shmq_take(shmq_ctx *ctx, uint64_t queue, uint32_t max, uint32_t flags, shmq_delivery *out);
+int shmq_start(shmq_ctx *ctx, shmq_delivery *delivery);
+int shmq_ack(shmq_ctx *ctx, shmq_delivery *deliveries, uint32_t n);
+int shmq_nack(shmq_ctx *ctx, shmq_delivery *delivery, uint64_t delay_ns, const void *extra, uint32_t extra_size);
+int shmq_reject(shmq_ctx *ctx, shmq_delivery *delivery, const void *extra, uint32_t extra_size);
+int shmq_release(shmq_ctx *ctx, shmq_delivery *delivery);
+int shmq_touch(shmq_ctx *ctx, shmq_delivery *delivery, uint64_t extend_ns);
+int shmq_settle_viewed(shmq_ctx *ctx, shmq_delivery *delivery);
+int shmq_view_end(shmq_ctx *ctx, uint32_t held, uint32_t idx);
+int shmq_peek(shmq_ctx *ctx, uint64_t queue, uint64_t *cursor, shmq_delivery *out);
+#define SHMQ_TAKE_FREE 1     /* at most once: no held entry; the caller copies, then calls shmq_ack */
+#define SHMQ_TAKE_AHEAD 2    /* read-ahead: not STARTED until shmq_start */
+#define SHMQ_DELAY_DEFAULT 18446744073709551615ULL   /* nack: the queue's own backoff; also ttl: the queue's own */
+
+/* waiting */
+int shmq_wait_items(shmq_ctx *ctx, uint64_t queue, uint64_t deadline_ns, uint64_t spin_ns);
+int shmq_wait_space(shmq_ctx *ctx, uint64_t queue, uint64_t deadline_ns, uint64_t spin_ns);
+int shmq_wait_word(shmq_ctx *ctx, uint32_t which, uint32_t seen, uint64_t deadline_ns);
+uint32_t shmq_read_word(shmq_ctx *ctx, uint32_t which);
+int shmq_wake_queue(shmq_ctx *ctx, uint64_t queue);
+#define SHMQ_WORD_ATTACH 0
+#define SHMQ_WORD_TIMER 1
+
+/* the sidecar's work */
+int shmq_timers_collect(shmq_ctx *ctx, uint32_t *idx, uint64_t *due, uint32_t max, uint32_t *scan);
+int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due, uint32_t max);
+int shmq_timer_fire(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *due);
+int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next);
+int64_t shmq_trim(shmq_ctx *ctx, uint64_t keep_bytes);
+int shmq_bytes_resync(shmq_ctx *ctx, uint64_t queue);
+
+/* looking */
+int shmq_audit(shmq_ctx *ctx, shmq_audit_report *out);
+int shmq_block_snapshot(shmq_ctx *ctx, uint32_t idx, uint64_t *ctl, uint64_t *pos, uint64_t *fate);
+/* cffi: end */
+
+#define SHMQ_MAGIC UINT64_C(0x31303030514d4853)   /* "SHMQ0001" in memory order */
+#define SHMQ_PAGE 4096u
+
+_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "64-bit atomics must be lock-free to work between processes");
+_Static_assert(sizeof(shmq_au64) == 8 && sizeof(shmq_au32) == 4, "atomics must be plain words");
+_Static_assert(sizeof(shmq_owner) == 128, "an owner record is two lines");
+_Static_assert(sizeof(shmq_held) == 16, "held entry");
+_Static_assert(sizeof(shmq_block) == 64, "a block header is one line");
+_Static_assert(offsetof(shmq_block, size) == 56, "block.size");
+_Static_assert(sizeof(shmq_counters) == 128, "counters are two lines of one writer");
+_Static_assert(sizeof(shmq_queue) == 4096, "a queue record is one page");
+_Static_assert(offsetof(shmq_queue, evt) % 128 == 0, "evt has lines of its own");
+_Static_assert(offsetof(shmq_queue, space) % 128 == 0, "space has lines of its own");
+_Static_assert(offsetof(shmq_queue, ends) % 128 == 0, "ring ends have lines of their own");
+_Static_assert(offsetof(shmq_header, next_id) % 128 == 0, "next_id has lines of its own");
+_Static_assert(offsetof(shmq_header, hwm) % 128 == 0, "hwm has lines of its own");
+_Static_assert(offsetof(shmq_header, admin) % 128 == 0, "live words start on a line of their own");
+_Static_assert(sizeof(shmq_header) <= 8192, "the header fits its pages");
+
+#endif

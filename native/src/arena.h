@@ -1,0 +1,20 @@
+/* arena.h: blocks by size class: allocate, free, grow, give memory back. See arena.c for the drawing and the invariants. */
+#ifndef SHMQ_ARENA_H
+#define SHMQ_ARENA_H
+#include "layout.h"
+
+int arena_class_for(shmq_ctx *ctx, uint64_t bytes);
+int arena_alloc(shmq_ctx *ctx, uint64_t bytes, uint32_t *idx, uint64_t *ctl);
+int arena_free(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
+void arena_hint(shmq_ctx *ctx, uint32_t idx);
+void arena_return_all(shmq_ctx *ctx);
+void arena_limbo_check(shmq_ctx *ctx, uint32_t idx);
+
+static inline void arena_prefetch_next(shmq_ctx *ctx, unsigned k) {   /* the block that the next publish will write */
+    magazine *m = &ctx->magazines[k];
+    if (m->n == 0) return;
+    uint32_t idx = m->idx[m->n - 1];
+    __builtin_prefetch(block_at(ctx, idx), 1);
+    __builtin_prefetch(ctx->classes[k].payload + (uint64_t)(idx - ctx->classes[k].first) * ctx->classes[k].stride, 1);
+}
+#endif

@@ -1,0 +1,70 @@
+/* atomic.h: every atomic access of the core, by name; the only file that knows memory orders.
+ *
+ * Names say the order: ld_acq, ld_rlx, st_rel, st_rlx, cas (seq_cst; expected by value), or/and/add (seq_cst).
+ * The orders that matter, each with its partner (tags are grepped by tools/check_pairs.py):
+ *   PUBLISH  payload and header stores before the slot CAS (enqueue)      pairs with  TAKE: slot load, acquire (take)
+ *   INTENT   pos store before the slot CAS (enqueue)                      pairs with  INTENT: pos load of a proven-dead owner (recover)
+ *   R1       ctl CAS to OWNED before the slot CAS to EMPTY (take)         pairs with  R2: slot, ctl, slot again (take)
+ *   HELD     held store before the ctl CAS to OWNED (take)                pairs with  HELD: ctl CAS to LIMBO before the held scan (settle)
+ *   EVT      evt bit set before the ring is looked at again (wait)        pairs with  EVT: slot CAS before the evt load (wake)
+ *   DEAD     owner word DEAD before the ctl load that is acted on         pairs with  DEAD: owner word re-read after that ctl load (recover)
+ * On x86 a seq_cst read-modify-write is the plain locked instruction; acquire loads and release stores are plain moves.
+ */
+#ifndef SHMQ_ATOMIC_H
+#define SHMQ_ATOMIC_H
+
+#include "shmq.h"
+
+static inline uint64_t ld_acq(shmq_au64 *p) { return atomic_load_explicit(p, memory_order_acquire); }
+static inline uint64_t ld_rlx(shmq_au64 *p) { return atomic_load_explicit(p, memory_order_relaxed); }
+static inline uint64_t ld_sc(shmq_au64 *p) { return atomic_load_explicit(p, memory_order_seq_cst); }
+static inline void st_rel(shmq_au64 *p, uint64_t v) { atomic_store_explicit(p, v, memory_order_release); }
+static inline void st_rlx(shmq_au64 *p, uint64_t v) { atomic_store_explicit(p, v, memory_order_relaxed); }
+static inline void st_sc(shmq_au64 *p, uint64_t v) { atomic_store_explicit(p, v, memory_order_seq_cst); }
+static inline int cas(shmq_au64 *p, uint64_t from, uint64_t to) {
+    return atomic_compare_exchange_strong_explicit(p, &from, to, memory_order_seq_cst, memory_order_acquire);
+}
+static inline uint64_t add(shmq_au64 *p, uint64_t v) { return atomic_fetch_add_explicit(p, v, memory_order_seq_cst); }
+static inline uint64_t sub(shmq_au64 *p, uint64_t v) { return atomic_fetch_sub_explicit(p, v, memory_order_seq_cst); }
+static inline uint64_t or64(shmq_au64 *p, uint64_t v) { return atomic_fetch_or_explicit(p, v, memory_order_seq_cst); }
+static inline uint64_t and64(shmq_au64 *p, uint64_t v) { return atomic_fetch_and_explicit(p, v, memory_order_seq_cst); }
+
+static inline uint32_t ld32_acq(shmq_au32 *p) { return atomic_load_explicit(p, memory_order_acquire); }
+static inline uint32_t ld32_sc(shmq_au32 *p) { return atomic_load_explicit(p, memory_order_seq_cst); }
+static inline uint32_t ld32_rlx(shmq_au32 *p) { return atomic_load_explicit(p, memory_order_relaxed); }
+static inline void st32_rel(shmq_au32 *p, uint32_t v) { atomic_store_explicit(p, v, memory_order_release); }
+static inline void st32_rlx(shmq_au32 *p, uint32_t v) { atomic_store_explicit(p, v, memory_order_relaxed); }
+static inline int cas32(shmq_au32 *p, uint32_t from, uint32_t to) {
+    return atomic_compare_exchange_strong_explicit(p, &from, to, memory_order_seq_cst, memory_order_acquire);
+}
+static inline uint32_t add32(shmq_au32 *p, uint32_t v) { return atomic_fetch_add_explicit(p, v, memory_order_seq_cst); }
+static inline uint32_t or32(shmq_au32 *p, uint32_t v) { return atomic_fetch_or_explicit(p, v, memory_order_seq_cst); }
+static inline uint32_t xchg32(shmq_au32 *p, uint32_t v) { return atomic_exchange_explicit(p, v, memory_order_seq_cst); }
+
+/* A counter with one writer: the owner. Relaxed: nobody decides anything by it. */
+static inline void bump(shmq_au64 *p, uint64_t n) { st_rlx(p, ld_rlx(p) + n); }
+
+static inline void pause_cpu(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+/* Named crash points of the test build: SHMQ_CRASH=name[:n] kills this process at the n-th passage of that point. */
+#ifdef SHMQ_CRASHPOINTS
+void shmq_crash_point(const char *name);
+#define CRASH_POINT(name) shmq_crash_point(name)
+#else
+#define CRASH_POINT(name) ((void)0)
+#endif
+
+/* Guards that tools/mutants.py removes one at a time, to see that a test notices: MUTANT(name) is 1 in that build only. */
+#ifdef SHMQ_MUTANT
+#define MUTANT(n) (SHMQ_MUTANT == (n))
+#else
+#define MUTANT(n) 0
+#endif
+
+#endif

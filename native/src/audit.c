@@ -1,0 +1,103 @@
+/* audit.c: do the invariants hold? For tests, `shmq doctor` and the curious: reads only, decides nothing.
+ *
+ * Counts are exact when nobody is at work on the segment; under traffic they may show steps in flight.
+ */
+#include "arena.h"
+#include "owner.h"
+#include "queue.h"
+#include "ring.h"
+#include "settle.h"
+
+static int alive(shmq_ctx *ctx, unsigned owner) {
+    return owner < SHMQ_OWNERS && owner_state(ld_acq(&ctx->owners[owner].word)) == SHMQ_OWNER_ALIVE;
+}
+
+static int named_by_living(shmq_ctx *ctx, uint32_t idx) {
+    uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
+    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
+        if (!alive(ctx, o)) continue;
+        uint32_t n = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
+        for (uint32_t i = 0; i < n && i < cap && i < SHMQ_HELD; i++) {
+            uint64_t e = ld_acq(&ctx->held_base[(uint64_t)o * SHMQ_HELD + i].word);
+            if (e && held_idx(e) == idx) return 1;
+        }
+    }
+    return 0;
+}
+
+static void audit_block(shmq_ctx *ctx, uint32_t idx, shmq_audit_report *r) {
+    shmq_block *b = block_at(ctx, idx);
+    uint64_t c = ld_acq(&b->ctl);
+    unsigned st = ctl_state(c);
+    r->states[st]++;
+    switch (st) {
+    case SHMQ_NEW: case SHMQ_OWNED: case SHMQ_MOVE:
+        if (!alive(ctx, ctl_owner(c))) r->orphans++;
+        break;
+    case SHMQ_READY: {
+        local_ring *ring = queue_ring(ctx, pos_ring(ld_rlx(&b->pos)));
+        if (ring == NULL || !ring_holds(ring, pos_position(ld_rlx(&b->pos)), idx)) r->unlinked++;
+        break;
+    }
+    case SHMQ_LIMBO:
+        if (!named_by_living(ctx, idx)) r->limbo++;
+        break;
+    case SHMQ_ATTACHED:
+        if (ld_rlx(&b->due_ns) >= SHMQ_BLOCKS || settle_extra(ctx, (uint32_t)ld_rlx(&b->due_ns)) != idx) r->attached++;
+        break;
+    case SHMQ_FREE:
+        if (!(ld_rlx(&ctx->l0[idx / 64]) >> (idx % 64) & 1)) r->unhinted++;
+        break;
+    case SHMQ_DELAYED: case SHMQ_BAD:
+        break;
+    default:
+        r->bad++;
+    }
+}
+
+static void audit_ring(shmq_ctx *ctx, local_ring *ring, shmq_audit_report *r) {
+    for (uint64_t i = 0; i <= ring->mask; i++) {
+        uint64_t s = ld_acq(&ring->slots[i]);
+        if (slot_is_empty(s)) continue;
+        if (!block_known(ctx, slot_idx(s))) { r->bad++; continue; }
+        uint64_t c = ld_acq(&block_at(ctx, slot_idx(s))->ctl);
+        unsigned st = ctl_state(c);
+        if (st != SHMQ_READY && !((st == SHMQ_NEW || st == SHMQ_MOVE) && alive(ctx, ctl_owner(c)))) r->dangling++;
+    }
+}
+
+int shmq_audit(shmq_ctx *ctx, shmq_audit_report *out) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    memset(out, 0, sizeof *out);
+    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
+        uint64_t n = ld_acq(&ctx->header->hwm[k].n);
+        for (uint64_t i = 0; i < n; i++) audit_block(ctx, ctx->classes[k].first + (uint32_t)i, out);
+    }
+    uint32_t queues = ld32_acq(&ctx->header->queue_hwm);
+    for (uint32_t i = 0; i < queues && i < SHMQ_QUEUES; i++) {
+        for (unsigned lane = 0; lane < SHMQ_LANES; lane++) {
+            local_ring *ring = queue_ring(ctx, i * SHMQ_LANES + lane);
+            if (ring) audit_ring(ctx, ring, out);
+        }
+    }
+    uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
+    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
+        if (alive(ctx, o)) continue;
+        uint32_t n = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
+        for (uint32_t i = 0; i < n && i < cap && i < SHMQ_HELD; i++)
+            out->held += ld_acq(&ctx->held_base[(uint64_t)o * SHMQ_HELD + i].word) != 0;
+    }
+    ctx_unlock(ctx);
+    return SHMQ_OK;
+}
+
+int shmq_block_snapshot(shmq_ctx *ctx, uint32_t idx, uint64_t *ctl, uint64_t *pos, uint64_t *fate) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped || ctx->blocks == NULL || !block_known(ctx, idx)) return SHMQ_E_NOTFOUND;
+    shmq_block *b = block_at(ctx, idx);
+    *ctl = ld_acq(&b->ctl);
+    *pos = ld_rlx(&b->pos);
+    *fate = ld_rlx(&b->fate);
+    return SHMQ_OK;
+}

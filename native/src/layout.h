@@ -1,0 +1,205 @@
+/* layout.h: how words are packed, and the private context through which the core reaches a segment.
+ *
+ * A context lives in an anonymous mapping of its own with MADV_WIPEONFORK: in a forked child it reads as zeros, so that
+ * `alive` is 0 there and every call answers SHMQ_E_FORKED before it touches the segment (which MADV_DONTFORK keeps out of
+ * the child). Nothing in a context is shared; all of it can be lost at any instruction.
+ */
+#ifndef SHMQ_LAYOUT_H
+#define SHMQ_LAYOUT_H
+
+#include "atomic.h"
+#include <string.h>
+
+/* ---- ctl ---- */
+#define GEN_MASK ((UINT64_C(1) << 44) - 1)
+static inline uint64_t ctl_make(unsigned state, unsigned flags, unsigned owner, uint64_t gen) {
+    return (uint64_t)state << 60 | (uint64_t)flags << 56 | (uint64_t)owner << 44 | (gen & GEN_MASK);
+}
+static inline unsigned ctl_state(uint64_t c) { return (unsigned)(c >> 60); }
+static inline unsigned ctl_flags(uint64_t c) { return (unsigned)(c >> 56) & 15u; }
+static inline unsigned ctl_owner(uint64_t c) { return (unsigned)(c >> 44) & 0xfffu; }
+static inline uint64_t ctl_gen(uint64_t c) { return c & GEN_MASK; }
+/* same generation and flags, other state and owner */
+static inline uint64_t ctl_to(uint64_t c, unsigned state, unsigned owner) {
+    return (c & ((UINT64_C(15) << 56) | GEN_MASK)) | (uint64_t)state << 60 | (uint64_t)owner << 44;
+}
+/* the next generation: entering NEW, OWNED or MOVE */
+static inline uint64_t ctl_next(uint64_t c, unsigned state, unsigned owner) {
+    return ctl_make(state, ctl_flags(c), owner, ctl_gen(c) + 1);
+}
+
+/* ---- slot and pos ---- */
+#define NOBODY UINT32_C(0xffffffff)
+static inline uint64_t slot_make(uint64_t round, uint32_t idx) { return round << 24 | (idx + 1); }
+static inline uint64_t slot_empty(uint64_t round) { return round << 24; }
+static inline uint64_t slot_round(uint64_t s) { return s >> 24; }
+static inline int slot_is_empty(uint64_t s) { return (s & 0xffffff) == 0; }
+static inline uint32_t slot_idx(uint64_t s) { return (uint32_t)(s & 0xffffff) - 1; }
+static inline int64_t round_diff(uint64_t a, uint64_t b) { return (int64_t)((a - b) << 24) >> 24; }   /* 40-bit circular */
+static inline uint64_t pos_make(unsigned ring, uint64_t position) { return (uint64_t)ring << 48 | position; }
+static inline unsigned pos_ring(uint64_t p) { return (unsigned)(p >> 48); }
+static inline uint64_t pos_position(uint64_t p) { return p & ((UINT64_C(1) << 48) - 1); }
+
+/* ---- fate ---- */
+static inline unsigned fate_home(uint64_t f) { return (unsigned)f & 0xfff; }
+static inline unsigned fate_origin(uint64_t f) { return (unsigned)(f >> 12) & 0xfff; }
+static inline unsigned fate_attempts(uint64_t f) { return (unsigned)(f >> 24) & 0xfff; }
+static inline unsigned fate_died(uint64_t f) { return (unsigned)(f >> 36) & 0xfff; }
+static inline unsigned fate_reason(uint64_t f) { return (unsigned)(f >> 48) & 7; }
+static inline unsigned fate_again(uint64_t f) { return (unsigned)(f >> 51) & 1; }
+static inline unsigned fate_prio(uint64_t f) { return (unsigned)(f >> 52) & 15; }
+static inline unsigned fate_meta(uint64_t f) { return (unsigned)(f >> 56) & 1; }
+static inline uint64_t fate_make(unsigned home, unsigned origin, unsigned attempts, unsigned died, unsigned reason,
+                                 unsigned again, unsigned prio, unsigned meta) {
+    return (uint64_t)home | (uint64_t)origin << 12 | (uint64_t)(attempts > 4095 ? 4095 : attempts) << 24
+         | (uint64_t)(died > 4095 ? 4095 : died) << 36 | (uint64_t)reason << 48 | (uint64_t)again << 51
+         | (uint64_t)prio << 52 | (uint64_t)meta << 56;
+}
+#define FATE_AGAIN (UINT64_C(1) << 51)
+#define FATE_ATTEMPT (UINT64_C(1) << 24)
+
+/* ---- held ---- */
+static inline uint64_t held_make(unsigned flags, uint64_t gen, uint32_t idx) {
+    return (uint64_t)flags << 60 | (gen & ((UINT64_C(1) << 36) - 1)) << 24 | (idx + 1);
+}
+static inline unsigned held_flags(uint64_t h) { return (unsigned)(h >> 60); }
+static inline uint32_t held_idx(uint64_t h) { return (uint32_t)(h & 0xffffff) - 1; }
+static inline int held_names(uint64_t h, uint64_t ctl) {   /* entry of exactly this lease */
+    return ((h >> 24) & ((UINT64_C(1) << 36) - 1)) == (ctl_gen(ctl) & ((UINT64_C(1) << 36) - 1));
+}
+
+/* ---- owner word, queue word ---- */
+static inline uint64_t owner_make(unsigned state, unsigned epoch, uint64_t start, uint32_t pid) {
+    return (uint64_t)state << 62 | (uint64_t)(epoch & 0xffff) << 46 | (start & 0xffffff) << 22 | (pid & 0x3fffff);
+}
+static inline unsigned owner_state(uint64_t w) { return (unsigned)(w >> 62); }
+static inline unsigned owner_epoch(uint64_t w) { return (unsigned)(w >> 46) & 0xffff; }
+static inline uint64_t owner_start(uint64_t w) { return (w >> 22) & 0xffffff; }
+static inline uint32_t owner_pid(uint64_t w) { return (uint32_t)w & 0x3fffff; }
+static inline uint64_t owner_with(uint64_t w, unsigned state) { return (w & ~(UINT64_C(3) << 62)) | (uint64_t)state << 62; }
+static inline uint64_t queue_make(uint64_t gen, unsigned state) { return gen << 8 | state; }
+static inline unsigned queue_state(uint64_t w) { return (unsigned)w & 0xff; }
+static inline uint64_t queue_gen(uint64_t w) { return w >> 8; }
+
+/* ---- the private context ---- */
+typedef struct {             /* what this process knows of one ring; head and tail are lower bounds of the true ones */
+    shmq_au64 *slots;
+    shmq_ring_ends *ends;
+    uint64_t head, tail, mask;
+    uint32_t lg, ring;       /* ring = queue*16 + lane */
+} local_ring;
+
+typedef struct {             /* one queue as this process sees it; options are a private copy */
+    uint64_t live, closed;   /* its word when LIVE and when CLOSED; live == 0: not opened */
+    shmq_queue *shared;
+    shmq_counters *counters;
+    uint64_t max_depth, max_bytes;
+    local_ring work, again;
+    uint64_t taken_ns;       /* when this process last took, kept only while producers sleep */
+    uint32_t space_owed;     /* slots freed since producers were last woken */
+    uint32_t lot;            /* how many make a wake-up worth while */
+    uint64_t spin_ns;        /* adaptive */
+    shmq_queue_options options;
+} local_queue;
+
+#define MAGAZINE 64
+typedef struct { uint32_t n, cap; uint32_t idx[MAGAZINE]; } magazine;
+
+typedef struct {             /* how a size class is reached */
+    uint8_t *payload;
+    uint64_t stride, limit, unit;   /* unit: bytes per count of block.extra's reserved field */
+    uint32_t first;                 /* index of its first block */
+} class_place;
+
+struct shmq_ctx {
+    shmq_au32 alive;         /* 0 = fresh, or wiped by a fork */
+    shmq_au32 lock;
+    shmq_au32 admin_lock;
+    uint32_t self;           /* owner record */
+    uint32_t attached;
+    uint64_t self_word;
+    uint8_t *base;
+    uint64_t size, inode;
+    int fd;
+    uint32_t provider, mapped, used;
+    shmq_header *header;
+    shmq_owner *owners, *me;
+    shmq_au64 *timers, *l1, *l0;
+    shmq_queue *queues;
+    shmq_counters *counters;
+    shmq_held *held_base, *held;   /* all tables; mine */
+    shmq_block *blocks;
+    shmq_geometry geometry;
+    class_place classes[SHMQ_CLASSES];
+    uint8_t unit_class[SHMQ_UNITS];
+    uint64_t next_id, end_id;
+    uint64_t random;
+    magazine magazines[SHMQ_CLASSES];
+    shmq_detail detail;
+    uint32_t held_n;         /* entries on the free stack */
+    uint32_t held_fresh;     /* entries never used by this attachment start here */
+    uint32_t held_free[SHMQ_HELD];
+    local_queue local[SHMQ_QUEUES];
+    struct { uint32_t idx; uint32_t entry; uint64_t key; } scratch[SHMQ_HELD];   /* recovery sorts here */
+};
+
+/* detail.what */
+enum { WHAT_NONE, WHAT_MAGIC, WHAT_VERSION, WHAT_FINGERPRINT, WHAT_CHECKSUM, WHAT_SIZE, WHAT_UID, WHAT_PIDNS, WHAT_BOOT,
+       WHAT_RESERVE, WHAT_SLOT, WHAT_BLOCK, WHAT_QUEUE, WHAT_CLASS, WHAT_MAP, WHAT_GEOMETRY, WHAT_PROVIDER };
+
+static inline int fail(shmq_ctx *ctx, int rc, uint32_t what, uint64_t offset, uint64_t found, uint64_t expected, int err) {
+    ctx->detail = (shmq_detail){ .sys_errno = err, .what = what, .offset = offset, .found = found, .expected = expected };
+    return rc;
+}
+
+static inline void ctx_lock(shmq_ctx *ctx);
+static inline void ctx_unlock(shmq_ctx *ctx);
+
+static inline shmq_block *block_at(shmq_ctx *ctx, uint32_t idx) { return &ctx->blocks[idx]; }
+static inline unsigned class_of(shmq_ctx *ctx, uint32_t idx) { return ctx->unit_class[idx / SHMQ_UNIT_BLOCKS]; }
+static inline uint8_t *payload_of(shmq_ctx *ctx, uint32_t idx) {
+    class_place *k = &ctx->classes[class_of(ctx, idx)];
+    return k->payload + (uint64_t)(idx - k->first) * k->stride;
+}
+/* is that a block that has ever been made? every index read from shared memory passes here */
+static inline int block_known(shmq_ctx *ctx, uint32_t idx) {
+    if (idx >= SHMQ_BLOCKS) return 0;
+    unsigned k = class_of(ctx, idx);
+    return idx - ctx->classes[k].first < ld_acq(&ctx->header->hwm[k].n);
+}
+static inline uint32_t extra_idx(uint32_t extra) { return (extra >> 8) - 1; }      /* NOBODY-like when none: check extra>>8 */
+static inline uint32_t align8(uint32_t n) { return (n + 7) & ~7u; }
+
+int shmq_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length);
+
+/* short critical sections among the threads of one process; never held over a sleep or a system call that may block */
+#include <sched.h>
+static inline void ctx_lock(shmq_ctx *ctx) {
+    for (unsigned n = 0; xchg32(&ctx->lock, 1); n++) {
+        if (n < 64) pause_cpu();
+        else sched_yield();
+    }
+}
+static inline void ctx_unlock(shmq_ctx *ctx) { st32_rel(&ctx->lock, 0); }
+
+/* every entry point that touches the segment as an owner */
+static inline int ctx_enter(shmq_ctx *ctx) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->attached) return SHMQ_E_DETACHED;
+    ctx_lock(ctx);
+    if (!ctx->attached) { ctx_unlock(ctx); return SHMQ_E_DETACHED; }
+    return SHMQ_OK;
+}
+
+/* op: odd while inside an operation on rings. A deleted queue's record is re-used only after every living owner was seen
+ * outside, or moved on (see queue_collect); the barrier is on the slow side (membarrier). Plain stores of one writer. */
+static inline void op_begin(shmq_ctx *ctx) {
+    st_rlx(&ctx->me->op, ld_rlx(&ctx->me->op) + 1);
+    atomic_signal_fence(memory_order_seq_cst);
+}
+static inline void op_end(shmq_ctx *ctx) {
+    atomic_signal_fence(memory_order_seq_cst);
+    st_rel(&ctx->me->op, ld_rlx(&ctx->me->op) + 1);
+}
+
+#endif

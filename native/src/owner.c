@@ -1,0 +1,245 @@
+/* owner.c: one record per attached process, its identity, and how its death is proven.
+ *
+ *   word   state:2 | epoch:16 | start:24 | pid:22         FREE --attach--> ALIVE --declare--> DEAD --recover--> FREE(epoch+1)
+ *                                                          ^-------------- detach (clean) ----'
+ *   held   word[65536]: flags:4 | gen:36 | idx+1:24, deadline     leases, view hazards; reserved stepwise
+ *
+ * I1  pid and start time are in the word: one load names a process beyond pid re-use; one CAS declares exactly that one.
+ * I2  DEAD is stored only by who has proven the death of the process that this very word names. A timeout proves nothing;
+ *     a stopped process is alive.
+ * I3  held entries are written by their owner only (CAS to 0 by recovery once it is proven dead); an entry is written before
+ *     the ctl CAS that it covers, and cleared before the CAS that ends the lease.
+ * I4  A record becomes FREE only after a full recovery, or by its own owner with nothing held.
+ *
+ * Proof: a pidfd of that pid is readable (all threads have exited; a zombie counts), or there is no such pid, or its start
+ * time is another one, or it has exec'ed (its main stack moved and its maps no longer hold this segment). Anything else -
+ * no descriptor to be had, no permission - is "alive": errors delay a recovery, they never cause one.
+ *
+ * Who dies where: after the attach CAS: ALIVE(dead), proven by word alone. In detach: blocks already given back are free, the
+ * rest is recovered.
+ */
+#define _GNU_SOURCE
+#include "owner.h"
+#include "arena.h"
+#include "settle.h"
+#include "waiter.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+
+/* Start time and main stack of a process from /proc/PID/stat (proc(5) fields 22 and 28). 0 = fine. */
+static int proc_stat(uint32_t pid, uint64_t *start, uint64_t *stack) {
+    char path[48], text[2048];
+    snprintf(path, sizeof path, "/proc/%u/stat", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return errno;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0) return n < 0 ? errno : ESRCH;
+    text[n] = 0;
+    char *p = strrchr(text, ')');   /* the name may hold anything, parentheses too */
+    if (p == NULL) return EIO;
+    for (int field = 2; field < 28 && p; field++) {
+        p = strchr(p + 1, ' ');
+        if (p && field == 21) *start = strtoull(p + 1, NULL, 10);
+        if (p && field == 27) *stack = strtoull(p + 1, NULL, 10);
+    }
+    return p ? 0 : EIO;
+}
+
+/* 1 = the maps of pid hold our segment, 0 = they do not, -1 = cannot tell */
+static int maps_hold(shmq_ctx *ctx, uint32_t pid) {
+    char path[48], text[4096];
+    snprintf(path, sizeof path, "/proc/%u/maps", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return -1;
+    FILE *f = fdopen(fd, "r");
+    if (f == NULL) { close(fd); return -1; }
+    int seen = 0, lines = 0;
+    while (!seen && fgets(text, sizeof text, f)) {   /* address perms offset dev inode path */
+        unsigned long long inode = 0;
+        lines++;
+        if (sscanf(text, "%*s %*s %*s %*s %llu", &inode) == 1 && inode == ctx->inode && (strstr(text, "shmq") || strstr(text, "SYSV"))) seen = 1;
+    }
+    fclose(f);
+    return lines == 0 ? -1 : seen;
+}
+
+static int kill_zero(uint32_t pid) { return kill((pid_t)pid, 0) == 0 ? 0 : errno; }
+
+int shmq_attach(shmq_ctx *ctx, uint32_t role) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
+    if (ctx->attached) return (int)ctx->self;
+    uint64_t start = 0, stack = 0;
+    uint32_t pid = (uint32_t)getpid();
+    int err = proc_stat(pid, &start, &stack);
+    if (err) return fail(ctx, SHMQ_E_SYS, WHAT_NONE, 0, pid, 0, err);
+    for (uint32_t i = 0; i < SHMQ_OWNERS; i++) {
+        shmq_owner *o = &ctx->owners[i];
+        uint64_t w = ld_acq(&o->word);
+        if (owner_state(w) != SHMQ_OWNER_FREE) continue;
+        if (ld32_acq(&o->held_cap) == 0) {   /* memory first, so that a full file system leaves no trace */
+            int rc = shmq_reserve(ctx, ctx->geometry.held + (uint64_t)i * SHMQ_HELD * sizeof(shmq_held), SHMQ_PAGE);
+            if (rc != SHMQ_OK) return rc;
+        }
+        uint64_t mine = owner_make(SHMQ_OWNER_ALIVE, owner_epoch(w), start, pid);
+        if (!cas(&o->word, w, mine)) continue;   /* I1 */
+        CRASH_POINT("attach");
+        if (ld32_acq(&o->held_cap) == 0) st32_rel(&o->held_cap, SHMQ_PAGE / sizeof(shmq_held));
+        st_rlx(&o->start, start);
+        st_rlx(&o->stack, stack);
+        st_rlx(&o->attached_ns, shmq_now());
+        st32_rlx(&o->role, role);
+        st32_rel(&o->held_hwm, 0);
+        if (ld_rlx(&o->op) & 1) st_rlx(&o->op, ld_rlx(&o->op) + 1);
+        for (uint32_t h = ld32_acq(&ctx->header->owner_hwm); h <= i; h = ld32_acq(&ctx->header->owner_hwm))
+            if (cas32(&ctx->header->owner_hwm, h, i + 1)) break;
+        ctx->self = i;
+        ctx->self_word = mine;
+        ctx->me = o;
+        ctx->held = ctx->held_base + (uint64_t)i * SHMQ_HELD;
+        ctx->held_n = ctx->held_fresh = 0;
+        ctx->next_id = ctx->end_id = 0;
+        if (ctx->used) memset(ctx->local, 0, sizeof ctx->local);
+        ctx->used = 1;
+        ctx->attached = 1;
+        owner_ping(ctx);
+        return (int)i;
+    }
+    return fail(ctx, SHMQ_E_OWNERS, WHAT_NONE, 0, SHMQ_OWNERS, SHMQ_OWNERS, 0);
+}
+
+/* Give back what is held (an attempt counts only for what was handed out), then leave. */
+int shmq_detach(shmq_ctx *ctx) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
+    for (uint32_t i = 0; i < ctx->held_fresh; i++) {
+        uint64_t e = ld_rlx(&ctx->held[i].word);
+        if (e == 0) continue;
+        uint32_t idx = held_idx(e);
+        uint64_t c = block_known(ctx, idx) ? ld_acq(&block_at(ctx, idx)->ctl) : 0;
+        st_sc(&ctx->held[i].word, 0);
+        if (ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == ctx->self && held_names(e, c))
+            settle_return(ctx, idx, c, (held_flags(e) & SHMQ_HELD_STARTED) != 0);
+        else if (ctl_state(c) == SHMQ_LIMBO) arena_limbo_check(ctx, idx);
+    }
+    op_end(ctx);
+    arena_return_all(ctx);
+    CRASH_POINT("detach");
+    ctx->attached = 0;
+    cas(&ctx->me->word, ctx->self_word,
+        owner_make(SHMQ_OWNER_FREE, owner_epoch(ctx->self_word) + 1, 0, 0));   /* I4 */
+    ctx_unlock(ctx);
+    owner_ping(ctx);
+    return SHMQ_OK;
+}
+
+int shmq_attached(shmq_ctx *ctx) { return !ld32_rlx(&ctx->alive) ? SHMQ_E_FORKED : ctx->attached ? 1 : 0; }
+int shmq_self(shmq_ctx *ctx) { return ctx->attached ? (int)ctx->self : SHMQ_E_DETACHED; }
+
+void owner_ping(shmq_ctx *ctx) {
+    add32(&ctx->header->attach_evt, 1);
+    futex_wake(&ctx->header->attach_evt, INT_MAX);
+}
+
+/* An unused held entry with memory behind it. Entries are re-used last in, first out: the hot ones stay hot. */
+int owner_held_get(shmq_ctx *ctx, uint32_t *entry) {
+    if (ctx->held_n) { *entry = ctx->held_free[--ctx->held_n]; return SHMQ_OK; }
+    uint32_t i = ctx->held_fresh, cap = ld32_rlx(&ctx->me->held_cap);
+    if (i >= SHMQ_HELD) return fail(ctx, SHMQ_E_HELD, WHAT_NONE, 0, i, SHMQ_HELD, 0);
+    if (i >= cap) {
+        uint32_t want = cap * 2 > SHMQ_HELD ? SHMQ_HELD : cap * 2;
+        int rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)(ctx->held + cap) - ctx->base), (uint64_t)(want - cap) * sizeof(shmq_held));
+        if (rc != SHMQ_OK) return rc;
+        st32_rel(&ctx->me->held_cap, want);
+    }
+    ctx->held_fresh = i + 1;
+    st32_rel(&ctx->me->held_hwm, i + 1);   /* before the entry is used */
+    *entry = i;
+    return SHMQ_OK;
+}
+
+int shmq_owner_snapshot(shmq_ctx *ctx, uint32_t owner, shmq_owner_info *out) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
+    if (owner >= SHMQ_OWNERS) return SHMQ_E_ARG;
+    shmq_owner *o = &ctx->owners[owner];
+    memset(out, 0, sizeof *out);
+    out->word = ld_acq(&o->word);
+    out->state = owner_state(out->word);
+    out->pid = owner_pid(out->word);
+    out->epoch = owner_epoch(out->word);
+    out->role = ld32_rlx(&o->role);
+    out->start = ld_rlx(&o->start);
+    out->stack = ld_rlx(&o->stack);
+    out->attached_ns = ld_rlx(&o->attached_ns);
+    out->op = ld_rlx(&o->op);
+    uint32_t n = ld32_acq(&o->held_hwm), cap = ld32_acq(&o->held_cap);
+    for (uint32_t i = 0; out->state == SHMQ_OWNER_ALIVE && i < n && i < cap && i < SHMQ_HELD; i++)
+        out->held += ld_rlx(&ctx->held_base[(uint64_t)owner * SHMQ_HELD + i].word) != 0;
+    return SHMQ_OK;
+}
+
+/* I2. OK = proven dead (or DEAD already), ALIVE = not proven, NOTFOUND = no such attachment. */
+int shmq_owner_prove(shmq_ctx *ctx, uint32_t owner, int look_for_exec) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped || owner >= SHMQ_OWNERS) return SHMQ_E_ARG;
+    shmq_owner *o = &ctx->owners[owner];
+    uint64_t w = ld_acq(&o->word);
+    if (owner_state(w) == SHMQ_OWNER_DEAD) return SHMQ_OK;
+    if (owner_state(w) != SHMQ_OWNER_ALIVE) return SHMQ_E_NOTFOUND;
+    uint32_t pid = owner_pid(w);
+    if (pid == (uint32_t)getpid() && w == ctx->self_word) return SHMQ_ALIVE;
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (fd < 0 && errno == ESRCH) return SHMQ_OK;
+    if (fd >= 0) {
+        struct pollfd p = { .fd = fd, .events = POLLIN };
+        int ended = poll(&p, 1, 0) == 1 && (p.revents & POLLIN);
+        close(fd);
+        if (ended) return SHMQ_OK;
+    }
+    uint64_t start = 0, stack = 0;
+    int err = proc_stat(pid, &start, &stack);
+    if (err == ENOENT || err == ESRCH) return kill_zero(pid) == ESRCH ? SHMQ_OK : SHMQ_ALIVE;
+    if (err) return SHMQ_ALIVE;
+    if ((start & 0xffffff) != owner_start(w)) return SHMQ_OK;
+    if (look_for_exec && stack && ld_rlx(&o->stack) && stack != ld_rlx(&o->stack) && maps_hold(ctx, pid) == 0
+        && ld_acq(&o->word) == w) return SHMQ_OK;
+    return SHMQ_ALIVE;
+}
+
+/* ALIVE -> DEAD for exactly that word, which the caller has proven dead. OK also when somebody else declared it. */
+int shmq_owner_declare(shmq_ctx *ctx, uint32_t owner, uint64_t word) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped || owner >= SHMQ_OWNERS || owner_state(word) != SHMQ_OWNER_ALIVE) return SHMQ_E_ARG;
+    if (cas(&ctx->owners[owner].word, word, owner_with(word, SHMQ_OWNER_DEAD))) owner_ping(ctx);
+    return ld_acq(&ctx->owners[owner].word) == owner_with(word, SHMQ_OWNER_DEAD) ? SHMQ_OK : SHMQ_STALE;
+}
+
+/* Prove, declare and recover whoever is dead. Returns how many were. */
+int shmq_reap(shmq_ctx *ctx, int look_for_exec) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->attached) return SHMQ_E_DETACHED;
+    int n = 0;
+    uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
+    for (uint32_t i = 0; i < owners && i < SHMQ_OWNERS; i++) {
+        uint64_t w = ld_acq(&ctx->owners[i].word);   /* the word first, then the proof, then the CAS of exactly that word */
+        if (owner_state(w) == SHMQ_OWNER_FREE) continue;
+        if (shmq_owner_prove(ctx, i, look_for_exec) != SHMQ_OK) continue;
+        if (owner_state(w) == SHMQ_OWNER_ALIVE && shmq_owner_declare(ctx, i, w) != SHMQ_OK) continue;
+        if (shmq_recover(ctx, i) == SHMQ_OK) n++;
+    }
+    return n;
+}

@@ -1,0 +1,228 @@
+/* publish.c: from bytes to a message that others see.
+ *
+ *   FREE --claim--> NEW(me): header, payload, headers written --slot CAS--> visible --CAS--> READY
+ *
+ * I1  Nothing of a message is visible before its slot CAS, and all of it after (PUBLISH): the process may be killed at any
+ *     instruction, the message is there whole or not at all.
+ * I2  fate (with the home queue) is written before the queue's word is read: after close + barrier, a scan of all blocks sees
+ *     every message that will still arrive.
+ * Who dies where: in NEW before the slot CAS: recovery frees the block. After it: recovery makes it READY. A killed
+ * publish_many has published a prefix.
+ */
+#include "arena.h"
+#include "owner.h"
+#include "publish.h"
+#include "queue.h"
+#include "ring.h"
+#include "settle.h"
+#include "take.h"
+#include "timers.h"
+#include "waiter.h"
+
+#define ID_LOT 4096
+
+static uint64_t new_id(shmq_ctx *ctx) {
+    if (ctx->next_id == ctx->end_id) {
+        ctx->next_id = add(&ctx->header->next_id, ID_LOT);
+        ctx->end_id = ctx->next_id + ID_LOT;
+    }
+    return ctx->next_id++;
+}
+
+static void put_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_message *m, local_queue *q, uint64_t now) {
+    uint64_t ttl = m->ttl_ns == SHMQ_DELAY_DEFAULT ? q->options.ttl_ns : m->ttl_ns;
+    m->id = new_id(ctx);
+    b->id = m->id;
+    b->published_ns = now;
+    b->expires_ns = ttl && ttl < UINT64_MAX - now ? now + ttl : 0;
+    b->size = (uint32_t)m->size;
+    st_rlx(&b->due_ns, m->delay_ns ? now + m->delay_ns : 0);
+    st32_rlx(&b->extra, ld32_rlx(&b->extra) & 255);
+    st_rlx(&b->fate, fate_make(index, index, 0, 0, 0, 0, m->priority > 15 ? 15 : m->priority, m->meta_size != 0));   /* I2 */
+}
+
+static void put_meta(uint8_t *payload, const shmq_message *m) {
+    if (m->meta_size == 0) return;
+    uint8_t *at = payload + align8((uint32_t)m->size);
+    memcpy(at, &m->meta_size, 4);
+    memcpy(at + 4, m->meta, m->meta_size);
+}
+
+static uint64_t footprint(uint64_t size, uint32_t meta_size) { return meta_size ? ((size + 7) & ~UINT64_C(7)) + 4 + meta_size : size; }
+
+static int full(local_queue *q, uint64_t size) {
+    if (q->max_bytes) {
+        uint64_t b = ld_rlx(&q->shared->bytes);
+        if (b && b + size > q->max_bytes) return 1;
+    }
+    return q->work.tail - q->work.head >= q->max_depth && ring_depth(&q->work) >= q->max_depth;
+}
+
+/* Put a complete NEW block on its way. On FULL the caller still owns it. */
+static int launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uint64_t size) {
+    shmq_block *b = block_at(ctx, idx);
+    if (ld_rlx(&b->due_ns)) {   /* delayed: visible to the sidecar only; DELAYED is its commit */
+        if (!cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) return SHMQ_E_CORRUPT;
+        timers_hint(ctx, idx);
+        return SHMQ_OK;
+    }
+    queue_bytes_in(q, size);
+    int rc = ring_enqueue(ctx, &q->work, idx, ctl, q->max_depth);
+    if (rc != SHMQ_OK) queue_bytes_out(q, size);
+    return rc;
+}
+
+static int make_room(shmq_ctx *ctx, local_queue *q) {   /* overflow = drop-oldest */
+    ring_item item;
+    if (q->options.overflow != SHMQ_DROP_OLDEST) return SHMQ_FULL;
+    for (int tries = 0; tries < 64; tries++) {
+        if (ring_find(ctx, &q->work, &item) != SHMQ_OK) return SHMQ_OK;
+        uint64_t own = ctl_next(item.ctl, SHMQ_OWNED, ctx->self);
+        if (!cas(&block_at(ctx, item.idx)->ctl, item.ctl, own)) continue;
+        ring_taken(&q->work, &item);
+        uint64_t move = ctl_next(own, SHMQ_MOVE, ctx->self);
+        queue_bytes_out(q, block_at(ctx, item.idx)->size);
+        if (cas(&block_at(ctx, item.idx)->ctl, own, move)) settle_kill(ctx, item.idx, move, SHMQ_R_OVERFLOW);
+        return SHMQ_OK;
+    }
+    return SHMQ_FULL;
+}
+
+/* One message; the caller holds the lock and is inside op. */
+int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, uint64_t now) {
+    uint32_t idx;
+    uint64_t ctl;
+    int rc = queue_status(q);
+    if (rc != SHMQ_OK) return rc;
+    if (m->size > ctx->geometry.max_message)
+        return fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
+    for (int tries = 0; full(q, m->size); tries++) {
+        if (tries == 64 || make_room(ctx, q) != SHMQ_OK) { bump(&q->counters->full, 1); return SHMQ_FULL; }
+    }
+    rc = arena_alloc(ctx, footprint(m->size, m->meta_size), &idx, &ctl);
+    if (rc != SHMQ_OK) return rc;
+    uint8_t *payload = payload_of(ctx, idx);
+    put_header(ctx, block_at(ctx, idx), qref_index(qref), m, q, now);
+    if (m->size) memcpy(payload, m->data, m->size);
+    put_meta(payload, m);
+    CRASH_POINT("written");
+    rc = queue_status(q);   /* I2: after fate */
+    for (int tries = 0; rc == SHMQ_OK; tries++) {
+        rc = launch(ctx, q, idx, ctl, m->size);
+        if (rc != SHMQ_FULL || tries == 64 || make_room(ctx, q) != SHMQ_OK) break;
+        rc = SHMQ_OK;
+    }
+    if (rc != SHMQ_OK) { arena_free(ctx, idx, ctl); return rc; }
+    bump(&q->counters->published, 1);
+    bump(&q->counters->published_bytes, m->size);
+    arena_prefetch_next(ctx, class_of(ctx, idx));
+    return SHMQ_OK;
+}
+
+int shmq_publish(shmq_ctx *ctx, uint64_t qref, shmq_message *m) {
+    local_queue *q;
+    shmq_au32 *evt = NULL;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
+    rc = queue_local(ctx, qref, &q);
+    if (rc == SHMQ_OK) {
+        rc = publish_one(ctx, q, qref, m, shmq_now());
+        if (rc == SHMQ_OK && waiter_present(&q->shared->evt)) { evt = &q->shared->evt; bump(&q->counters->wakes, 1); }
+    }
+    op_end(ctx);
+    ctx_unlock(ctx);
+    if (evt) waiter_wake(evt);
+    return rc;
+}
+
+int shmq_publish_many(shmq_ctx *ctx, uint64_t qref, shmq_message *m, uint32_t n) {
+    local_queue *q;
+    shmq_au32 *evt = NULL;
+    uint32_t done = 0;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
+    rc = queue_local(ctx, qref, &q);
+    uint64_t now = shmq_now();
+    for (; rc == SHMQ_OK && done < n; done++) {
+        rc = publish_one(ctx, q, qref, &m[done], now);
+        if (rc != SHMQ_OK) break;
+    }
+    if (done && waiter_present(&q->shared->evt)) { evt = &q->shared->evt; bump(&q->counters->wakes, 1); }
+    op_end(ctx);
+    ctx_unlock(ctx);
+    if (evt) waiter_wake(evt);   /* one; a taker that sees more wakes the next */
+    return done ? (int)done : rc;
+}
+
+/* Room for a message of `size` bytes, to be written in place: out->data. Not visible before shmq_loan_publish. */
+int shmq_loan(shmq_ctx *ctx, uint64_t qref, uint64_t size, uint32_t meta_size, shmq_delivery *out) {
+    local_queue *q;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = queue_local(ctx, qref, &q);
+    if (rc == SHMQ_OK) rc = queue_status(q);
+    if (rc == SHMQ_OK && size > ctx->geometry.max_message)
+        rc = fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, size, ctx->geometry.max_message, 0);
+    memset(out, 0, sizeof *out);
+    if (rc == SHMQ_OK) rc = arena_alloc(ctx, footprint(size, meta_size), &out->idx, &out->ctl);
+    if (rc == SHMQ_OK) {
+        st_rlx(&block_at(ctx, out->idx)->fate, fate_make(SHMQ_NO_QUEUE, 0, 0, 0, 0, 0, 0, 0));
+        out->data = payload_of(ctx, out->idx);
+        out->size = (uint32_t)size;
+        out->meta_size = meta_size;
+        out->queue = qref_index(qref);
+    }
+    ctx_unlock(ctx);
+    return rc;
+}
+
+static int loan_ours(shmq_ctx *ctx, shmq_delivery *loan) {
+    return block_known(ctx, loan->idx) && ctl_state(loan->ctl) == SHMQ_NEW && ctl_owner(loan->ctl) == ctx->self
+        && ld_acq(&block_at(ctx, loan->idx)->ctl) == loan->ctl;
+}
+
+/* Publish a loan; message->data is ignored. On FULL, CLOSED or GONE the loan stays with the caller. */
+int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_message *m) {
+    local_queue *q;
+    shmq_au32 *evt = NULL;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
+    rc = queue_local(ctx, qref, &q);
+    if (rc == SHMQ_OK && !loan_ours(ctx, loan)) rc = SHMQ_STALE;
+    if (rc == SHMQ_OK) {
+        m->size = loan->size;
+        if (m->meta_size > loan->meta_size) rc = SHMQ_E_ARG;
+    }
+    if (rc == SHMQ_OK) {
+        put_header(ctx, block_at(ctx, loan->idx), qref_index(qref), m, q, shmq_now());
+        put_meta(payload_of(ctx, loan->idx), m);
+        rc = queue_status(q);
+        for (int tries = 0; rc == SHMQ_OK; tries++) {
+            rc = full(q, m->size) ? SHMQ_FULL : launch(ctx, q, loan->idx, loan->ctl, m->size);
+            if (rc != SHMQ_FULL || tries == 64 || make_room(ctx, q) != SHMQ_OK) break;
+            rc = SHMQ_OK;
+        }
+    }
+    if (rc == SHMQ_OK) {
+        loan->ctl = 0;
+        bump(&q->counters->published, 1);
+        bump(&q->counters->published_bytes, m->size);
+        if (waiter_present(&q->shared->evt)) evt = &q->shared->evt;
+    }
+    op_end(ctx);
+    ctx_unlock(ctx);
+    if (evt) waiter_wake(evt);
+    return rc;
+}
+
+int shmq_loan_abort(shmq_ctx *ctx, shmq_delivery *loan) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = loan_ours(ctx, loan) && arena_free(ctx, loan->idx, loan->ctl) ? SHMQ_OK : SHMQ_STALE;
+    loan->ctl = 0;
+    ctx_unlock(ctx);
+    return rc;
+}

@@ -1,0 +1,427 @@
+/* queue.c: queue records and the life of a queue.
+ *
+ *   word  gen:56 | state:8       FREE --create--> LIVE --close--> CLOSED --delete--> DELETING --collect--> FREE(gen)
+ *                                  LIVE ------------------------delete----^
+ *   record: word | options | name | evt | space | bytes | ring ends | ring places      one page, reserved at create
+ *
+ * I1  Records are changed under header.admin, which holds the owner word of who is at it; a proven-dead holder is replaced.
+ *     The word is stored last by create: a record whose creator died stays FREE, whatever else stands in it.
+ * I2  Ring space belongs to a queue exactly while its record is not FREE: there is no allocator state that could leak.
+ * I3  A record is re-used only after (a) every living owner was seen outside an operation after DELETING became visible
+ *     (membarrier on this slow side, plain stores on the fast one) and (b) no block in any live state calls it home.
+ *     So no process can act on a ring of one queue in the name of another.
+ *
+ * Data paths never wait for header.admin: a stopped creator delays creation and deletion only.
+ */
+#define _GNU_SOURCE
+#include "queue.h"
+#include "arena.h"
+#include "owner.h"
+#include "ring.h"
+#include "settle.h"
+#include "waiter.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/membarrier.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+static int barrier_everywhere(void) { return (int)syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0); }
+
+/* ---- the admin lock (I1) ---- */
+
+static int holder_gone(shmq_ctx *ctx, uint64_t word) {
+    uint32_t n = ld32_acq(&ctx->header->owner_hwm);
+    for (uint32_t i = 0; i < n && i < SHMQ_OWNERS; i++) {
+        if (ld_acq(&ctx->owners[i].word) != word) continue;
+        return shmq_owner_prove(ctx, i, 0) == SHMQ_OK;   /* OK = proven dead */
+    }
+    return 1;   /* an owner word occurs once: no record shows it, so that attachment is over */
+}
+
+static int admin_lock(shmq_ctx *ctx) {   /* called without the ctx lock; waits for living holders, 10 s at most */
+    uint64_t deadline = shmq_now() + UINT64_C(10000000000);
+    for (;;) {
+        uint64_t w = ld_acq(&ctx->header->admin);
+        if (w == 0 ? cas(&ctx->header->admin, 0, ctx->self_word)
+                   : (holder_gone(ctx, w) && cas(&ctx->header->admin, w, ctx->self_word))) return SHMQ_OK;
+        if (shmq_now() > deadline) return SHMQ_BUSY;
+        struct timespec t = { 0, 200000 };
+        nanosleep(&t, NULL);
+    }
+}
+
+static void admin_unlock(shmq_ctx *ctx) { cas(&ctx->header->admin, ctx->self_word, 0); }
+
+/* Two threads of one process share an owner word: they exclude each other here. */
+static int admin_enter(shmq_ctx *ctx) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->attached) return SHMQ_E_DETACHED;
+    for (unsigned n = 0; xchg32(&ctx->admin_lock, 1); n++) {
+        struct timespec t = { 0, 100000 };
+        nanosleep(&t, NULL);
+        if (n > 150000) return SHMQ_BUSY;
+    }
+    int rc = admin_lock(ctx);
+    if (rc != SHMQ_OK) st32_rel(&ctx->admin_lock, 0);
+    return rc;
+}
+
+static void admin_leave(shmq_ctx *ctx) {
+    admin_unlock(ctx);
+    st32_rel(&ctx->admin_lock, 0);
+}
+
+/* ---- opening ---- */
+
+static int counters_ready(shmq_ctx *ctx, uint32_t index) {
+    uint32_t bit = 1u << (index / 32);
+    if (ld32_acq(&ctx->me->counters) & bit) return SHMQ_OK;
+    uint64_t at = ctx->geometry.counters + ((uint64_t)ctx->self * SHMQ_QUEUES + index / 32 * 32) * sizeof(shmq_counters);
+    int rc = shmq_reserve(ctx, at, 32 * sizeof(shmq_counters));
+    if (rc == SHMQ_OK) or32(&ctx->me->counters, bit);
+    return rc;
+}
+
+static int ring_open(shmq_ctx *ctx, shmq_queue *rec, uint32_t index, unsigned lane, local_ring *r) {
+    shmq_ring_place p = rec->place[lane];
+    uint64_t bytes = UINT64_C(8) << (p.lg & 63);
+    if (p.lg < 1 || p.lg > 24 || p.offset < ctx->geometry.rings || p.offset % SHMQ_PAGE
+        || p.offset + bytes > ctx->geometry.rings + ctx->geometry.rings_size)
+        return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)&rec->place[lane] - ctx->base), p.offset, ctx->geometry.rings, 0);
+    *r = (local_ring){ .slots = (shmq_au64 *)(ctx->base + p.offset), .ends = &rec->ends[lane], .mask = (UINT64_C(1) << p.lg) - 1,
+                       .lg = p.lg, .ring = index * SHMQ_LANES + lane };
+    return SHMQ_OK;
+}
+
+int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
+    if (index >= SHMQ_QUEUES || index >= ld32_acq(&ctx->header->queue_hwm)) return SHMQ_E_NOTFOUND;
+    shmq_queue *rec = &ctx->queues[index];
+    local_queue *q = &ctx->local[index];
+    uint64_t w = ld_acq(&rec->word);
+    if (queue_state(w) == SHMQ_Q_FREE) return SHMQ_E_NOTFOUND;
+    if (queue_state(w) > SHMQ_Q_DELETING)
+        return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)rec - ctx->base), w, SHMQ_Q_DELETING, 0);
+    if (q->live == queue_make(queue_gen(w), SHMQ_Q_LIVE)) { *out = q; return SHMQ_OK; }
+    local_queue fresh = { .shared = rec, .options = rec->options };
+    int rc = counters_ready(ctx, index);
+    if (rc == SHMQ_OK) rc = ring_open(ctx, rec, index, SHMQ_LANE_WORK, &fresh.work);
+    if (rc == SHMQ_OK) rc = ring_open(ctx, rec, index, SHMQ_LANE_AGAIN, &fresh.again);
+    if (rc != SHMQ_OK) return rc;
+    if (queue_gen(ld_acq(&rec->word)) != queue_gen(w)) return SHMQ_E_NOTFOUND;
+    fresh.counters = &ctx->counters[(uint64_t)ctx->self * SHMQ_QUEUES + index];
+    fresh.max_depth = fresh.options.max_depth;
+    if (fresh.max_depth < 1 || fresh.max_depth > fresh.work.mask + 1) fresh.max_depth = fresh.work.mask + 1;
+    fresh.max_bytes = fresh.options.max_bytes;
+    fresh.lot = fresh.max_depth / 4 > 32 ? 32 : fresh.max_depth / 4 < 1 ? 1 : (uint32_t)(fresh.max_depth / 4);
+    fresh.spin_ns = 20000;
+    fresh.live = queue_make(queue_gen(w), SHMQ_Q_LIVE);
+    fresh.closed = queue_make(queue_gen(w), SHMQ_Q_CLOSED);
+    *q = fresh;
+    *out = q;
+    return SHMQ_OK;
+}
+
+/* The private ring for a ring number found in shared memory, or NULL when there is no such queue. */
+local_ring *queue_ring(shmq_ctx *ctx, unsigned ring) {
+    local_queue *q;
+    unsigned lane = ring % SHMQ_LANES;
+    if (queue_open_local(ctx, ring / SHMQ_LANES, &q) != SHMQ_OK) return NULL;
+    if (lane == SHMQ_LANE_WORK) return &q->work;
+    return lane == SHMQ_LANE_AGAIN && __atomic_load_n(&q->shared->place[lane].ready, __ATOMIC_ACQUIRE) ? &q->again : NULL;
+}
+
+/* The redelivery ring gets its memory when the first message comes back. */
+int queue_again_ready(shmq_ctx *ctx, local_queue *q) {
+    shmq_ring_place *p = &q->shared->place[SHMQ_LANE_AGAIN];
+    if (__atomic_load_n(&p->ready, __ATOMIC_ACQUIRE)) return SHMQ_OK;
+    int rc = shmq_reserve(ctx, p->offset, (q->again.mask + 1) * 8);
+    if (rc == SHMQ_OK) __atomic_store_n(&p->ready, 1, __ATOMIC_RELEASE);
+    return rc;
+}
+
+void queue_bytes_in(local_queue *q, uint64_t size) { if (q->max_bytes) add(&q->shared->bytes, size); }
+void queue_bytes_out(local_queue *q, uint64_t size) {
+    if (!q->max_bytes) return;
+    uint64_t b = ld_rlx(&q->shared->bytes);
+    while (!atomic_compare_exchange_weak(&q->shared->bytes, &b, b > size ? b - size : 0)) {}
+}
+
+/* ---- creating ---- */
+
+static int64_t find_name(shmq_ctx *ctx, const char *name, uint32_t *free_index) {
+    uint32_t n = ld32_acq(&ctx->header->queue_hwm);
+    for (uint32_t i = 0; i < n && i < SHMQ_QUEUES; i++) {
+        uint64_t w = ld_acq(&ctx->queues[i].word);
+        unsigned st = queue_state(w);
+        if (st == SHMQ_Q_FREE && free_index && *free_index == NOBODY) *free_index = i;
+        if ((st == SHMQ_Q_LIVE || st == SHMQ_Q_CLOSED) && strncmp(ctx->queues[i].name, name, sizeof ctx->queues[i].name) == 0)
+            return (int64_t)(queue_gen(w) << 16 | i);
+    }
+    return SHMQ_E_NOTFOUND;
+}
+
+/* First fit between the rings of all records that are not FREE (I2). */
+static uint64_t ring_space(shmq_ctx *ctx, uint64_t bytes, uint64_t also_at, uint64_t also_bytes) {
+    uint64_t at = ctx->geometry.rings, end = at + ctx->geometry.rings_size;
+    uint32_t n = ld32_acq(&ctx->header->queue_hwm);
+    for (int moved = 1; moved;) {
+        moved = 0;
+        if (also_bytes && at < also_at + also_bytes && also_at < at + bytes) { at = also_at + also_bytes; moved = 1; }
+        for (uint32_t i = 0; i < n && i < SHMQ_QUEUES; i++) {
+            if (queue_state(ld_acq(&ctx->queues[i].word)) == SHMQ_Q_FREE) continue;
+            for (unsigned lane = 0; lane < 11; lane++) {
+                shmq_ring_place p = ctx->queues[i].place[lane];
+                uint64_t size = (UINT64_C(8) << (p.lg & 31)) + SHMQ_PAGE - 1;
+                size -= size % SHMQ_PAGE;
+                if (p.offset == 0 || at >= p.offset + size || p.offset >= at + bytes) continue;
+                at = p.offset + size;
+                moved = 1;
+            }
+        }
+    }
+    return at + bytes <= end ? at : 0;
+}
+
+static uint32_t lg_for(uint64_t n) {
+    uint32_t lg = 1;
+    while ((UINT64_C(1) << lg) < n) lg++;
+    return lg;
+}
+
+static void sum_counters(shmq_ctx *ctx, uint32_t index, uint64_t out[16]) {
+    memset(out, 0, 16 * sizeof *out);
+    uint32_t n = ld32_acq(&ctx->header->owner_hwm);
+    for (uint32_t o = 0; o < n && o < SHMQ_OWNERS; o++) {
+        if (!(ld32_acq(&ctx->owners[o].counters) & 1u << (index / 32))) continue;
+        shmq_au64 *c = (shmq_au64 *)&ctx->counters[(uint64_t)o * SHMQ_QUEUES + index];
+        for (int i = 0; i < 16; i++) out[i] += ld_rlx(&c[i]);
+    }
+}
+
+int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options) {
+    size_t length = strnlen(name, SHMQ_NAME_MAX + 1);
+    if (length == 0 || length > SHMQ_NAME_MAX) return fail(ctx, SHMQ_E_ARG, WHAT_QUEUE, 0, length, SHMQ_NAME_MAX, 0);
+    if (options->max_depth < 1 || options->max_depth > SHMQ_BLOCKS)
+        return fail(ctx, SHMQ_E_ARG, WHAT_QUEUE, 1, options->max_depth, SHMQ_BLOCKS, 0);
+    int rc = admin_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    uint32_t hwm = ld32_acq(&ctx->header->queue_hwm), index = NOBODY;
+    int64_t found = find_name(ctx, name, &index);
+    if (found >= 0) { admin_leave(ctx); return SHMQ_E_EXISTS; }
+    if (index == NOBODY || hwm < 64) index = hwm;   /* a fresh record while they are cheap: old numbers live on in dead letters */
+    if (index >= SHMQ_QUEUES) { admin_leave(ctx); return fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 0, hwm, SHMQ_QUEUES, 0); }
+    shmq_queue *rec = &ctx->queues[index];
+    uint32_t lg[2] = { lg_for(options->max_depth), lg_for(options->max_depth > 65536 ? 65536 : options->max_depth) };
+    uint64_t bytes[2], at[2];
+    for (int i = 0; i < 2; i++) bytes[i] = ((UINT64_C(8) << lg[i]) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
+    if (bytes[1] < 2 * SHMQ_PAGE) { lg[1] = lg_for(1024); bytes[1] = 2 * SHMQ_PAGE; }   /* room for many consumers of a small queue */
+    at[0] = ring_space(ctx, bytes[0], 0, 0);
+    at[1] = at[0] ? ring_space(ctx, bytes[1], at[0], bytes[0]) : 0;
+    rc = at[1] ? shmq_reserve(ctx, (uint64_t)((uint8_t *)rec - ctx->base), sizeof *rec) : SHMQ_E_NOMEM;
+    if (rc == SHMQ_OK) rc = shmq_reserve(ctx, at[0], bytes[0]);
+    if (rc != SHMQ_OK) { admin_leave(ctx); return rc; }
+    uint64_t gen = queue_gen(ld_acq(&rec->word));
+    memset(ctx->base + at[0], 0, bytes[0]);   /* a creator that died here before us may have left its rounds */
+    memset(rec->name, 0, sizeof rec->name);
+    memcpy(rec->name, name, length);
+    rec->options = *options;
+    rec->created_ns = shmq_now();
+    for (int lane = 0; lane < 11; lane++) {
+        rec->place[lane] = (shmq_ring_place){ 0 };
+        st_rlx(&rec->ends[lane].head, 0);
+        st_rlx(&rec->ends[lane].tail, 0);
+    }
+    rec->place[SHMQ_LANE_WORK] = (shmq_ring_place){ at[0], lg[0], 1 };
+    rec->place[SHMQ_LANE_AGAIN] = (shmq_ring_place){ at[1], lg[1], 0 };
+    st_rlx(&rec->bytes, 0);
+    sum_counters(ctx, index, rec->base);
+    CRASH_POINT("create");
+    st_rel(&rec->word, queue_make(gen + 1, SHMQ_Q_LIVE));   /* I1: last */
+    if (index == hwm) st32_rel(&ctx->header->queue_hwm, hwm + 1);
+    if (options->ack_timeout_ns) st32_rel(&ctx->header->leases, 1);
+    admin_leave(ctx);
+    return (int64_t)((gen + 1) << 16 | index);
+}
+
+int64_t shmq_queue_open(shmq_ctx *ctx, const char *name) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    local_queue *q;
+    int64_t found = find_name(ctx, name, NULL);
+    if (found >= 0) {
+        rc = queue_open_local(ctx, qref_index((uint64_t)found), &q);
+        if (rc != SHMQ_OK) found = rc;
+    }
+    ctx_unlock(ctx);
+    return found;
+}
+
+int64_t shmq_queue_adopt(shmq_ctx *ctx, uint32_t index) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    local_queue *q;
+    rc = queue_open_local(ctx, index, &q);
+    int64_t out = rc == SHMQ_OK ? (int64_t)(queue_gen(q->live) << 16 | index) : rc;
+    ctx_unlock(ctx);
+    return out;
+}
+
+/* ---- closing and deleting ---- */
+
+static void wake_all(shmq_queue *rec) {
+    waiter_announce(&rec->evt);
+    waiter_announce(&rec->space);
+}
+
+static int turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
+    uint32_t i = qref_index(qref);
+    if (i >= ld32_acq(&ctx->header->queue_hwm) || i >= SHMQ_QUEUES) return SHMQ_GONE;
+    shmq_queue *rec = &ctx->queues[i];
+    for (;;) {
+        uint64_t w = ld_acq(&rec->word);
+        if (queue_gen(w) != qref_gen(qref) || queue_state(w) == SHMQ_Q_FREE) return SHMQ_GONE;
+        if (queue_state(w) == SHMQ_Q_DELETING) return state == SHMQ_Q_DELETING ? SHMQ_OK : SHMQ_GONE;
+        if (queue_state(w) == state || cas(&rec->word, w, queue_make(queue_gen(w), state))) break;
+    }
+    barrier_everywhere();   /* whoever saw it LIVE has its message's header in sight now: queue_drained can trust its scan */
+    wake_all(rec);
+    return SHMQ_OK;
+}
+
+int shmq_queue_close(shmq_ctx *ctx, uint64_t qref) {
+    int rc = admin_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = turn(ctx, qref, SHMQ_Q_CLOSED);
+    admin_leave(ctx);
+    return rc;
+}
+
+int shmq_queue_delete(shmq_ctx *ctx, uint64_t qref) {
+    int rc = admin_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = turn(ctx, qref, SHMQ_Q_DELETING);
+    admin_leave(ctx);
+    if (rc == SHMQ_OK) shmq_queue_collect(ctx);
+    return rc;
+}
+
+static int counted(unsigned state) {
+    return state == SHMQ_READY || state == SHMQ_OWNED || state == SHMQ_MOVE || state == SHMQ_DELAYED;
+}
+
+static void census(shmq_ctx *ctx, uint32_t home, shmq_census *out) {
+    memset(out, 0, sizeof *out);
+    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
+        uint64_t n = ld_acq(&ctx->header->hwm[k].n);
+        for (uint64_t i = 0; i < n; i++) {
+            shmq_block *b = block_at(ctx, ctx->classes[k].first + (uint32_t)i);
+            unsigned st = ctl_state(ld_acq(&b->ctl));
+            if (!counted(st) && st != SHMQ_NEW) continue;
+            if (fate_home(ld_rlx(&b->fate)) != home) continue;
+            if (st == SHMQ_READY) {
+                out->ready++;
+                out->bytes += b->size;
+                if (out->oldest_ns == 0 || b->published_ns < out->oldest_ns) out->oldest_ns = b->published_ns;
+            } else if (st == SHMQ_OWNED) out->unsettled++;
+            else if (st == SHMQ_DELAYED) out->delayed++;
+            else if (st == SHMQ_MOVE) out->moving++;
+            else out->fresh++;
+        }
+    }
+}
+
+/* After close: does no block anywhere belong to the queue any more? One pass decides, since a message keeps its block. */
+int queue_drained(shmq_ctx *ctx, uint32_t index) {
+    shmq_census c;
+    census(ctx, index, &c);
+    return c.ready + c.unsettled + c.delayed + c.moving + c.fresh == 0;
+}
+
+int shmq_queue_census(shmq_ctx *ctx, uint64_t qref, shmq_census *out) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped) return SHMQ_E_DETACHED;
+    census(ctx, qref_index(qref), out);
+    return SHMQ_OK;
+}
+
+/* I3: finish deletions. Returns how many records became FREE; others are tried again by the next caller. */
+int shmq_queue_collect(shmq_ctx *ctx) {
+    int done = 0, rc = admin_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    uint32_t queues = ld32_acq(&ctx->header->queue_hwm), owners = ld32_acq(&ctx->header->owner_hwm);
+    int fenced = 0;
+    for (uint32_t i = 0; i < queues && i < SHMQ_QUEUES; i++) {
+        shmq_queue *rec = &ctx->queues[i];
+        uint64_t w = ld_acq(&rec->word);
+        if (queue_state(w) != SHMQ_Q_DELETING) continue;
+        if (!fenced++ && barrier_everywhere() != 0) break;   /* no barrier, no re-use: the record stays DELETING */
+        int busy = 0;
+        for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS && !busy; o++) {
+            if (o == ctx->self || owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
+            busy = (int)(ld_acq(&ctx->owners[o].op) & 1);
+        }
+        ctx_lock(ctx);
+        settle_discard_home(ctx, i);
+        shmq_census c;
+        census(ctx, i, &c);
+        ctx_unlock(ctx);
+        if (busy || c.ready + c.unsettled + c.delayed + c.moving) continue;
+        for (unsigned lane = 0; lane < 11; lane++) {
+            shmq_ring_place p = rec->place[lane];
+            if (p.offset == 0 || p.lg > 24) continue;
+            uint64_t bytes = ((UINT64_C(8) << p.lg) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
+            if (ctx->provider == SHMQ_POSIX)
+                (void)!fallocate(ctx->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)p.offset, (off_t)bytes);
+            else madvise(ctx->base + p.offset, bytes, MADV_REMOVE);
+        }
+        CRASH_POINT("collect");
+        if (cas(&rec->word, w, queue_make(queue_gen(w), SHMQ_Q_FREE))) done++;
+    }
+    admin_leave(ctx);
+    return done;
+}
+
+/* ---- looking ---- */
+
+int shmq_queue_snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
+    if (index >= SHMQ_QUEUES || index >= ld32_acq(&ctx->header->queue_hwm)) return SHMQ_E_NOTFOUND;
+    shmq_queue *rec = &ctx->queues[index];
+    memset(out, 0, sizeof *out);
+    out->word = ld_acq(&rec->word);
+    out->state = queue_state(out->word);
+    out->index = index;
+    out->created_ns = rec->created_ns;
+    out->options = rec->options;
+    out->bytes = ld_rlx(&rec->bytes);
+    memcpy(out->name, rec->name, sizeof out->name);
+    out->name[sizeof out->name - 1] = 0;
+    if (out->state != SHMQ_Q_LIVE && out->state != SHMQ_Q_CLOSED) return SHMQ_OK;
+    sum_counters(ctx, index, out->counters);
+    for (int i = 0; i < 16; i++) out->counters[i] -= rec->base[i];
+    for (unsigned lane = 0; lane < 11; lane++) {
+        local_ring r;
+        if (!__atomic_load_n(&rec->place[lane].ready, __ATOMIC_ACQUIRE)) continue;
+        if (ring_open(ctx, rec, index, lane, &r) == SHMQ_OK) out->ready += ring_depth(&r);
+    }
+    return SHMQ_OK;
+}
+
+int64_t shmq_depth(shmq_ctx *ctx, uint64_t qref) {
+    local_queue *q;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = queue_local(ctx, qref, &q);
+    int64_t n = rc;
+    if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) n = SHMQ_GONE;
+    else if (rc == SHMQ_OK) {
+        n = (int64_t)ring_depth(&q->work);
+        if (__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) n += (int64_t)ring_depth(&q->again);
+    }
+    ctx_unlock(ctx);
+    return n;
+}

@@ -1,0 +1,34 @@
+/* queue.h: queue records: create, open, close, delete, and the private view of an open one. See queue.c. */
+#ifndef SHMQ_QUEUE_H
+#define SHMQ_QUEUE_H
+#include "layout.h"
+
+int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out);
+int queue_again_ready(shmq_ctx *ctx, local_queue *q);
+int queue_drained(shmq_ctx *ctx, uint32_t index);
+local_ring *queue_ring(shmq_ctx *ctx, unsigned ring);
+void queue_bytes_in(local_queue *q, uint64_t size);
+void queue_bytes_out(local_queue *q, uint64_t size);
+
+static inline uint32_t qref_index(uint64_t qref) { return (uint32_t)(qref & 0xffff); }
+static inline uint64_t qref_gen(uint64_t qref) { return qref >> 16; }
+
+/* The private view for a reference, opening it when this process has not yet. */
+static inline int queue_local(shmq_ctx *ctx, uint64_t qref, local_queue **out) {
+    uint32_t i = qref_index(qref);
+    if (i >= SHMQ_QUEUES) return SHMQ_E_ARG;
+    local_queue *q = &ctx->local[i];
+    if (q->live != queue_make(qref_gen(qref), SHMQ_Q_LIVE)) {
+        int rc = queue_open_local(ctx, i, &q);
+        if (rc != SHMQ_OK) return rc == SHMQ_E_NOTFOUND ? SHMQ_GONE : rc;
+        if (q->live != queue_make(qref_gen(qref), SHMQ_Q_LIVE)) return SHMQ_GONE;
+    }
+    *out = q;
+    return SHMQ_OK;
+}
+
+static inline int queue_status(local_queue *q) {   /* OK, CLOSED or GONE */
+    uint64_t w = ld_acq(&q->shared->word);
+    return w == q->live ? SHMQ_OK : w == q->closed ? SHMQ_CLOSED : SHMQ_GONE;
+}
+#endif

@@ -1,0 +1,165 @@
+/* recover.c: what a dead process held comes back: on-line, by anyone, restartable, several at a time.
+ *
+ *   state of a block of the dead p      what recovery does                                             who else may do it
+ *   NEW(p), in the slot that pos names  CAS to READY (it was published)                                takers take it as it is
+ *   NEW(p), not there                   CAS to FREE (it never was)                                     nobody
+ *   MOVE(p), in its slot                CAS to READY                                                   takers
+ *   MOVE(p), not there                  CAS to MOVE(me), route by fate and due_ns, no attempt counted   nobody
+ *   OWNED(p)                            clear the slot, CAS to MOVE(me), attempt++ if STARTED, route    lease expiry
+ *   FREE without hint bit               set the bit                                                    alloc's scan
+ *   LIMBO                               FREE if no living held entry names it                          whoever clears an entry
+ *
+ * I1  p is dead: nobody stores as p any more, and only p could have put b into a slot. So "is it in its slot" is decidable; and
+ *     if it was put there and taken meanwhile, ctl has changed and our exact CAS fails.
+ * I2  After each ctl load the owner word is read again (DEAD): only while it still shows this very death may that ctl be acted
+ *     on. A recoverer that was stopped while the record was re-used stops there.
+ * I3  The record becomes FREE only after one full pass by the one who frees it; held entries are cleared by exact CAS.
+ * I4  Sleepers are woken first, unconditionally, on every queue: the dead may have carried a wake-up (waiter.c, I3).
+ * A recoverer that dies leaves p DEAD and its own blocks OWNED/MOVE(me): the next one recovers both, in any order.
+ */
+#include "arena.h"
+#include "owner.h"
+#include "queue.h"
+#include "ring.h"
+#include "settle.h"
+#include "waiter.h"
+
+static int still_dead(shmq_ctx *ctx, uint32_t p, uint64_t word) {   /* I2 (DEAD) */
+    return MUTANT(7) || ld_acq(&ctx->owners[p].word) == word;
+}
+
+static void clear_slot(shmq_ctx *ctx, uint32_t idx, uint64_t c) {
+    shmq_block *b = block_at(ctx, idx);
+    uint64_t pos = ld_rlx(&b->pos);
+    if (ld_acq(&b->ctl) != c) return;   /* pos belongs to a later life */
+    local_ring *r = queue_ring(ctx, pos_ring(pos));
+    if (r && !MUTANT(13)) ring_clear(r, pos_position(pos), idx);
+}
+
+static int in_slot(shmq_ctx *ctx, uint32_t idx) {
+    uint64_t pos = ld_rlx(&block_at(ctx, idx)->pos);   /* INTENT */
+    local_ring *r = queue_ring(ctx, pos_ring(pos));
+    return r != NULL && ring_holds(r, pos_position(pos), idx);
+}
+
+static void announce(shmq_ctx *ctx) {
+    uint32_t n = ld32_acq(&ctx->header->queue_hwm);
+    for (uint32_t i = 0; i < n && i < SHMQ_QUEUES; i++) {
+        if (queue_state(ld_acq(&ctx->queues[i].word)) == SHMQ_Q_FREE) continue;
+        waiter_announce(&ctx->queues[i].evt);
+        waiter_announce(&ctx->queues[i].space);
+    }
+}
+
+static void sift(shmq_ctx *ctx, uint32_t root, uint32_t n) {
+    for (uint32_t child; (child = 2 * root + 1) < n; root = child) {
+        if (child + 1 < n && ctx->scratch[child + 1].key > ctx->scratch[child].key) child++;
+        if (ctx->scratch[root].key >= ctx->scratch[child].key) return;
+        typeof(ctx->scratch[0]) t = ctx->scratch[root];
+        ctx->scratch[root] = ctx->scratch[child];
+        ctx->scratch[child] = t;
+    }
+}
+
+static void sort(shmq_ctx *ctx, uint32_t n) {   /* heapsort: in place, no allocation */
+    for (uint32_t i = n / 2; i-- > 0;) sift(ctx, i, n);
+    for (uint32_t i = n; i-- > 1;) {
+        typeof(ctx->scratch[0]) t = ctx->scratch[0];
+        ctx->scratch[0] = ctx->scratch[i];
+        ctx->scratch[i] = t;
+        sift(ctx, 0, i);
+    }
+}
+
+/* The leases of p, in the order in which they were published. 0 = somebody else finished this death. */
+static int recover_held(shmq_ctx *ctx, uint32_t p, uint64_t word) {
+    shmq_held *h = ctx->held_base + (uint64_t)p * SHMQ_HELD;
+    uint32_t used = ld32_acq(&ctx->owners[p].held_hwm), cap = ld32_acq(&ctx->owners[p].held_cap), n = 0;
+    if (used > cap) used = cap;
+    if (used > SHMQ_HELD) used = SHMQ_HELD;
+    for (uint32_t i = 0; i < used; i++) {
+        uint64_t e = ld_acq(&h[i].word);
+        if (e == 0) continue;
+        uint32_t idx = held_idx(e);
+        uint64_t c = block_known(ctx, idx) ? ld_acq(&block_at(ctx, idx)->ctl) : 0;
+        if (!still_dead(ctx, p, word)) return 0;
+        if (ctl_state(c) != SHMQ_OWNED || ctl_owner(c) != p) { cas(&h[i].word, e, 0); continue; }
+        uint64_t pos = ld_rlx(&block_at(ctx, idx)->pos);
+        ctx->scratch[n].idx = idx;
+        ctx->scratch[n].entry = i;
+        ctx->scratch[n++].key = pos_position(pos) | (uint64_t)(pos_ring(pos) % SHMQ_LANES != SHMQ_LANE_AGAIN) << 63;
+    }
+    sort(ctx, n);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t idx = ctx->scratch[i].idx;
+        uint64_t e = ld_acq(&h[ctx->scratch[i].entry].word), c = ld_acq(&block_at(ctx, idx)->ctl);
+        if (!still_dead(ctx, p, word)) return 0;
+        if (e && ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == p) {
+            /* gen+1: it died in touch or start, between the entry and the ctl */
+            int names = held_names(e, c) || held_names(e, c + 1);
+            clear_slot(ctx, idx, c);
+            settle_return(ctx, idx, c, names && (held_flags(e) & SHMQ_HELD_STARTED));
+            CRASH_POINT("recovered_one");
+        }
+        cas(&h[ctx->scratch[i].entry].word, e, 0);
+    }
+    return 1;
+}
+
+static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
+    int delayed = 0;
+    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
+        uint64_t n = ld_acq(&ctx->header->hwm[k].n);
+        for (uint64_t i = 0; i < n; i++) {
+            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
+            shmq_block *b = block_at(ctx, idx);
+            uint64_t c = ld_acq(&b->ctl);
+            unsigned st = ctl_state(c);
+            if (st == SHMQ_FREE) {
+                if (!(ld_rlx(&ctx->l0[idx / 64]) >> (idx % 64) & 1)) arena_hint(ctx, idx);
+                continue;
+            }
+            if (st == SHMQ_LIMBO) { arena_limbo_check(ctx, idx); continue; }
+            if (st == SHMQ_DELAYED) { delayed = 1; continue; }
+            if (ctl_owner(c) != p || (st != SHMQ_NEW && st != SHMQ_OWNED && st != SHMQ_MOVE)) continue;
+            if (!still_dead(ctx, p, word)) return 0;
+            if (st == SHMQ_OWNED) {
+                clear_slot(ctx, idx, c);
+                settle_return(ctx, idx, c, 0);
+            } else if (in_slot(ctx, idx)) cas(&b->ctl, c, ctl_to(c, SHMQ_READY, 0));
+            else if (st == SHMQ_NEW) {
+                if (cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) arena_hint(ctx, idx);
+            } else {
+                uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);
+                if (cas(&b->ctl, c, m)) { CRASH_POINT("adopted"); settle_route(ctx, idx, m); }
+            }
+        }
+    }
+    if (delayed) {   /* p may have died between DELAYED and its hint */
+        st32_rel(&ctx->header->timer_lost, 1);
+        add32(&ctx->header->timer_evt, 2);
+        futex_wake(&ctx->header->timer_evt, 1);
+    }
+    return 1;
+}
+
+/* Recover what a record that is DEAD held. OK, or STALE when it is not dead (any more). */
+int shmq_recover(shmq_ctx *ctx, uint32_t p) {
+    if (p >= SHMQ_OWNERS) return SHMQ_E_ARG;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    uint64_t word = ld_acq(&ctx->owners[p].word);
+    rc = SHMQ_STALE;
+    if (owner_state(word) == SHMQ_OWNER_DEAD) {
+        op_begin(ctx);
+        if (!MUTANT(14)) announce(ctx);   /* I4 */
+        rc = SHMQ_OK;
+        if (recover_held(ctx, p, word) && recover_blocks(ctx, p, word)) {
+            CRASH_POINT("recovered");
+            cas(&ctx->owners[p].word, word, owner_make(SHMQ_OWNER_FREE, owner_epoch(word) + 1, 0, 0));   /* I3 */
+        }
+        op_end(ctx);
+    }
+    ctx_unlock(ctx);
+    return rc;
+}

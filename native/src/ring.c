@@ -1,0 +1,202 @@
+/* ring.c: the ring of a queue: N = 2^lg slots of 64 bits, head and tail hints.
+ *
+ *   position p  = round << lg | index          slot[p & mask] : round:40 | idx+1:24
+ *
+ *   (r, EMPTY)  --enqueue CAS-->  (r, idx)  --clear CAS-->  (r+1, EMPTY)
+ *
+ * Each (round, idx) and each (round, EMPTY) stands in a slot at most once ever: an exact CAS cannot be fooled.
+ *
+ * I1  Filled positions are contiguous from the true head to the true tail, but for cleared ones: an enqueuer passes a
+ *     position only when it is filled or already cleared. No claimed but unpublished hole can exist.
+ * I2  A slot names a block only while the block is NEW, READY or MOVE, or OWNED and not yet cleared (R1): whoever finds
+ *     another state under an unchanged slot (R2) may clear it.
+ * I3  head and tail (shared and private) are lower bounds of the true ends. They are moved up every 16th position, by CAS;
+ *     everyone walks the rest. Any process can rebuild them from the slots.
+ *
+ * Who dies where: before the slot CAS: nothing happened, the block is freed by recovery (pos names a slot that does not
+ * hold it). After it: the message is published; takers accept NEW and MOVE, recovery makes it READY. A taker after the ctl
+ * CAS, before the slot CAS: the block is OWNED(dead); recovery clears the slot through pos; others clear it in passing.
+ *
+ * Enqueue follows the helping cell-CAS of bounded index queues (as iceoryx's MpmcIndexQueue); that the block's own word
+ * decides ownership at take is ours.
+ */
+#include "ring.h"
+
+static void raise_to(shmq_au64 *hint, uint64_t to) {
+    for (int i = 0; i < 8; i++) {
+        uint64_t h = ld_rlx(hint);
+        if (h >= to || cas(hint, h, to)) return;
+    }
+}
+
+static int takeable(unsigned state) {
+    return state == SHMQ_READY || (!MUTANT(4) && state == SHMQ_NEW) || state == SHMQ_MOVE;
+}
+
+/* has the block that slot value s names been taken already? */
+static int consumed(shmq_ctx *ctx, local_ring *r, uint64_t position, uint64_t s) {
+    uint32_t idx = slot_idx(s);
+    if (!block_known(ctx, idx)) return 1;
+    uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
+    if (ld_acq(&r->slots[position & r->mask]) != s) return 0;   /* R2 */
+    unsigned st = ctl_state(c);
+    return !(st == SHMQ_READY || st == SHMQ_NEW || st == SHMQ_MOVE);
+}
+
+static uint64_t walk_head(local_ring *r, uint64_t to) {
+    uint64_t h = ld_acq(&r->ends->head);
+    if (h < r->head) h = r->head;
+    while ((int64_t)(to - h) > 0) {
+        uint64_t s = ld_acq(&r->slots[h & r->mask]);
+        if (round_diff(slot_round(s), h >> r->lg) <= 0) break;
+        h++;
+    }
+    r->head = h;
+    return h;
+}
+
+int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint64_t max_depth) {
+    shmq_block *b = block_at(ctx, idx);
+    uint64_t t = ld_rlx(&r->ends->tail);   /* I3: a hint */
+    if (t < r->tail) t = r->tail;
+    int rebuilt = 0;
+    for (uint64_t n = 0; n < 4 * (r->mask + 1) + 65536; n++) {   /* each turn another process made progress, or t moves up */
+        if (t - r->head >= max_depth && t - walk_head(r, t) >= max_depth) { r->tail = t; return SHMQ_FULL; }
+        shmq_au64 *slot = &r->slots[t & r->mask];
+        uint64_t s = ld_acq(slot);
+        int64_t d = round_diff(slot_round(s), t >> r->lg);
+        if (d > 0) { t++; continue; }
+        if (d == 0) {
+            if (!slot_is_empty(s)) { t++; continue; }
+            if (!MUTANT(6)) st_rlx(&b->pos, pos_make(r->ring, t));   /* INTENT: before the slot CAS */
+            CRASH_POINT("intent");
+            if (cas(slot, s, slot_make(t >> r->lg, idx))) {   /* PUBLISH: here the message becomes visible */
+                CRASH_POINT("enqueued");
+                if (MUTANT(6)) st_rlx(&b->pos, pos_make(r->ring, t));
+                r->tail = t + 1;
+                if (((t + 1) & 15) == 0) raise_to(&r->ends->tail, t + 1);
+                if (MUTANT(3)) st_rel(&b->ctl, ctl_to(ctl, SHMQ_READY, 0));
+                else cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_READY, 0));   /* fails when it was taken meanwhile: fine */
+                return SHMQ_OK;
+            }
+            continue;
+        }
+        if (!slot_is_empty(s)) {   /* the round before is still there */
+            if (!consumed(ctx, r, t, s)) { r->tail = t; return SHMQ_FULL; }
+            cas(slot, s, slot_empty(slot_round(s) + 1));
+            continue;
+        }
+        if (rebuilt++ || ring_rebuild(r) != SHMQ_OK) break;   /* empty at an older round: a hint ran ahead */
+        t = r->tail;
+    }
+    return SHMQ_E_CORRUPT;
+}
+
+/* The first takeable block, without taking it: the caller CASes its ctl from out->ctl, then calls ring_taken. */
+int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out) {
+    uint64_t h = ld_rlx(&r->ends->head);
+    if (h < r->head) h = r->head;
+    int rebuilt = 0;
+    for (uint64_t n = 0; n < 4 * (r->mask + 1) + 65536; n++) {
+        shmq_au64 *slot = &r->slots[h & r->mask];
+        uint64_t s = ld_acq(slot);   /* TAKE: acquire; pairs with PUBLISH */
+        int64_t d = round_diff(slot_round(s), h >> r->lg);
+        if (d > 0) { h++; continue; }
+        if (d < 0) {
+            if (rebuilt++ || ring_rebuild(r) != SHMQ_OK) return SHMQ_E_CORRUPT;
+            h = r->head;
+            continue;
+        }
+        if (slot_is_empty(s)) {
+            r->head = h;
+            return SHMQ_EMPTY;   /* linearizes at the load of s */
+        }
+        uint32_t idx = slot_idx(s);
+        if (!block_known(ctx, idx)) {
+            if (cas(slot, s, slot_empty(slot_round(s) + 1))) add32(&ctx->header->corrupt, 1);
+            h++;
+            continue;
+        }
+        uint64_t ahead = ld_rlx(&r->slots[(h + 4) & r->mask]);
+        if (!slot_is_empty(ahead) && slot_idx(ahead) < SHMQ_BLOCKS) {
+            __builtin_prefetch(block_at(ctx, slot_idx(ahead)), 1);
+            __builtin_prefetch(payload_of(ctx, slot_idx(ahead)), 0);
+        }
+        uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
+        if (!MUTANT(2) && ld_acq(slot) != s) continue;   /* R2: c belongs to the incarnation that s names */
+        if (takeable(ctl_state(c))) {
+            *out = (ring_item){ .ctl = c, .slot = s, .position = h, .idx = idx };
+            r->head = h;
+            return SHMQ_OK;
+        }
+        if (MUTANT(4) && ctl_state(c) == SHMQ_NEW) return SHMQ_EMPTY;
+        cas(slot, s, slot_empty(slot_round(s) + 1));   /* taken and not cleared: help (I2) */
+        h++;
+    }
+    return SHMQ_E_CORRUPT;
+}
+
+/* R1: the taker clears the slot right after its CAS to OWNED, before anything else can happen to the block. */
+void ring_taken(local_ring *r, const ring_item *item) {
+    CRASH_POINT("taken");
+    if (!MUTANT(1)) cas(&r->slots[item->position & r->mask], item->slot, slot_empty(slot_round(item->slot) + 1));
+    r->head = item->position + 1;
+    if ((r->head & 15) == 0) raise_to(&r->ends->head, r->head);
+}
+
+int ring_holds(local_ring *r, uint64_t position, uint32_t idx) {
+    return ld_acq(&r->slots[position & r->mask]) == slot_make(position >> r->lg, idx);
+}
+
+/* Clear the slot at `position` if it holds idx of that round: safe however late, since (round, idx) occurs once ever. */
+int ring_clear(local_ring *r, uint64_t position, uint32_t idx) {
+    uint64_t round = position >> r->lg;
+    return cas(&r->slots[position & r->mask], slot_make(round, idx), slot_empty(round + 1));
+}
+
+static uint64_t walk_tail(local_ring *r) {
+    uint64_t t = ld_acq(&r->ends->tail);
+    if (t < r->tail) t = r->tail;
+    for (uint64_t n = 0; n <= r->mask + 1; n++, t++) {
+        uint64_t s = ld_acq(&r->slots[t & r->mask]);
+        int64_t d = round_diff(slot_round(s), t >> r->lg);
+        if (d < 0 || (d == 0 && slot_is_empty(s))) break;
+    }
+    r->tail = t;
+    return t;
+}
+
+uint64_t ring_depth(local_ring *r) {
+    uint64_t t = walk_tail(r), h = walk_head(r, t);
+    return (int64_t)(t - h) > 0 ? t - h : 0;
+}
+
+int ring_seems_empty(local_ring *r) {
+    uint64_t h = ld_acq(&r->ends->head);
+    if (h < r->head) h = r->head;
+    for (uint64_t n = 0; n <= r->mask + 1; n++, h++) {
+        uint64_t s = ld_sc(&r->slots[h & r->mask]);
+        int64_t d = round_diff(slot_round(s), h >> r->lg);
+        if (d > 0) continue;
+        r->head = h;
+        return d == 0 && slot_is_empty(s);   /* d < 0: let ring_find rebuild the hints */
+    }
+    return 1;
+}
+
+/* Hints from the slots: tail = lowest position that an EMPTY slot waits for, head = lowest filled position. */
+int ring_rebuild(local_ring *r) {
+    uint64_t n = r->mask + 1, tail = UINT64_MAX, head = UINT64_MAX;
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t s = ld_acq(&r->slots[i]), p = slot_round(s) << r->lg | i;
+        if (slot_is_empty(s)) { if (p < tail) tail = p; }
+        else if (p < head) head = p;
+    }
+    if (tail == UINT64_MAX) tail = head + n;
+    if (head == UINT64_MAX || head > tail) head = tail;
+    if (tail - head > n) return SHMQ_E_CORRUPT;
+    st_rlx(&r->ends->head, head);
+    st_rlx(&r->ends->tail, head);   /* everyone walks up from here */
+    r->head = r->tail = head;
+    return SHMQ_OK;
+}

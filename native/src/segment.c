@@ -1,0 +1,348 @@
+/* segment.c: a broker's shared memory: planned, formatted, checked, mapped, and reserved before it is used.
+ *
+ *   header | owners | timers | l1 | l0 | queues | counters | held | blocks | cold | rings | payload 0 .. 10     (see shmq.h)
+ *
+ * I1  magic is stored last by format: a reader that sees it sees a whole header.
+ * I2  geometry is immutable once magic is stored; every process works on a private, checksummed copy.
+ * I3  no byte is read or written that shmq_reserve (or format) has not put memory behind: on a full file system the answer
+ *     is SHMQ_E_NOMEM, never SIGBUS.
+ * Written by format only, all but the live words (admin .. hwm). If the formatter dies before magic: the segment has no
+ * magic, verify refuses it, and whoever creates the broker next unlinks it.
+ */
+#define _GNU_SOURCE
+#include "layout.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+static const uint64_t STRIDE[SHMQ_CLASSES] = {
+    64, 256, 1024, 4096, 16384, 65536 + 4096, 262144 + 4096, (1u << 20) + 4096, (8u << 20) + 4096, (64u << 20) + 4096,
+    (UINT64_C(1) << 30) + 65536 };
+static const uint32_t UNITS[SHMQ_CLASSES] = { 16, 4, 4, 1, 1, 1, 1, 1, 1, 1, 1 };
+
+static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
+
+static uint64_t hash64(uint64_t h, const void *bytes, size_t n) {   /* FNV-1a; not for secrets */
+    const uint8_t *p = bytes;
+    for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * UINT64_C(0x100000001b3);
+    return h;
+}
+
+uint64_t shmq_fingerprint(void) {
+    const uint64_t words[] = {
+        SHMQ_LAYOUT_VERSION, SHMQ_OWNERS, SHMQ_QUEUES, SHMQ_LANES, SHMQ_CLASSES, SHMQ_UNIT_BLOCKS, SHMQ_BLOCKS, SHMQ_HELD,
+        SHMQ_TIMERS, sizeof(shmq_header), sizeof(shmq_owner), sizeof(shmq_held), sizeof(shmq_block), sizeof(shmq_queue),
+        sizeof(shmq_counters), sizeof(void *), offsetof(shmq_header, geometry), offsetof(shmq_header, hwm),
+        offsetof(shmq_queue, options), offsetof(shmq_queue, evt), offsetof(shmq_queue, space), offsetof(shmq_queue, ends),
+        offsetof(shmq_queue, place), offsetof(shmq_block, fate), offsetof(shmq_block, size), offsetof(shmq_owner, start) };
+    uint64_t h = hash64(UINT64_C(0xcbf29ce484222325), words, sizeof words);
+    h = hash64(h, STRIDE, sizeof STRIDE);
+    return hash64(h, UNITS, sizeof UNITS);
+}
+
+uint64_t shmq_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t boot_hash(void) {
+    char text[64] = { 0 };
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 1;
+    ssize_t n = read(fd, text, sizeof text);
+    close(fd);
+    return n > 0 ? hash64(UINT64_C(0xcbf29ce484222325), text, (size_t)n) : 1;
+}
+
+static uint64_t pid_namespace(void) {
+    struct stat st;
+    return stat("/proc/self/ns/pid", &st) == 0 ? (uint64_t)st.st_ino : 0;
+}
+
+const char *shmq_what(uint32_t what) {
+    static const char *const NAMES[] = { "nothing", "magic", "layout version", "layout fingerprint", "header checksum", "size",
+        "owner uid", "pid namespace", "boot", "memory reservation", "ring slot", "block header", "queue record", "size class",
+        "mapping", "geometry", "provider" };
+    return what < sizeof NAMES / sizeof *NAMES ? NAMES[what] : "unknown";
+}
+
+uint64_t shmq_plan(const shmq_config *config, shmq_geometry *g) {
+    memset(g, 0, sizeof *g);
+    g->memory_limit = config->memory_limit;
+    g->max_message = config->max_message;
+    g->default_ttl_ns = config->default_ttl_ns;
+    uint64_t at = 8192;
+#define PART(field, bytes) g->field = at; at = round_up(at + (uint64_t)(bytes), SHMQ_PAGE)
+    PART(owners, SHMQ_OWNERS * sizeof(shmq_owner));
+    PART(timers, SHMQ_TIMERS * 8);
+    PART(l1, SHMQ_BLOCKS / 64 / 64 * 8);
+    PART(l0, SHMQ_BLOCKS / 64 * 8);
+    PART(queues, SHMQ_QUEUES * sizeof(shmq_queue));
+    PART(counters, (uint64_t)SHMQ_OWNERS * SHMQ_QUEUES * sizeof(shmq_counters));
+    PART(held, (uint64_t)SHMQ_OWNERS * SHMQ_HELD * sizeof(shmq_held));
+    PART(blocks, (uint64_t)SHMQ_BLOCKS * sizeof(shmq_block));
+    PART(cold, (uint64_t)SHMQ_BLOCKS * 64);
+    g->rings_size = UINT64_C(1) << 33;
+    PART(rings, g->rings_size);
+    for (int k = 0; k < SHMQ_CLASSES; k++) {
+        uint64_t most = (uint64_t)UNITS[k] * SHMQ_UNIT_BLOCKS, fit = config->memory_limit / STRIDE[k];
+        if (fit < 4) fit = STRIDE[k] <= round_up(config->max_message, 4096) * 5 ? 4 : 0;
+        g->stride[k] = STRIDE[k];
+        g->limit[k] = fit < most ? fit : most;
+        PART(payload[k], g->limit[k] * STRIDE[k]);
+    }
+#undef PART
+    g->total = round_up(at, UINT64_C(1) << 21);
+    return g->total;
+}
+
+static uint64_t header_checksum(const shmq_header *h) {
+    return hash64(UINT64_C(0xcbf29ce484222325), (const uint8_t *)h + offsetof(shmq_header, version),
+                  offsetof(shmq_header, checksum) - offsetof(shmq_header, version));
+}
+
+shmq_ctx *shmq_ctx_new(void) {
+    shmq_ctx *ctx = mmap(NULL, sizeof *ctx, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (ctx == MAP_FAILED) return NULL;
+    if (madvise(ctx, sizeof *ctx, MADV_WIPEONFORK) != 0) { munmap(ctx, sizeof *ctx); return NULL; }
+    st32_rlx(&ctx->alive, 1);
+    ctx->fd = -1;
+    ctx->self = NOBODY;
+    return ctx;
+}
+
+void shmq_ctx_delete(shmq_ctx *ctx) {
+    if (ctx == NULL) return;
+    if (ld32_rlx(&ctx->alive)) shmq_unmap(ctx);
+    munmap(ctx, sizeof *ctx);
+}
+
+void shmq_ctx_detail(shmq_ctx *ctx, shmq_detail *out) { *out = ctx->detail; }
+
+static void point(shmq_ctx *ctx, void *base, uint64_t size) {
+    ctx->base = base;
+    ctx->size = size;
+    ctx->header = base;
+    ctx->mapped = 1;
+}
+
+static void place(shmq_ctx *ctx) {
+    shmq_geometry *g = &ctx->geometry;
+    *g = ctx->header->geometry;
+    uint8_t *b = ctx->base;
+    ctx->owners = (shmq_owner *)(b + g->owners);
+    ctx->timers = (shmq_au64 *)(b + g->timers);
+    ctx->l1 = (shmq_au64 *)(b + g->l1);
+    ctx->l0 = (shmq_au64 *)(b + g->l0);
+    ctx->queues = (shmq_queue *)(b + g->queues);
+    ctx->counters = (shmq_counters *)(b + g->counters);
+    ctx->held_base = (shmq_held *)(b + g->held);
+    ctx->blocks = (shmq_block *)(b + g->blocks);
+    uint32_t unit = 0;
+    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
+        class_place *c = &ctx->classes[k];
+        c->payload = b + g->payload[k];
+        c->stride = g->stride[k];
+        c->limit = g->limit[k];
+        c->unit = c->stride < SHMQ_PAGE ? SHMQ_PAGE : round_up((c->stride + 253) / 254, SHMQ_PAGE);
+        c->first = unit * SHMQ_UNIT_BLOCKS;
+        for (uint32_t i = 0; i < UNITS[k]; i++) ctx->unit_class[unit++] = (uint8_t)k;
+        uint64_t most = (UINT64_C(1) << 18) / c->stride;   /* a magazine hoards at most 256 KiB */
+        ctx->magazines[k].cap = most > MAGAZINE ? MAGAZINE : most < 2 ? 2 : (uint32_t)most;
+        ctx->magazines[k].n = 0;
+    }
+    ctx->random = shmq_now() ^ (uint64_t)getpid() << 32 ^ UINT64_C(0x9e3779b97f4a7c15);
+}
+
+int shmq_map_fd(shmq_ctx *ctx, int fd, uint64_t size) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (ctx->mapped) return fail(ctx, SHMQ_E_ARG, WHAT_MAP, 0, 1, 0, 0);
+    struct stat st;
+    if (fstat(fd, &st) != 0) return fail(ctx, SHMQ_E_SYS, WHAT_MAP, 0, 0, 0, errno);
+    if ((uint64_t)st.st_size < size || size < 8192) return fail(ctx, SHMQ_E_CORRUPT, WHAT_SIZE, 0, (uint64_t)st.st_size, size, 0);
+    void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (base == MAP_FAILED) return fail(ctx, SHMQ_E_SYS, WHAT_MAP, 0, 0, size, errno);
+    if (madvise(base, size, MADV_DONTFORK) != 0) {
+        int e = errno;
+        munmap(base, size);
+        return fail(ctx, SHMQ_E_SYS, WHAT_MAP, 0, 0, size, e);
+    }
+    madvise(base, size, MADV_DONTDUMP);
+    ctx->fd = fd;
+    ctx->provider = SHMQ_POSIX;
+    ctx->inode = (uint64_t)st.st_ino;
+    point(ctx, base, size);
+    return SHMQ_OK;
+}
+
+int shmq_map_address(shmq_ctx *ctx, void *base, uint64_t size, uint64_t inode) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (ctx->mapped || base == NULL || size < 8192) return fail(ctx, SHMQ_E_ARG, WHAT_MAP, 0, size, 8192, 0);
+    madvise(base, size, MADV_DONTFORK);
+    madvise(base, size, MADV_DONTDUMP);
+    ctx->fd = -1;
+    ctx->provider = SHMQ_SYSV;
+    ctx->inode = inode;
+    point(ctx, base, size);
+    return SHMQ_OK;
+}
+
+/* The System V provider attaches and detaches its own address; we only forget it. */
+int shmq_unmap(shmq_ctx *ctx) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped) return SHMQ_OK;
+    if (ctx->attached) return fail(ctx, SHMQ_E_ARG, WHAT_MAP, 0, 1, 0, 0);
+    if (ctx->provider == SHMQ_POSIX) munmap(ctx->base, ctx->size);
+    ctx->mapped = 0;
+    ctx->base = NULL;
+    ctx->header = NULL;
+    return SHMQ_OK;
+}
+
+/* Put memory behind [offset, offset+length): idempotent, safe to race, safe to be killed in. */
+int shmq_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
+    uint64_t from = offset / SHMQ_PAGE * SHMQ_PAGE, end = round_up(offset + length, SHMQ_PAGE);
+    if (end > ctx->size) return fail(ctx, SHMQ_E_NOMEM, WHAT_RESERVE, offset, end, ctx->size, 0);
+    CRASH_POINT("reserve");
+    for (int tries = 0;; tries++) {
+        int bad = ctx->provider == SHMQ_POSIX ? fallocate(ctx->fd, 0, (off_t)from, (off_t)(end - from))
+                                              : madvise(ctx->base + from, end - from, MADV_POPULATE_WRITE);
+        if (bad == 0) return SHMQ_OK;
+        if (errno == EINTR && tries < 1000) continue;
+        int e = errno;
+        return fail(ctx, e == ENOSPC || e == ENOMEM || e == EFAULT || e == EINTR ? SHMQ_E_NOMEM : SHMQ_E_SYS,
+                    WHAT_RESERVE, from, end - from, 0, e);
+    }
+}
+
+int shmq_format(shmq_ctx *ctx, const shmq_config *config) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped) return fail(ctx, SHMQ_E_ARG, WHAT_MAP, 0, 0, 1, 0);
+    shmq_geometry g;
+    if (shmq_plan(config, &g) > ctx->size) return fail(ctx, SHMQ_E_ARG, WHAT_SIZE, 0, ctx->size, g.total, 0);
+    int rc = shmq_reserve(ctx, 0, g.l0);   /* header, owners, timers, l1 */
+    if (rc != SHMQ_OK) return rc;
+    shmq_header *h = ctx->header;
+    h->version = SHMQ_LAYOUT_VERSION;
+    h->fingerprint = shmq_fingerprint();
+    h->provider = ctx->provider;
+    h->uid = (uint64_t)getuid();
+    h->pidns = pid_namespace();
+    h->created_ns = shmq_now();
+    h->boot = boot_hash();
+    h->geometry = g;
+    h->checksum = header_checksum(h);
+    st_rlx(&h->next_id, 1);
+    st_rlx(&h->anonymous, config->anonymous ? 1 : 0);
+    CRASH_POINT("format");
+    st_rel(&h->magic, SHMQ_MAGIC);   /* I1 */
+    place(ctx);
+    return SHMQ_OK;
+}
+
+static int refuse(shmq_detail *out, int rc, uint32_t what, uint64_t offset, uint64_t found, uint64_t expected) {
+    *out = (shmq_detail){ .what = what, .offset = offset, .found = found, .expected = expected };
+    return rc;
+}
+
+int shmq_check_header(const void *bytes, uint64_t n, uint64_t file_size, shmq_detail *out, uint64_t *total) {
+    shmq_header h;
+    memset(out, 0, sizeof *out);
+    if (n < offsetof(shmq_header, admin)) return refuse(out, SHMQ_E_CORRUPT, WHAT_SIZE, 0, n, offsetof(shmq_header, admin));
+    memset(&h, 0, sizeof h);
+    memcpy((void *)&h, bytes, offsetof(shmq_header, admin));
+    uint64_t magic = ld_rlx(&h.magic);
+    if (magic != SHMQ_MAGIC) return refuse(out, magic == 0 ? SHMQ_E_CORRUPT : SHMQ_E_LAYOUT, WHAT_MAGIC, 0, magic, SHMQ_MAGIC);
+    if (h.version != SHMQ_LAYOUT_VERSION)
+        return refuse(out, SHMQ_E_LAYOUT, WHAT_VERSION, offsetof(shmq_header, version), h.version, SHMQ_LAYOUT_VERSION);
+    if (h.fingerprint != shmq_fingerprint())
+        return refuse(out, SHMQ_E_LAYOUT, WHAT_FINGERPRINT, offsetof(shmq_header, fingerprint), h.fingerprint, shmq_fingerprint());
+    if (h.checksum != header_checksum(&h))
+        return refuse(out, SHMQ_E_CORRUPT, WHAT_CHECKSUM, offsetof(shmq_header, checksum), h.checksum, header_checksum(&h));
+    if (h.uid != (uint64_t)getuid()) return refuse(out, SHMQ_E_ARG, WHAT_UID, offsetof(shmq_header, uid), h.uid, (uint64_t)getuid());
+    if (h.boot != boot_hash()) return refuse(out, SHMQ_E_CORRUPT, WHAT_BOOT, offsetof(shmq_header, boot), h.boot, boot_hash());
+    if (h.pidns != pid_namespace())
+        return refuse(out, SHMQ_E_PIDNS, WHAT_PIDNS, offsetof(shmq_header, pidns), h.pidns, pid_namespace());
+    shmq_config c = { .memory_limit = h.geometry.memory_limit, .max_message = h.geometry.max_message,
+                      .default_ttl_ns = h.geometry.default_ttl_ns };
+    shmq_geometry g;
+    shmq_plan(&c, &g);
+    if (memcmp(&g, &h.geometry, sizeof g) != 0)
+        return refuse(out, SHMQ_E_CORRUPT, WHAT_GEOMETRY, offsetof(shmq_header, geometry), h.geometry.total, g.total);
+    if (file_size < g.total) return refuse(out, SHMQ_E_CORRUPT, WHAT_SIZE, 0, file_size, g.total);
+    *total = g.total;
+    return SHMQ_OK;
+}
+
+int shmq_verify(shmq_ctx *ctx) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped) return fail(ctx, SHMQ_E_ARG, WHAT_MAP, 0, 0, 1, 0);
+    if (ld_acq(&ctx->header->magic) != SHMQ_MAGIC)   /* pairs with I1 */
+        return fail(ctx, SHMQ_E_CORRUPT, WHAT_MAGIC, 0, ld_rlx(&ctx->header->magic), SHMQ_MAGIC, 0);
+    uint64_t total;
+    int rc = shmq_check_header((void *)ctx->header, sizeof(shmq_header), ctx->size, &ctx->detail, &total);
+    if (rc == SHMQ_OK) place(ctx);
+    return rc;
+}
+
+int shmq_segment_snapshot(shmq_ctx *ctx, shmq_segment_info *out) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
+    memset(out, 0, sizeof *out);
+    shmq_header *h = ctx->header;
+    struct stat st;
+    out->total = ctx->size;
+    if (ctx->fd >= 0 && fstat(ctx->fd, &st) == 0) out->memory_used = (uint64_t)st.st_blocks * 512;
+    out->memory_limit = ctx->geometry.memory_limit;
+    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
+        uint64_t n = ld_acq(&h->hwm[k].n);
+        out->blocks += n;
+        for (uint64_t w = 0; w < (n + 63) / 64; w++)
+            out->free_blocks += (uint64_t)__builtin_popcountll(ld_rlx(&ctx->l0[ctx->classes[k].first / 64 + w]));
+        if (ctx->fd < 0) out->memory_used += n * (64 + ctx->classes[k].stride);
+    }
+    out->next_id = ld_rlx(&h->next_id);
+    out->created_ns = h->created_ns;
+    out->owners = ld32_acq(&h->owner_hwm);
+    out->queues = ld32_acq(&h->queue_hwm);
+    out->corrupt = ld32_rlx(&h->corrupt);
+    out->anonymous = ld_rlx(&h->anonymous);
+    out->closing = ld_rlx(&h->closing);
+    return SHMQ_OK;
+}
+
+int shmq_set_flag(shmq_ctx *ctx, uint32_t which, uint64_t value) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped) return SHMQ_E_DETACHED;
+    shmq_au64 *words[] = { &ctx->header->anonymous, &ctx->header->closing, &ctx->header->user_word };
+    if (which >= 3) return SHMQ_E_ARG;
+    st_rel(words[which], value);
+    return SHMQ_OK;
+}
+
+#ifdef SHMQ_CRASHPOINTS
+#include <signal.h>
+void shmq_crash_point(const char *name) {
+    static const char *wanted;
+    static long left;
+    if (wanted == NULL) {
+        const char *text = getenv("SHMQ_CRASH");
+        const char *colon = text ? strchr(text, ':') : NULL;
+        static char copy[64];
+        if (text) snprintf(copy, sizeof copy, "%.*s", colon ? (int)(colon - text) : (int)strlen(text), text);
+        left = colon ? atol(colon + 1) : 1;
+        wanted = copy;
+    }
+    if (*wanted && strcmp(wanted, name) == 0 && --left == 0) kill(getpid(), SIGKILL);
+}
+#endif

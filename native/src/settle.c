@@ -1,0 +1,360 @@
+/* settle.c: the end of a delivery.
+ *
+ *   ack      OWNED(me) --> FREE (LIMBO while a view may be alive)
+ *   nack     OWNED(me) --> MOVE(me) --> in the redelivery ring: READY | due later: DELAYED | too often: dead-letter queue
+ *   reject   OWNED(me) --> MOVE(me) --> dead-letter queue, or FREE when there is none
+ *   x-error  parent.extra -> block E in ATTACHED, E.due_ns = parent: believed only when both sides say so
+ *
+ * I1  The lease is the exact ctl word: one CAS ends it, and fails when it has moved on (STALE).
+ * I2  The held entry is cleared before the CAS that ends the lease; so no stale entry can keep a later life of the block in
+ *     LIMBO. A holder whose CAS fails looks whether the block became LIMBO meanwhile, and re-examines it.
+ * I3  Only the owner of MOVE writes fate, due_ns, expires_ns, extra. fate is one word: attempts, home and reason change together.
+ * I4  A MOVE that loses its owner is routed again from fate and due_ns alone, without counting another attempt.
+ * I5  An attached block is freed before its parent leaves MOVE, and becomes ATTACHED only after parent.extra names it.
+ *
+ * Who dies where: after OWNED -> MOVE: recovery routes it (redelivery; the ack or reject had not returned). After fate, before
+ * the slot CAS: routed to the new home. After the slot CAS: recovery makes it READY. DELAYED without its timer hint: recovery
+ * and every new sidecar scan for DELAYED. E still NEW: freed; E ATTACHED and parent dead in MOVE: kept with the parent.
+ */
+#include "settle.h"
+#include "arena.h"
+#include "owner.h"
+#include "queue.h"
+#include "ring.h"
+#include "timers.h"
+#include "waiter.h"
+
+void settle_quarantine(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
+    if (cas(&block_at(ctx, idx)->ctl, ctl, ctl_to(ctl, SHMQ_BAD, 0))) add32(&ctx->header->corrupt, 1);
+}
+
+/* The attached block of idx, or NOBODY (I5). */
+uint32_t settle_extra(shmq_ctx *ctx, uint32_t idx) {
+    uint32_t e = ld32_acq(&block_at(ctx, idx)->extra) >> 8;
+    if (e == 0 || !block_known(ctx, e - 1)) return NOBODY;
+    shmq_block *x = block_at(ctx, e - 1);
+    return ctl_state(ld_acq(&x->ctl)) == SHMQ_ATTACHED && ld_rlx(&x->due_ns) == idx ? e - 1 : NOBODY;
+}
+
+static void extra_drop(shmq_ctx *ctx, uint32_t idx) {   /* owner of MOVE only */
+    shmq_block *b = block_at(ctx, idx);
+    uint32_t e = settle_extra(ctx, idx);
+    if (e != NOBODY) {
+        uint64_t c = ld_acq(&block_at(ctx, e)->ctl);
+        if (ctl_state(c) == SHMQ_ATTACHED) arena_free(ctx, e, c);
+        CRASH_POINT("extra_freed");
+    }
+    st32_rel(&b->extra, ld32_rlx(&b->extra) & 255);
+}
+
+/* Best effort: without memory the dead letter goes without its text. */
+static void extra_attach(shmq_ctx *ctx, uint32_t idx, const void *bytes, uint32_t n) {
+    if (bytes == NULL || n == 0) return;
+    if (ld32_rlx(&block_at(ctx, idx)->extra) >> 8) extra_drop(ctx, idx);
+    uint32_t e;
+    uint64_t c;
+    if (arena_alloc(ctx, n, &e, &c) != SHMQ_OK) return;
+    shmq_block *x = block_at(ctx, e), *b = block_at(ctx, idx);
+    memcpy(payload_of(ctx, e), bytes, n);
+    x->size = n;
+    st_rlx(&x->fate, fate_make(SHMQ_NO_QUEUE, 0, 0, 0, 0, 0, 0, 0));
+    st_rlx(&x->due_ns, idx);
+    st32_rel(&b->extra, (e + 1) << 8 | (ld32_rlx(&b->extra) & 255));
+    CRASH_POINT("extra_named");
+    cas(&x->ctl, c, ctl_to(c, SHMQ_ATTACHED, 0));
+}
+
+/* Free a block owned under exactly ctl, with what is attached to it. 0 = stale. */
+int settle_free(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
+    shmq_block *b = block_at(ctx, idx);
+    if (ld32_rlx(&b->extra) >> 8) {
+        if (ctl_state(ctl) != SHMQ_MOVE) {
+            uint64_t m = ctl_next(ctl, SHMQ_MOVE, ctx->self);
+            if (!cas(&b->ctl, ctl, m)) return 0;
+            ctl = m;
+        }
+        extra_drop(ctx, idx);
+    }
+    return arena_free(ctx, idx, ctl);
+}
+
+/* Let a dead letter go to its queue, or free it where there is none. The caller owns idx in MOVE. */
+int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
+    shmq_block *b = block_at(ctx, idx);
+    uint64_t f = ld_rlx(&b->fate);
+    local_queue *q, *dead;
+    if (queue_open_local(ctx, fate_home(f), &q) != SHMQ_OK) { settle_free(ctx, idx, ctl); return SHMQ_OK; }
+    uint32_t to = q->options.dead_letter;
+    if (to >= SHMQ_QUEUES || to == fate_home(f) || queue_open_local(ctx, to, &dead) != SHMQ_OK
+        || queue_gen(dead->live) != queue_gen(q->options.dead_word) || queue_status(dead) == SHMQ_GONE) {
+        bump(&q->counters->dropped, 1);
+        settle_free(ctx, idx, ctl);
+        return SHMQ_OK;
+    }
+    bump(&q->counters->dead_lettered, 1);
+    b->expires_ns = 0;
+    st_rlx(&b->due_ns, shmq_now());
+    st_rel(&b->fate, fate_make(to, fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));   /* I3 */
+    CRASH_POINT("fate");
+    return settle_route(ctx, idx, ctl);
+}
+
+static int delay(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
+    if (cas(&block_at(ctx, idx)->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) {
+        CRASH_POINT("delayed");
+        timers_hint(ctx, idx);
+    }
+    return SHMQ_OK;
+}
+
+/* Send a block that the caller owns in MOVE where fate and due_ns say. Nothing is ever dropped for want of room. */
+int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
+    shmq_block *b = block_at(ctx, idx);
+    uint64_t f = ld_rlx(&b->fate);
+    local_queue *q;
+    int rc = queue_open_local(ctx, fate_home(f), &q);
+    if (rc != SHMQ_OK || queue_status(q) == SHMQ_GONE) { settle_free(ctx, idx, ctl); return SHMQ_OK; }
+    if (fate_reason(f) == 0 && fate_attempts(f) > q->options.max_retries && fate_again(f))
+        return settle_kill(ctx, idx, ctl, SHMQ_R_RETRIES);
+    if (ld_rlx(&b->due_ns) > shmq_now()) return delay(ctx, idx, ctl);
+    if (fate_again(f)) rc = queue_again_ready(ctx, q) == SHMQ_OK ? ring_enqueue(ctx, &q->again, idx, ctl, q->again.mask + 1) : SHMQ_FULL;
+    else rc = ring_enqueue(ctx, &q->work, idx, ctl, q->max_depth);
+    if (rc == SHMQ_OK) {
+        queue_bytes_in(q, b->size);
+        waiter_wake(&q->shared->evt);
+        return SHMQ_OK;
+    }
+    if (rc == SHMQ_FULL) return delay(ctx, idx, ctl);   /* due already: the sidecar tries again when there is room */
+    settle_quarantine(ctx, idx, ctl);
+    return rc;
+}
+
+/* Mark a block owned in MOVE for redelivery; an attempt counts only for what was handed out. */
+void settle_again(shmq_ctx *ctx, uint32_t idx, int attempted) {
+    shmq_block *b = block_at(ctx, idx);
+    uint64_t f = ld_rlx(&b->fate);
+    if (attempted && fate_attempts(f) < 4095) f += FATE_ATTEMPT;
+    st_rlx(&b->fate, f | FATE_AGAIN);
+}
+
+/* OWNED (of me, or of a proven-dead owner whose slot entry the caller has cleared) -> back to its queue. */
+int settle_return(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, int attempted) {
+    uint64_t m = ctl_next(ctl, SHMQ_MOVE, ctx->self);
+    if (!cas(&block_at(ctx, idx)->ctl, ctl, m)) return SHMQ_STALE;
+    CRASH_POINT("returned");
+    settle_again(ctx, idx, attempted);
+    st_rlx(&block_at(ctx, idx)->due_ns, 0);
+    return settle_route(ctx, idx, m);
+}
+
+/* ---- what consumers call ---- */
+
+static int lease_ours(shmq_ctx *ctx, const shmq_delivery *d) {
+    if (!block_known(ctx, d->idx) || ctl_state(d->ctl) != SHMQ_OWNED || ctl_owner(d->ctl) != ctx->self) return 0;
+    if (d->held == 0) return 1;
+    if (d->held > SHMQ_HELD || d->held > ctx->held_fresh) return 0;
+    uint64_t e = ld_rlx(&ctx->held[d->held - 1].word);
+    return e && held_idx(e) == d->idx && held_names(e, d->ctl);
+}
+
+/* I2. Call before the CAS that ends the lease. */
+static void let_go(shmq_ctx *ctx, shmq_delivery *d) {
+    if (d->held == 0) return;
+    st_rel(&ctx->held[d->held - 1].word, 0);
+    st_rlx(&ctx->held[d->held - 1].deadline, 0);
+    owner_held_put(ctx, d->held - 1);
+    d->held = 0;
+}
+
+static int stale(shmq_ctx *ctx, shmq_delivery *d) {
+    arena_limbo_check(ctx, d->idx);
+    d->ctl = 0;
+    return SHMQ_STALE;
+}
+
+static void wake_closed(local_queue *q) {   /* the last settled message of a closed queue ends its consumers' loops */
+    if (ld_rlx(&q->shared->word) != q->live) waiter_announce(&q->shared->evt);
+}
+
+int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
+    int rc = ctx_enter(ctx), done = 0;
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
+    for (uint32_t i = 0; i < n; i++, d++) {
+        if (!lease_ours(ctx, d)) { d->ctl = 0; continue; }
+        int leased = d->held != 0;
+        let_go(ctx, d);
+        if (!settle_free(ctx, d->idx, d->ctl)) { stale(ctx, d); continue; }
+        d->ctl = 0;
+        done++;
+        local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
+        if (q->live && leased) {
+            bump(&q->counters->acked, 1);
+            wake_closed(q);
+        } else if (q->live) wake_closed(q);
+    }
+    op_end(ctx);
+    ctx_unlock(ctx);
+    return n == 1 && done == 0 ? SHMQ_STALE : done;
+}
+
+static uint64_t backoff(shmq_ctx *ctx, local_queue *q, unsigned attempts) {
+    uint64_t ns = q->options.backoff_ns, most = q->options.backoff_max_ns;
+    for (unsigned i = 1; i < attempts && i < 40 && (most == 0 || ns < most); i++) ns *= 2;
+    if (most && ns > most) ns = most;
+    if (q->options.jitter_ppm && ns) {   /* xorshift64*: spread retries, nothing more */
+        ctx->random ^= ctx->random >> 12; ctx->random ^= ctx->random << 25; ctx->random ^= ctx->random >> 27;
+        uint64_t r = (ctx->random * UINT64_C(2685821657736338717)) >> 40, span = ns / 1000000 * q->options.jitter_ppm;
+        ns = ns - span / 2 + (span >> 24) * r + (((span & 0xffffff) * r) >> 24);
+    }
+    return ns;
+}
+
+enum verdict { NACK, REJECT, RELEASE };
+
+static int settle(shmq_ctx *ctx, shmq_delivery *d, enum verdict v, uint64_t delay_ns, const void *extra, uint32_t extra_size) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
+    rc = SHMQ_STALE;
+    if (lease_ours(ctx, d)) {
+        shmq_block *b = block_at(ctx, d->idx);
+        uint64_t m = ctl_next(d->ctl, SHMQ_MOVE, ctx->self);
+        let_go(ctx, d);
+        if (!cas(&b->ctl, d->ctl, m)) stale(ctx, d);
+        else {
+            CRASH_POINT("settling");
+            local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
+            d->ctl = 0;
+            rc = SHMQ_OK;
+            extra_attach(ctx, d->idx, extra, extra_size);
+            if (v == REJECT) {
+                bump(&q->counters->rejected, 1);
+                uint64_t f = ld_rlx(&b->fate);
+                if (fate_attempts(f) < 4095) st_rlx(&b->fate, f + FATE_ATTEMPT);
+                rc = settle_kill(ctx, d->idx, m, SHMQ_R_REJECTED);
+            } else {
+                bump(v == NACK ? &q->counters->nacked : &q->counters->returned, 1);
+                settle_again(ctx, d->idx, v == NACK);
+                unsigned attempts = fate_attempts(ld_rlx(&b->fate));
+                if (v == NACK && delay_ns == SHMQ_DELAY_DEFAULT) delay_ns = backoff(ctx, q, attempts);
+                st_rlx(&b->due_ns, v == NACK && delay_ns ? shmq_now() + delay_ns : 0);
+                if (v == NACK && attempts > q->options.max_retries) rc = settle_kill(ctx, d->idx, m, SHMQ_R_RETRIES);
+                else rc = settle_route(ctx, d->idx, m);
+            }
+            wake_closed(q);
+        }
+    }
+    op_end(ctx);
+    ctx_unlock(ctx);
+    return rc;
+}
+
+int shmq_nack(shmq_ctx *ctx, shmq_delivery *d, uint64_t delay_ns, const void *extra, uint32_t extra_size) {
+    return settle(ctx, d, NACK, delay_ns, extra, extra_size);
+}
+int shmq_reject(shmq_ctx *ctx, shmq_delivery *d, const void *extra, uint32_t extra_size) {
+    return settle(ctx, d, REJECT, 0, extra, extra_size);
+}
+int shmq_release(shmq_ctx *ctx, shmq_delivery *d) { return settle(ctx, d, RELEASE, 0, NULL, 0); }
+
+/* A longer lease is a new lease: deadline, then held gen+1, then ctl gen+1. An expiry in between wins or loses whole. */
+int shmq_touch(shmq_ctx *ctx, shmq_delivery *d, uint64_t extend_ns) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = SHMQ_STALE;
+    if (lease_ours(ctx, d) && d->held) {
+        shmq_held *h = &ctx->held[d->held - 1];
+        uint64_t next = ctl_next(d->ctl, SHMQ_OWNED, ctx->self), e = ld_rlx(&h->word);
+        st_rel(&h->deadline, extend_ns ? shmq_now() + extend_ns : 0);
+        st_rel(&h->word, held_make(held_flags(e), ctl_gen(next), d->idx));
+        CRASH_POINT("touched");
+        if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, next)) {
+            d->ctl = next;
+            if (extend_ns) st32_rel(&ctx->header->leases, 1);
+            rc = SHMQ_OK;
+        } else {
+            let_go(ctx, d);
+            stale(ctx, d);
+        }
+    }
+    ctx_unlock(ctx);
+    return rc;
+}
+
+/* Hand out a delivery that was read ahead. STALE when it was given to another consumer meanwhile. */
+int shmq_start(shmq_ctx *ctx, shmq_delivery *d) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = SHMQ_STALE;
+    if (lease_ours(ctx, d) && d->held) {
+        shmq_held *h = &ctx->held[d->held - 1];
+        uint64_t timeout = ctx->local[d->queue % SHMQ_QUEUES].options.ack_timeout_ns;
+        uint64_t next = ctl_next(d->ctl, SHMQ_OWNED, ctx->self);
+        st_rel(&h->deadline, timeout ? shmq_now() + timeout : 0);
+        st_rel(&h->word, held_make(SHMQ_HELD_STARTED, ctl_gen(next), d->idx));
+        if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, next)) { d->ctl = next; rc = SHMQ_OK; }
+        else { let_go(ctx, d); stale(ctx, d); }
+    }
+    ctx_unlock(ctx);
+    return rc;
+}
+
+/* Ack while a view of the payload lives on: the entry stays and names the block, which waits in LIMBO. */
+int shmq_settle_viewed(shmq_ctx *ctx, shmq_delivery *d) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = SHMQ_STALE;
+    if (lease_ours(ctx, d) && d->held) {
+        shmq_block *b = block_at(ctx, d->idx);
+        uint64_t m = ctl_next(d->ctl, SHMQ_MOVE, ctx->self) | (uint64_t)SHMQ_FLAG_VIEWED << 56;
+        st_sc(&ctx->held[d->held - 1].word, held_make(SHMQ_HELD_VIEW, ctl_gen(d->ctl), d->idx));
+        if (cas(&b->ctl, d->ctl, m)) {
+            settle_free(ctx, d->idx, m);
+            local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
+            if (q->live) { bump(&q->counters->acked, 1); wake_closed(q); }
+            rc = SHMQ_OK;
+        }
+        d->ctl = 0;
+    }
+    ctx_unlock(ctx);
+    return rc;
+}
+
+/* The last view of an entry has died. */
+int shmq_view_end(shmq_ctx *ctx, uint32_t held, uint32_t idx) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = SHMQ_STALE;
+    if (held >= 1 && held <= ctx->held_fresh) {
+        uint64_t e = ld_rlx(&ctx->held[held - 1].word);
+        if (e && held_idx(e) == idx && (held_flags(e) & SHMQ_HELD_VIEW)) {
+            st_sc(&ctx->held[held - 1].word, 0);   /* HELD: cleared before the look at ctl */
+            owner_held_put(ctx, held - 1);
+            arena_limbo_check(ctx, idx);
+            rc = SHMQ_OK;
+        }
+    }
+    ctx_unlock(ctx);
+    return rc;
+}
+
+/* Free what a deleted queue still has ready or delayed. Called under the ctx lock. */
+void settle_discard_home(shmq_ctx *ctx, uint32_t home) {
+    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
+        uint64_t n = ld_acq(&ctx->header->hwm[k].n);
+        for (uint64_t i = 0; i < n; i++) {
+            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
+            shmq_block *b = block_at(ctx, idx);
+            uint64_t c = ld_acq(&b->ctl);
+            unsigned st = ctl_state(c);
+            if ((st != SHMQ_READY && st != SHMQ_DELAYED) || fate_home(ld_rlx(&b->fate)) != home) continue;
+            uint64_t pos = ld_rlx(&b->pos), m = ctl_next(c, SHMQ_MOVE, ctx->self);
+            local_ring *r = st == SHMQ_READY ? queue_ring(ctx, pos_ring(pos)) : NULL;
+            if (ld_acq(&b->ctl) != c) continue;
+            /* the slot first: a block never leaves READY with its slot still naming it */
+            if (r) ring_clear(r, pos_position(pos), idx);
+            if (cas(&b->ctl, c, m)) settle_free(ctx, idx, m);
+        }
+    }
+}

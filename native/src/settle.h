@@ -1,0 +1,14 @@
+/* settle.h: what becomes of a delivery: freed, routed back, delayed, dead-lettered. See settle.c. */
+#ifndef SHMQ_SETTLE_H
+#define SHMQ_SETTLE_H
+#include "layout.h"
+
+int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
+int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason);
+void settle_again(shmq_ctx *ctx, uint32_t idx, int attempted);
+int settle_return(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, int attempted);
+int settle_free(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
+void settle_discard_home(shmq_ctx *ctx, uint32_t home);
+uint32_t settle_extra(shmq_ctx *ctx, uint32_t idx);
+void settle_quarantine(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
+#endif

@@ -1,0 +1,240 @@
+/* take.c: from a ring into a consumer's hands; and looking without taking.
+ *
+ *   slot, ctl, slot again (R2) -> held entry -> CAS ctl to OWNED(me, gen+1) -> clear the slot (R1) -> read the header
+ *
+ * I1  The delivery happens at the ctl CAS and nowhere else. The header is only read, and only after it (H29: a consumer never
+ *     writes a header; its lease may end by the clock while it is stopped).
+ * I2  The held entry is written before the CAS, with the generation that the CAS will make: recovery finds every lease through
+ *     it within microseconds, and lease expiry has its deadline. A failed CAS clears it and re-examines LIMBO.
+ * I3  Redelivered messages come first.
+ * Who dies where: entry written, CAS not done: the entry names a generation that never was ours; recovery skips it. After the
+ * CAS: OWNED(dead), returned by recovery; the slot is cleared by anyone in passing.
+ */
+#include "take.h"
+#include "arena.h"
+#include "owner.h"
+#include "queue.h"
+#include "ring.h"
+#include "settle.h"
+#include "waiter.h"
+
+/* Read what the header says, checking every length: the memory is everybody's. 0 = fine. */
+static int describe(shmq_ctx *ctx, uint32_t idx, shmq_delivery *d) {
+    shmq_block *b = block_at(ctx, idx);
+    uint64_t stride = ctx->classes[class_of(ctx, idx)].stride, f = ld_rlx(&b->fate);
+    uint32_t size = b->size;
+    d->data = payload_of(ctx, idx);
+    d->size = size;
+    d->meta = d->extra = NULL;
+    d->meta_size = d->extra_size = 0;
+    if (size > stride) return SHMQ_E_CORRUPT;
+    if (fate_meta(f)) {
+        uint64_t at = ((uint64_t)size + 7) & ~UINT64_C(7);
+        uint32_t n;
+        if (at + 4 > stride) return SHMQ_E_CORRUPT;
+        memcpy(&n, d->data + at, 4);
+        if (at + 4 + n > stride) return SHMQ_E_CORRUPT;
+        d->meta = d->data + at + 4;
+        d->meta_size = n;
+    }
+    d->idx = idx;
+    d->queue = fate_home(f);
+    d->attempt = fate_attempts(f) + 1;
+    d->priority = fate_prio(f);
+    d->reason = fate_reason(f);
+    d->origin = fate_origin(f);
+    d->died_attempts = fate_died(f);
+    d->redelivered = fate_again(f);
+    d->id = b->id;
+    d->published_ns = b->published_ns;
+    d->expires_ns = b->expires_ns;
+    d->died_ns = d->reason ? ld_rlx(&b->due_ns) : 0;
+    if (ld32_rlx(&b->extra) >> 8) {
+        uint32_t e = settle_extra(ctx, idx);
+        if (e != NOBODY && block_at(ctx, e)->size <= ctx->classes[class_of(ctx, e)].stride) {
+            d->extra = payload_of(ctx, e);
+            d->extra_size = block_at(ctx, e)->size;
+        }
+    }
+    return SHMQ_OK;
+}
+
+static void unheld(shmq_ctx *ctx, uint32_t entry, uint32_t idx) {
+    st_sc(&ctx->held[entry].word, 0);
+    owner_held_put(ctx, entry);
+    arena_limbo_check(ctx, idx);
+}
+
+int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint32_t flags, shmq_delivery *out) {
+    uint32_t n = 0, entry = 0;
+    uint64_t now = 0, deadline = 0;
+    int rc = SHMQ_EMPTY;
+    for (uint64_t tries = 0; n < max && tries < (uint64_t)max + 1000000; tries++) {
+        ring_item item;
+        local_ring *r = &q->again;
+        rc = __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) ? ring_find(ctx, r, &item) : SHMQ_EMPTY;
+        if (rc != SHMQ_OK) rc = ring_find(ctx, r = &q->work, &item);
+        if (rc != SHMQ_OK) break;
+        uint64_t own = ctl_next(item.ctl, SHMQ_OWNED, ctx->self);
+        int leased = !(flags & SHMQ_TAKE_FREE);
+        if (leased) {
+            rc = owner_held_get(ctx, &entry);
+            if (rc != SHMQ_OK) break;
+            if (q->options.ack_timeout_ns && !(flags & SHMQ_TAKE_AHEAD)) {
+                if (now == 0) now = shmq_now();
+                deadline = now + q->options.ack_timeout_ns;
+            }
+            if (deadline || ld_rlx(&ctx->held[entry].deadline)) st_rlx(&ctx->held[entry].deadline, deadline);
+            if (!MUTANT(8)) st_rel(&ctx->held[entry].word, held_make(flags & SHMQ_TAKE_AHEAD ? 0 : SHMQ_HELD_STARTED, ctl_gen(own), item.idx));   /* HELD */
+            CRASH_POINT("held");
+        }
+        if (!cas(&block_at(ctx, item.idx)->ctl, item.ctl, own)) {   /* I1 */
+            if (leased) unheld(ctx, entry, item.idx);
+            continue;
+        }
+        ring_taken(r, &item);   /* R1 */
+        shmq_delivery *d = &out[n];
+        shmq_block *b = block_at(ctx, item.idx);
+        rc = describe(ctx, item.idx, d);
+        queue_bytes_out(q, d->size);
+        d->ctl = own;
+        d->held = leased ? entry + 1 : 0;
+        if (rc != SHMQ_OK || d->queue != index) {   /* no history can produce that */
+            if (leased) unheld(ctx, entry, item.idx);
+            settle_quarantine(ctx, item.idx, own);
+            continue;
+        }
+        if (b->expires_ns) {
+            if (now == 0) now = shmq_now();
+            if (b->expires_ns <= now) {
+                if (leased) unheld(ctx, entry, item.idx);
+                uint64_t m = ctl_next(own, SHMQ_MOVE, ctx->self);
+                bump(&q->counters->expired, 1);
+                if (cas(&b->ctl, own, m)) settle_kill(ctx, item.idx, m, SHMQ_R_EXPIRED);
+                continue;
+            }
+        }
+        bump(&q->counters->delivered, 1);
+        bump(&q->counters->delivered_bytes, d->size);
+        if (d->redelivered) bump(&q->counters->redelivered, 1);
+        n++;
+    }
+    return n ? (int)n : rc == SHMQ_OK ? SHMQ_EMPTY : rc;
+}
+
+int take_none_left(shmq_ctx *ctx, local_queue *q) {
+    (void)ctx;
+    if (!ring_seems_empty(&q->work)) return 0;
+    return !__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) || ring_seems_empty(&q->again);
+}
+
+/* Producers sleep: is it time to wake one? In lots, since a wake-up costs more than a message; at once when this consumer is
+ * slow, has emptied the queue, or is about to sleep or leave. Returns the word to wake on, after the lock is released. */
+shmq_au32 *take_space(shmq_ctx *ctx, local_queue *q, uint32_t freed, int leaving) {
+    if (!waiter_present(&q->shared->space)) { q->space_owed = 0; return NULL; }
+    q->space_owed += freed;
+    if (q->space_owed == 0) return NULL;
+    uint64_t now = shmq_now(), before = q->taken_ns;
+    q->taken_ns = now;
+    if (!leaving && q->space_owed < q->lot && now - before < 20000 && !take_none_left(ctx, q)) return NULL;
+    q->space_owed = 0;
+    return &q->shared->space;
+}
+
+int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_delivery *out) {
+    local_queue *q;
+    shmq_au32 *space = NULL, *evt = NULL;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
+    rc = queue_local(ctx, qref, &q);
+    if (rc == SHMQ_OK) {
+        int status = queue_status(q);
+        rc = status == SHMQ_GONE ? SHMQ_GONE : take_some(ctx, q, qref_index(qref), max, flags, out);
+        if (rc > 0) {
+            space = take_space(ctx, q, (uint32_t)rc, 0);
+            if (waiter_present(&q->shared->evt) && !take_none_left(ctx, q)) evt = &q->shared->evt;   /* more work: wake one more */
+        } else if (rc == SHMQ_EMPTY && status == SHMQ_CLOSED && queue_drained(ctx, qref_index(qref))) rc = SHMQ_CLOSED;
+    }
+    op_end(ctx);
+    ctx_unlock(ctx);
+    if (space) waiter_wake(space);
+    if (evt) waiter_wake(evt);
+    return rc;
+}
+
+/* Free all that is ready now. */
+int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
+    local_queue *q;
+    shmq_delivery d;
+    int64_t n = 0;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = queue_local(ctx, qref, &q);
+    uint64_t left = rc == SHMQ_OK ? ring_depth(&q->work) + ring_depth(&q->again) : 0;
+    while (rc == SHMQ_OK && left--) {
+        op_begin(ctx);
+        rc = queue_status(q) == SHMQ_GONE ? SHMQ_GONE : take_some(ctx, q, qref_index(qref), 1, SHMQ_TAKE_FREE, &d);
+        if (rc == 1) { rc = SHMQ_OK; n += settle_free(ctx, d.idx, d.ctl); bump(&q->counters->dropped, 1); }
+        op_end(ctx);
+    }
+    shmq_au32 *space = n ? &q->shared->space : NULL;
+    ctx_unlock(ctx);
+    if (space) waiter_announce(space);
+    return n || rc == SHMQ_EMPTY || rc == SHMQ_OK ? n : rc;
+}
+
+/* Look at the next ready message from *cursor on (0 = the first). The block is kept by a VIEW entry until shmq_view_end.
+ * Redelivered ones first, as they would be taken. EMPTY at the end. */
+int shmq_peek(shmq_ctx *ctx, uint64_t qref, uint64_t *cursor, shmq_delivery *out) {
+    local_queue *q;
+    uint32_t entry;
+    const uint64_t WORK = UINT64_C(1) << 63;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
+    rc = queue_local(ctx, qref, &q);
+    if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) rc = SHMQ_GONE;
+    if (rc == SHMQ_OK) rc = owner_held_get(ctx, &entry);
+    if (rc != SHMQ_OK) { op_end(ctx); ctx_unlock(ctx); return rc; }
+    rc = SHMQ_EMPTY;
+    if (*cursor == 0 && !__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) *cursor = WORK;
+    for (uint64_t tries = 0; tries < 4 * (q->work.mask + q->again.mask + 2); tries++) {
+        local_ring *r = *cursor & WORK ? &q->work : &q->again;
+        uint64_t p = *cursor & ~WORK;
+        ring_depth(r);   /* brings head and tail up */
+        if (p < r->head) p = r->head;
+        if (p >= r->tail) {
+            if (*cursor & WORK) break;
+            *cursor = WORK;
+            continue;
+        }
+        *cursor = (*cursor & WORK) | (p + 1);
+        uint64_t s = ld_acq(&r->slots[p & r->mask]);
+        if (round_diff(slot_round(s), p >> r->lg) != 0 || slot_is_empty(s) || !block_known(ctx, slot_idx(s))) continue;
+        uint32_t idx = slot_idx(s);
+        shmq_block *b = block_at(ctx, idx);
+        uint64_t c = ld_acq(&b->ctl);
+        if (ld_acq(&r->slots[p & r->mask]) != s || ctl_state(c) != SHMQ_READY) continue;
+        st_sc(&ctx->held[entry].word, held_make(SHMQ_HELD_VIEW, ctl_gen(c), idx));
+        if (!cas(&b->ctl, c, c | (uint64_t)SHMQ_FLAG_VIEWED << 56)) {   /* taken, or flagged by another look: again */
+            st_sc(&ctx->held[entry].word, 0);
+            arena_limbo_check(ctx, idx);
+            *cursor = (*cursor & WORK) | p;
+            continue;
+        }
+        if (describe(ctx, idx, out) != SHMQ_OK) {
+            st_sc(&ctx->held[entry].word, 0);
+            continue;
+        }
+        out->ctl = c;
+        out->held = entry + 1;
+        op_end(ctx);
+        ctx_unlock(ctx);
+        return SHMQ_OK;
+    }
+    owner_held_put(ctx, entry);
+    op_end(ctx);
+    ctx_unlock(ctx);
+    return rc;
+}

@@ -1,0 +1,148 @@
+/* timers.c: delayed blocks, and the leases that end by the clock; the sidecar's side of the shared memory.
+ *
+ *   timers[4096]   word: idx+1, 0 = empty       a lossy mailbox: truth is ctl DELAYED and block.due_ns
+ *
+ * I1  DELAYED has no owner: whoever CASes it to MOVE(me) fires it; two sidecars cannot fire one block twice.
+ * I2  A hint may be lost (its writer died, the mailbox was full): timer_lost is set then, or by recovery, and a new sidecar
+ *     scans all blocks anyway. Late, never lost.
+ * I3  A lease ends by the clock only when its held entry names exactly the ctl generation that is replaced; the slot is
+ *     cleared first (the taker may be paused before its own clear), and VIEWED is set: the old holder may still read.
+ */
+#include "timers.h"
+#include "arena.h"
+#include "queue.h"
+#include "ring.h"
+#include "settle.h"
+#include "waiter.h"
+#include <limits.h>
+
+void timers_hint(shmq_ctx *ctx, uint32_t idx) {
+    uint32_t at = add32(&ctx->header->timer_tail, 1) % SHMQ_TIMERS;
+    if (!cas(&ctx->timers[at], 0, idx + 1)) st32_rel(&ctx->header->timer_lost, 1);   /* I2 */
+    CRASH_POINT("hinted");
+    add32(&ctx->header->timer_evt, 2);
+    futex_wake(&ctx->header->timer_evt, INT_MAX);
+}
+
+static int due_of(shmq_ctx *ctx, uint32_t idx, uint64_t *due) {
+    if (!block_known(ctx, idx)) return 0;
+    shmq_block *b = block_at(ctx, idx);
+    if (ctl_state(ld_acq(&b->ctl)) != SHMQ_DELAYED) return 0;
+    *due = ld_rlx(&b->due_ns);
+    return 1;
+}
+
+/* Empty the mailbox into idx[] and due[]. *scan = 1: hints were lost, look at all blocks with shmq_timers_scan. */
+int shmq_timers_collect(shmq_ctx *ctx, uint32_t *idx, uint64_t *due, uint32_t max, uint32_t *scan) {
+    int n = 0, rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    *scan = ld32_acq(&ctx->header->timer_lost) ? xchg32(&ctx->header->timer_lost, 0) : 0;
+    for (uint32_t i = 0; i < SHMQ_TIMERS && (uint32_t)n < max; i++) {
+        uint64_t w = ld_acq(&ctx->timers[i]);
+        if (w == 0 || !cas(&ctx->timers[i], w, 0)) continue;
+        if (w <= SHMQ_BLOCKS && due_of(ctx, (uint32_t)w - 1, &due[n])) idx[n++] = (uint32_t)w - 1;
+    }
+    if ((uint32_t)n == max) *scan |= 2;   /* more to collect */
+    ctx_unlock(ctx);
+    return n;
+}
+
+/* All DELAYED blocks from index *from on; *from moves on, SHMQ_BLOCKS = done. */
+int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due, uint32_t max) {
+    int n = 0, rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    while (*from < SHMQ_BLOCKS && (uint32_t)n < max) {
+        unsigned k = class_of(ctx, *from);
+        uint64_t hwm = ld_acq(&ctx->header->hwm[k].n);
+        if (*from - ctx->classes[k].first >= hwm) {
+            *from = k + 1 < SHMQ_CLASSES ? ctx->classes[k + 1].first : SHMQ_BLOCKS;
+            continue;
+        }
+        if (due_of(ctx, *from, &due[n])) idx[n++] = *from;
+        ++*from;
+    }
+    ctx_unlock(ctx);
+    return n;
+}
+
+/* OK: on its way. FULL: not yet, or no room; *due says when to try again. STALE: not delayed any more. */
+int shmq_timer_fire(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *due) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = SHMQ_STALE;
+    op_begin(ctx);
+    if (block_known(ctx, idx)) {
+        shmq_block *b = block_at(ctx, idx);
+        uint64_t c = ld_acq(&b->ctl), f = ld_rlx(&b->fate);
+        if (ctl_state(c) == SHMQ_DELAYED) {
+            local_queue *q;
+            *due = ld_rlx(&b->due_ns);
+            if (*due > now) rc = SHMQ_FULL;
+            else {
+                rc = SHMQ_OK;   /* look for room first: firing into a full ring would only come back */
+                if (queue_open_local(ctx, fate_home(f), &q) == SHMQ_OK && queue_status(q) != SHMQ_GONE && !fate_again(f)
+                    && ring_depth(&q->work) >= q->max_depth) { *due = now + 20000000; rc = SHMQ_FULL; }
+                uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);   /* I1 */
+                if (rc == SHMQ_OK && cas(&b->ctl, c, m)) { CRASH_POINT("fired"); settle_route(ctx, idx, m); }
+                else if (rc == SHMQ_OK) rc = SHMQ_STALE;
+            }
+        }
+    }
+    op_end(ctx);
+    ctx_unlock(ctx);
+    return rc;
+}
+
+/* I3. Returns how many leases ended; *next = the earliest deadline still to come, 0 = none. */
+int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next) {
+    int n = 0, rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    *next = 0;
+    uint32_t owners = ld32_acq(&ctx->header->leases) ? ld32_acq(&ctx->header->owner_hwm) : 0;
+    op_begin(ctx);
+    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
+        if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
+        uint32_t used = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
+        shmq_held *h = ctx->held_base + (uint64_t)o * SHMQ_HELD;
+        for (uint32_t i = 0; i < used && i < cap && i < SHMQ_HELD; i++) {
+            uint64_t e = ld_acq(&h[i].word), deadline = ld_acq(&h[i].deadline);
+            if (e == 0 || deadline == 0 || (held_flags(e) & SHMQ_HELD_VIEW) || ld_acq(&h[i].word) != e) continue;
+            if (deadline > now) { if (*next == 0 || deadline < *next) *next = deadline; continue; }
+            uint32_t idx = held_idx(e);
+            if (!block_known(ctx, idx)) continue;
+            shmq_block *b = block_at(ctx, idx);
+            uint64_t c = ld_acq(&b->ctl);
+            if (ctl_state(c) != SHMQ_OWNED || ctl_owner(c) != o || !held_names(e, c)) continue;
+            if (ld_acq(&h[i].deadline) != deadline || ld_acq(&h[i].word) != e) continue;   /* touched meanwhile */
+            uint64_t pos = ld_rlx(&b->pos);
+            if (ld_acq(&b->ctl) != c) continue;   /* pos belongs to this lease */
+            local_ring *r = queue_ring(ctx, pos_ring(pos));
+            if (r) ring_clear(r, pos_position(pos), idx);
+            uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | (uint64_t)(MUTANT(11) ? 0 : SHMQ_FLAG_VIEWED) << 56;
+            if (!cas(&b->ctl, c, m)) continue;
+            CRASH_POINT("expired");
+            settle_again(ctx, idx, held_flags(e) & SHMQ_HELD_STARTED);
+            st_rlx(&b->due_ns, 0);
+            settle_route(ctx, idx, m);
+            n++;
+        }
+    }
+    op_end(ctx);
+    ctx_unlock(ctx);
+    return n;
+}
+
+/* max_bytes counts what is ready; deaths make it drift. When nothing moved meanwhile, put the exact sum there. */
+int shmq_bytes_resync(shmq_ctx *ctx, uint64_t qref) {
+    local_queue *q;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = queue_local(ctx, qref, &q);
+    ctx_unlock(ctx);
+    if (rc != SHMQ_OK || !q->max_bytes) return rc;
+    uint64_t before = ld_acq(&q->shared->bytes);
+    shmq_census c;
+    rc = shmq_queue_census(ctx, qref, &c);
+    if (rc == SHMQ_OK && c.moving + c.fresh == 0) cas(&q->shared->bytes, before, c.bytes);
+    return rc;
+}

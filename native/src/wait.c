@@ -1,0 +1,138 @@
+/* wait.c: a consumer waits for messages, a producer for room, the processes behind a broker for work.
+ *
+ * Spin first, sleep then. The spin adapts: it grows while spinning pays and shrinks while it does not, so that an idle
+ * consumer costs nothing and a busy one never pays a wake-up. Every sleep is bounded by a second; whoever has waited that
+ * long looks for dead processes itself, so that recovery needs no supervisor.
+ */
+#include "owner.h"
+#include "queue.h"
+#include "ring.h"
+#include "settle.h"
+#include "take.h"
+#include "waiter.h"
+#include <sched.h>
+
+#define SLICE UINT64_C(1000000000)
+#define SPIN_MIN UINT64_C(2000)
+
+static int items_ready(shmq_ctx *ctx, local_queue *q) {
+    ctx_lock(ctx);
+    int ready = !take_none_left(ctx, q);
+    ctx_unlock(ctx);
+    return ready;
+}
+
+static int space_ready(shmq_ctx *ctx, local_queue *q) {
+    ctx_lock(ctx);
+    uint64_t b = q->max_bytes ? ld_rlx(&q->shared->bytes) : 0;
+    int ready = ring_depth(&q->work) < q->max_depth && (!q->max_bytes || b < q->max_bytes);
+    ctx_unlock(ctx);
+    return ready;
+}
+
+/* Spin until ready or for *spin_ns. Yields between looks once it takes longer: others may need this core to get there. */
+static int spin(shmq_ctx *ctx, local_queue *q, int (*ready)(shmq_ctx *, local_queue *), uint64_t spin_ns, uint64_t deadline) {
+    if (spin_ns == 0) return 0;
+    uint64_t start = shmq_now(), end = start + spin_ns, now = start;
+    if (deadline && end > deadline) end = deadline;
+    do {
+        for (int i = 0; i < 16; i++) {
+            if (ready(ctx, q)) return 1;
+            pause_cpu();
+            pause_cpu();
+        }
+        now = shmq_now();
+        if (now - start > 10000) sched_yield();
+    } while (now < end);
+    return 0;
+}
+
+static int enter(shmq_ctx *ctx, uint64_t qref, local_queue **q, int *status) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = queue_local(ctx, qref, q);
+    if (rc == SHMQ_OK) *status = queue_status(*q);
+    ctx_unlock(ctx);
+    return rc;
+}
+
+/* Wait until the queue may have something to take. spin_ns: at most so long without sleeping; UINT64_MAX = adaptive. */
+int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t spin_ns) {
+    local_queue *q;
+    int status, rc = enter(ctx, qref, &q, &status);
+    if (rc != SHMQ_OK) return rc;
+    if (status == SHMQ_GONE) return SHMQ_GONE;
+    if (items_ready(ctx, q)) return SHMQ_OK;
+    uint64_t budget = spin_ns == UINT64_MAX ? q->spin_ns : spin_ns;
+    if (spin(ctx, q, items_ready, budget, deadline_ns)) {
+        if (spin_ns == UINT64_MAX && q->spin_ns < 50000) q->spin_ns += q->spin_ns / 4;
+        return SHMQ_OK;
+    }
+    if (spin_ns == UINT64_MAX && q->spin_ns > SPIN_MIN) q->spin_ns -= q->spin_ns / 4;
+    ctx_lock(ctx);
+    shmq_au32 *space = take_space(ctx, q, 0, 1);   /* what we owe, before we sleep */
+    ctx_unlock(ctx);
+    if (space) waiter_wake(space);
+    uint32_t seen = MUTANT(5) ? (ld32_sc(&q->shared->evt) | 1) : waiter_prepare(&q->shared->evt);
+    if (!MUTANT(9) && items_ready(ctx, q)) return SHMQ_OK;   /* EVT: bit set, then the ring */
+    status = queue_status(q);
+    if (status == SHMQ_GONE) return SHMQ_GONE;
+    uint64_t slice = SLICE;
+    if (status == SHMQ_CLOSED) {
+        ctx_lock(ctx);
+        int over = queue_drained(ctx, qref_index(qref));
+        ctx_unlock(ctx);
+        if (over) return SHMQ_CLOSED;
+        slice = 20000000;
+    }
+    bump(&q->counters->sleeps, 1);
+    uint64_t before = shmq_now();
+    rc = waiter_sleep(&q->shared->evt, seen, deadline_ns, slice);
+    if (rc == SHMQ_OK) {
+        if (shmq_now() - before > SLICE / 2 && status == SHMQ_OK && !items_ready(ctx, q)) shmq_reap(ctx, 0);
+        return SHMQ_OK;
+    }
+    if (items_ready(ctx, q)) waiter_wake(&q->shared->evt);   /* leaving without a message: pass the baton */
+    return rc;
+}
+
+/* Wait until the queue may have room. A taker wakes us in lots; the bound on each sleep covers one that stops half-way. */
+int shmq_wait_space(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t spin_ns) {
+    local_queue *q;
+    int status, rc = enter(ctx, qref, &q, &status);
+    if (rc != SHMQ_OK || status != SHMQ_OK) return rc != SHMQ_OK ? rc : status;
+    if (space_ready(ctx, q)) return SHMQ_OK;
+    if (spin(ctx, q, space_ready, spin_ns == UINT64_MAX ? 5000 : spin_ns, deadline_ns)) return SHMQ_OK;
+    uint32_t seen = waiter_prepare(&q->shared->space);
+    if (space_ready(ctx, q)) return SHMQ_OK;
+    status = queue_status(q);
+    if (status != SHMQ_OK) return status;
+    uint64_t before = shmq_now();
+    rc = waiter_sleep(&q->shared->space, seen, deadline_ns, q->lot > 1 ? 20000000 : SLICE);
+    if (rc == SHMQ_OK) {
+        if (shmq_now() - before > SLICE / 2 && !space_ready(ctx, q)) shmq_reap(ctx, 0);
+        return SHMQ_OK;
+    }
+    if (space_ready(ctx, q)) waiter_wake(&q->shared->space);
+    return rc;
+}
+
+uint32_t shmq_read_word(shmq_ctx *ctx, uint32_t which) {
+    if (!ld32_rlx(&ctx->alive) || !ctx->mapped) return 0;
+    return ld32_acq(which == SHMQ_WORD_TIMER ? &ctx->header->timer_evt : &ctx->header->attach_evt);
+}
+
+int shmq_wait_word(shmq_ctx *ctx, uint32_t which, uint32_t seen, uint64_t deadline_ns) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped) return SHMQ_E_DETACHED;
+    return waiter_sleep(which == SHMQ_WORD_TIMER ? &ctx->header->timer_evt : &ctx->header->attach_evt, seen, deadline_ns, SLICE);
+}
+
+int shmq_wake_queue(shmq_ctx *ctx, uint64_t qref) {
+    local_queue *q;
+    int status, rc = enter(ctx, qref, &q, &status);
+    if (rc != SHMQ_OK) return rc;
+    waiter_announce(&q->shared->evt);
+    waiter_announce(&q->shared->space);
+    return SHMQ_OK;
+}
