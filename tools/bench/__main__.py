@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -26,13 +27,24 @@ def _arguments(workloads: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="workloads, of: " + ", ".join(workloads))
     parser.add_argument("--peers", default="", help="peers, of: " + ", ".join(MODULES))
     parser.add_argument("--rounds", type=int, default=0, help="default 7, quick 3")
-    parser.add_argument("--out", type=Path, help="write the report here instead of printing it")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="write the report here; a run of everything writes docs/benchmarks.md, others are printed",
+    )
     parser.add_argument("--json", type=Path, help="write every round's figures here")
     parser.add_argument("--from-json", type=Path, help="measure nothing: report earlier figures")
     parser.add_argument(
         "--merge", type=Path, help="keep the workloads of this JSON that are not measured now"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.out is None and not (args.quick or args.only or args.peers):
+        args.out = Path("docs/benchmarks.md")
+    return args
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _chosen(text: str, known: list[str]) -> list[str]:
@@ -68,10 +80,16 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     for key in workloads:
         if key in only:
             print(f"{key}:", file=sys.stderr, flush=True)
+            load_here = os.getloadavg()[0]
             rows = run_workload(workloads[key], peers, options)
-            results[key] = {"rows": [asdict(row) for row in rows]}
+            results[key] = {
+                "rows": [asdict(row) for row in rows],
+                "date": _now(),
+                "rounds": options.rounds,
+                "load": [load_here, os.getloadavg()[0]],
+            }
     meta = {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": _now(),
         "machine": machine.describe(),
         "versions": machine.versions(),
         "notes": _peer_notes(peers or list(MODULES)),
@@ -84,6 +102,8 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, report."""
+    # So that a terminated run kills its measurements as an interrupted one does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     workloads = all_workloads()
     args = _arguments(list(workloads))
     if args.from_json:

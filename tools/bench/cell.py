@@ -38,7 +38,7 @@ def main() -> None:
 
     params["note_pids"] = note_pids
     try:
-        result = {"figures": all_workloads()[params["workload"]].run(params)}
+        result: dict[str, object] = {"figures": all_workloads()[params["workload"]].run(params)}
     except BaseException:  # noqa: BLE001
         result = {"error": traceback.format_exc()}
     _write(out, result)

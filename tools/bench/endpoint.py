@@ -54,7 +54,9 @@ class Endpoint:
     """The same for `x` of a batch."""
     before_chunk: str = ""
     after_chunk: str = ""
-    close: Callable[[], None] = lambda: None
+    flush: Callable[[], object] = lambda: None
+    """Return only when everything put can be taken by others (for a peer that puts in the background)."""
+    close: Callable[[], object] = lambda: None
     """Release what the endpoint holds."""
 
 

@@ -38,7 +38,11 @@ def _commit() -> str:
 def describe() -> dict[str, Any]:
     """Return processor, cores, kernel, interpreter and the like."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    virtual = "hypervisor" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else False
+    virtual = (
+        "hypervisor" in Path("/proc/cpuinfo").read_text()
+        if Path("/proc/cpuinfo").exists()
+        else False
+    )
     return {
         "cpu": _cpu_model() + (" (virtual machine)" if virtual else ""),
         "cores": len(os.sched_getaffinity(0)),

@@ -6,7 +6,7 @@ import struct
 
 _SEQ = struct.Struct("<Q")
 CYCLE_64B = 4000
-CYCLE_BIG = 16
+CYCLE_BIG = 5
 
 
 def numbered(size: int, seq: int) -> bytes:

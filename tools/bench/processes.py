@@ -28,7 +28,9 @@ PRODUCER_CORE = cores()[0]
 CONSUMER_CORE = cores()[-1] if len(cores()) == 1 else cores()[1]
 
 
-def _main(role: Callable[..., Iterator[Any]], args: tuple[Any, ...], core: int, pipe: Connection) -> None:
+def _main(
+    role: Callable[..., Iterator[Any]], args: tuple[Any, ...], core: int, pipe: Connection
+) -> None:
     os.sched_setaffinity(0, {core})
     try:
         for phase in role(*args):

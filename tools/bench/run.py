@@ -71,6 +71,11 @@ def measure(workload: Workload, row: Row, n: int, options: Options) -> dict[str,
             process.communicate(json.dumps(params), timeout=watchdog)
         except subprocess.TimeoutExpired:
             pass
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            _clean(params, out.with_suffix(".pids"))
+            raise
         hung = process.poll() is None
         result = json.loads(out.read_text()) if out.exists() else {}
         # Children of a failed measurement live on in its process group, its servers outside.
@@ -145,7 +150,6 @@ def _reason(error: Exception) -> str:
 def run_workload(workload: Workload, chosen: Iterable[str], options: Options) -> list[Row]:
     """Measure all rows of a workload, interleaved; a row that fails is not tried again."""
     rows = rows_of(workload, chosen)
-    rate_seconds = options.seconds
     for row in rows:
         if row.problem or not workload.calibrate:
             continue
@@ -153,7 +157,8 @@ def run_workload(workload: Workload, chosen: Iterable[str], options: Options) ->
             begin = time.monotonic()
             figures = measure(workload, row, int(row.params.get("first_n", _FIRST_N)), options)
             rate = figures.get("rate") or 1e9 / max(figures["p50"], 200.0) / 2
-            row.n = int(min(max(rate * rate_seconds, 1000), row.params.get("max_n", 20_000_000)))
+            least, most = row.params.get("min_n", 1000), row.params.get("max_n", 20_000_000)
+            row.n = int(min(max(rate * options.seconds, least), most))
             _say(f"  {row.label}: {time.monotonic() - begin:.1f} s, then n = {row.n}")
         except RuntimeError as error:
             row.problem = _reason(error)

@@ -44,7 +44,7 @@ class Figures:
         mine, theirs = self.rows.get((workload, label)), self.rows.get((workload, REFERENCE))
         if not mine or not theirs:
             return None
-        return median(a[figure] / b[figure] for a, b in zip(mine, theirs))
+        return median(a[figure] / b[figure] for a, b in zip(mine, theirs, strict=False))
 
     def best_peer(
         self, workload: str, figure: str, *, highest: bool, only: str = ""
@@ -81,7 +81,9 @@ def _ratio(f: Figures, text: str, workload: str, label: str, least: float) -> Ve
 
 
 def _one_by_one(f: Figures) -> Verdict:
-    text = '64 B one by one, `ack="none"`: must ≥ 10 × multiprocessing.Queue; goal: the fastest peer'
+    text = (
+        '64 B one by one, `ack="none"`: must ≥ 10 × multiprocessing.Queue; goal: the fastest peer'
+    )
     ratio, rate = f.ratio("one-by-one", NONE, "rate"), f.value("one-by-one", NONE, "rate")
     best = f.best_peer("one-by-one", "rate", highest=True)
     if ratio is None or rate is None or best is None:
@@ -97,7 +99,9 @@ def _publish(f: Figures) -> Verdict:
     if p50 is None or p99 is None:
         return Verdict(text, "not measured", None)
     return Verdict(
-        text, f"{p50 / 1000:.2f} µs, {p99 / 1000:.2f} µs", p50 <= 300 and p99 <= 1000  # noqa: PLR2004
+        text,
+        f"{p50 / 1000:.2f} µs, {p99 / 1000:.2f} µs",
+        p50 <= 300 and p99 <= 1000,  # noqa: PLR2004
     )
 
 
@@ -155,7 +159,9 @@ def _depth(f: Figures) -> Verdict:
     middle = (max(values) + min(values)) / 2
     spread = (max(values) - min(values)) / 2 / middle
     return Verdict(
-        text, f"{min(values):.0f} … {max(values):.0f} ns (± {spread * 100:.0f} %)", spread <= 0.2  # noqa: PLR2004
+        text,
+        f"{min(values):.0f} … {max(values):.0f} ns (± {spread * 100:.0f} %)",
+        spread <= 0.2,  # noqa: PLR2004
     )
 
 
@@ -189,9 +195,7 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
                 ("idle", idle, "cpu", 0.5, "%", 100),
             ),
         ),
-        _at_most(
-            f, "Broker(): must ≤ 200 ms", (("start", "broker", "ready", 200, "ms", 1e-6),)
-        ),
+        _at_most(f, "Broker(): must ≤ 200 ms", (("start", "broker", "ready", 200, "ms", 1e-6),)),
         _depth(f),
         _at_most(
             f,

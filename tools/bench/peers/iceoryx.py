@@ -101,5 +101,9 @@ class Iceoryx2(Peer):
             get = "while (_r := _receive()) is None:\n    _listen()\n" + take
         return Endpoint(env=env, get=get, spin=spin)
 
+    def teardown(self) -> None:
+        """Remove what processes that are gone have left."""
+        self._node().try_cleanup_dead_nodes()
+
 
 PEER = Iceoryx2

@@ -29,8 +29,17 @@ class MpQueue(Peer):
     def producer(self, channel: int = 0, index: int = 0) -> Endpoint:
         """Return put()."""
         queue: Any = self.queues[channel]
+
+        def flush() -> None:
+            queue.close()
+            queue.join_thread()
+
         return Endpoint(
-            env={"_put": queue.put}, put="_put(data)", put_many="_put(batch)", close=queue.close
+            env={"_put": queue.put},
+            put="_put(data)",
+            put_many="_put(batch)",
+            flush=flush,
+            close=queue.close,
         )
 
     def consumer(self, channel: int = 0, index: int = 0) -> Endpoint:

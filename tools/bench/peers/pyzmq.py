@@ -1,4 +1,4 @@
-"""pyzmq: PUSH to PULL over a Unix socket (`ipc://`); large messages without the extra copies (`copy=False`)."""
+"""pyzmq: PUSH to PULL over a Unix socket (`ipc://`); large messages without the extra copies (`copy=False`) where that is faster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import zmq
 from tools.bench.endpoint import Caps, Endpoint
 from tools.bench.peers import Peer
 
-_NO_COPY_FROM = 65536
+_NO_COPY_IN_FROM = 256 * 1024
+_NO_COPY_OUT_FROM = 64 * 1024
 
 
 class PyZmq(Peer):
@@ -35,7 +36,7 @@ class PyZmq(Peer):
             socket.set_hwm(max(1, spec.room // spec.consumers))
             socket.connect(f"ipc://{self._path(channel, inbox)}")
             sockets.append(socket)
-        args = ", copy=False" if spec.size >= _NO_COPY_FROM else ""
+        args = ", copy=False" if spec.size >= _NO_COPY_IN_FROM else ""
         if spec.consumers > 1:
             turns = cycle([socket.send for socket in sockets])
             put = f"_next(_turns)(data{args})"
@@ -61,7 +62,7 @@ while True:
 """
         get = "item = _recv()"
         env = {"_recv": socket.recv, "_NOBLOCK": zmq.NOBLOCK, "_Again": zmq.Again}
-        if spec.size >= _NO_COPY_FROM:
+        if spec.size >= _NO_COPY_OUT_FROM:
             env["_out"] = bytearray(spec.size)
             get = "_out[:] = _recv(copy=False).buffer\nitem = _out"
         return Endpoint(env=env, get=get, spin=spin, close=context.destroy)

@@ -32,9 +32,7 @@ class RedisStreams(Peer):
     @classmethod
     def version(cls) -> str:
         """Return the versions of server and client."""
-        text = subprocess.run(
-            ["redis-server", "--version"], capture_output=True, text=True
-        ).stdout
+        text = subprocess.run(["redis-server", "--version"], capture_output=True, text=True).stdout
         server = next((word[2:] for word in text.split() if word.startswith("v=")), "?")
         return f"server {server}, client {super().version()}"
 

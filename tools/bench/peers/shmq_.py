@@ -6,7 +6,6 @@ from contextlib import suppress
 from typing import Any
 
 import shmq
-
 from tools.bench.endpoint import Caps, Endpoint
 from tools.bench.peers import Peer
 

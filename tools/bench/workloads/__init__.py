@@ -49,8 +49,21 @@ def all_workloads() -> dict[str, Workload]:
     from tools.bench.workloads import costs, latency, many, throughput
 
     found = [*throughput.WORKLOADS, *latency.WORKLOADS, *many.WORKLOADS, *costs.WORKLOADS]
-    order = (
-        "one-by-one batch publish-watched publish-deep round-trip-spinning round-trip-blocking "
-        "payload-1k payload-64k payload-1m four-to-four depth memory idle start recovery"
-    ).split()
+    order = [
+        "one-by-one",
+        "batch",
+        "publish-watched",
+        "publish-deep",
+        "round-trip-spinning",
+        "round-trip-blocking",
+        "payload-1k",
+        "payload-64k",
+        "payload-1m",
+        "four-to-four",
+        "depth",
+        "memory",
+        "idle",
+        "start",
+        "recovery",
+    ]
     return {w.key: w for w in sorted(found, key=lambda w: order.index(w.key))}

@@ -66,7 +66,7 @@ def run_depth(params: dict[str, Any]) -> dict[str, float]:
             publish, get = queue.publish, consumer.get
             for _ in range(9):
                 begin = perf_counter_ns()
-                for message, want in zip(puts, wants):
+                for message, want in zip(puts, wants, strict=False):
                     publish(message)
                     item = get().payload
                     if item != want:
@@ -162,7 +162,7 @@ def run_recovery(params: dict[str, Any]) -> dict[str, float]:
             _fill(work, _HELD)
             victim = Child(_victim, params["tag"], core=CONSUMER_CORE)
             pid = victim.wait()
-            seen = set()
+            seen: set[int] = set()
             begin = perf_counter_ns()
             os.kill(pid, signal.SIGKILL)
             while len(seen) < _HELD:
@@ -181,7 +181,9 @@ def run_recovery(params: dict[str, Any]) -> dict[str, float]:
     }
 
 
-_MS = {"unit": "ms", "scale": 1e-6, "digits": 1, "higher_is_better": False}
+def _ms(key: str, title: str) -> Figure:
+    return Figure(key, title, "ms", 1e-6, 1, higher_is_better=False)
+
 
 WORKLOADS = (
     Workload(
@@ -228,9 +230,9 @@ WORKLOADS = (
         "Start and stop",
         "`Broker(name)` until it returns; until a first message has gone through a first queue; `shutdown()`.",
         (
-            Figure("ready", "Broker()", **_MS),
-            Figure("first", "first message", **_MS),
-            Figure("gone", "shutdown()", **_MS),
+            _ms("ready", "Broker()"),
+            _ms("first", "first message"),
+            _ms("gone", "shutdown()"),
         ),
         run_start,
         params=({"label": "broker"},),
@@ -243,9 +245,9 @@ WORKLOADS = (
         "From SIGKILL to the moment another, waiting consumer has received and acknowledged the last of the 1,000, with "
         "1,000,000 messages lying in another queue of the same broker.",
         (
-            Figure("median", "median", **_MS),
-            Figure("best", "best", **_MS),
-            Figure("worst", "worst", **_MS),
+            _ms("median", "median"),
+            _ms("best", "best"),
+            _ms("worst", "worst"),
         ),
         run_recovery,
         params=({"arena": 1_000_000, "trials": 20, "label": "arena of 1,000,000"},),

@@ -164,7 +164,17 @@ _FIGURES = (
     Figure("p99", "p99", "µs", 1e-3, 2, higher_is_better=False),
     Figure("p999", "p99.9", "µs", 1e-3, 1, higher_is_better=False),
 )
-_ALL = ("mp", "shmq", "faster-fifo", "pyzmq", "kickmsg", "zeroq", "cloudtoid", "iceoryx2", "posix_ipc")
+_ALL = (
+    "mp",
+    "shmq",
+    "faster-fifo",
+    "pyzmq",
+    "kickmsg",
+    "zeroq",
+    "cloudtoid",
+    "iceoryx2",
+    "posix_ipc",
+)
 
 WORKLOADS = (
     Workload(
@@ -194,7 +204,17 @@ WORKLOADS = (
         "There and back through two queues, each trip timed; both sides poll without sleeping; every message compared.",
         _FIGURES,
         run_round_trip,
-        ("mp", "shmq", "faster-fifo", "pyzmq", "kickmsg", "zeroq", "cloudtoid", "iceoryx2", "posix_ipc"),
+        (
+            "mp",
+            "shmq",
+            "faster-fifo",
+            "pyzmq",
+            "kickmsg",
+            "zeroq",
+            "cloudtoid",
+            "iceoryx2",
+            "posix_ipc",
+        ),
         ({"room": 1024, "blocking": False, "first_n": 4_000, "max_n": 200_000},),
     ),
     Workload(

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _SIZE = 64
 _SIDES = 4
-_WARM = 100
 
 
 def _producer(peer: Peer, params: dict[str, Any], index: int) -> Iterator[Any]:
@@ -32,6 +31,7 @@ def _producer(peer: Peer, params: dict[str, Any], index: int) -> Iterator[Any]:
     loop(chunks, 1)
     if peer.caps.inbox:
         loop(stops, 1)
+    endpoint.flush()
     yield begin
     endpoint.close()
 
@@ -41,6 +41,7 @@ def _stopper(peer: Peer) -> Iterator[Any]:
     loop = loops.compile_loop(loops.PRODUCE, endpoint)
     yield "open"
     loop([[stop_of(_SIZE)] * _SIDES], 1)
+    endpoint.flush()
     yield "stopped"
     endpoint.close()
 
@@ -75,14 +76,10 @@ def run(params: dict[str, Any]) -> dict[str, float]:
     peer.setup()
     params["note_pids"](peer.helper_pids())
     try:
-        consumers = [
-            Child(_consumer, peer, params, i, core=CONSUMER_CORE) for i in range(_SIDES)
-        ]
+        consumers = [Child(_consumer, peer, params, i, core=CONSUMER_CORE) for i in range(_SIDES)]
         for child in consumers:
             child.wait()
-        producers = [
-            Child(_producer, peer, params, i, core=PRODUCER_CORE) for i in range(_SIDES)
-        ]
+        producers = [Child(_producer, peer, params, i, core=PRODUCER_CORE) for i in range(_SIDES)]
         for child in producers:
             child.wait()
         if not peer.caps.inbox:

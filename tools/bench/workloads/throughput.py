@@ -86,14 +86,14 @@ _PEERS = (
 _RATE = (Figure("rate", "messages", "k/s", 1e-3),)
 _BYTES = (Figure("bytes", "payload", "MB/s", 1e-6), Figure("rate", "messages", "k/s", 1e-3, 1))
 _PAYLOAD = (
-    "The producer has 16 prepared messages of this size and puts them in turn; each is copied in once by the peer's "
+    "The producer has 5 prepared messages of this size and puts them in turn; each is copied in once by the peer's "
     "call (a loan is filled by one copy). The consumer's copy is made once: by the call that returns bytes, or, where "
     "the peer gives a view, by copying the view into a prepared buffer. Length, first and last eight bytes of each "
     "message are compared, in the warm-up all bytes. No peer touches the payload otherwise."
 )
 
 
-def _payload(key: str, size: int, room: int, title: str) -> Workload:
+def _payload(key: str, size: int, room: int, first_n: int, title: str) -> Workload:
     return Workload(
         key,
         f"{title}, one producer, one consumer",
@@ -101,7 +101,7 @@ def _payload(key: str, size: int, room: int, title: str) -> Workload:
         _BYTES,
         run,
         _PEERS,
-        ({"size": size, "room": room, "words": True},),
+        ({"size": size, "room": room, "words": True, "first_n": first_n, "min_n": first_n},),
     )
 
 
@@ -127,7 +127,7 @@ WORKLOADS = (
         ("mp", "shmq", "faster-fifo", "cloudtoid", "redis"),
         ({"size": 64, "room": 4096, "batch": True},),
     ),
-    _payload("payload-1k", 1024, 1024, "1 KiB"),
-    _payload("payload-64k", 65536, 64, "64 KiB"),
-    _payload("payload-1m", 1 << 20, 16, "1 MiB"),
+    _payload("payload-1k", 1024, 1024, 16_000, "1 KiB"),
+    _payload("payload-64k", 65536, 64, 1_600, "64 KiB"),
+    _payload("payload-1m", 1 << 20, 8, 160, "1 MiB"),
 )
