@@ -80,6 +80,8 @@ typedef struct {
     PyObject *payload, *meta, *extra;   /* NULL = not copied / none */
 } DeliveryObject;
 
+int shmq_view_keep(shmq_ctx *ctx, shmq_delivery *delivery) __attribute__((weak));
+
 static PyTypeObject QueueType, ConsumerType, DeliveryType;
 static PyObject *str_publish_slow, *str_publish_many_slow, *str_recover, *str_deadline, *str_ack_failed, *str_ack_many_failed;
 static DeliveryObject *pool[POOL];
@@ -109,7 +111,7 @@ static void lease_unlink(ConsumerObject *c, lease *l) {
 static int lease_settle(ConsumerObject *c, shmq_ctx *ctx, lease *l, int kind, uint64_t delay_ns, const void *extra, uint32_t size) {
     int rc, keep = 0;
     if (l->views && kind != ACK) {
-        keep = shmq_view_keep(ctx, &l->d);
+        keep = shmq_view_keep ? shmq_view_keep(ctx, &l->d) : VIEWS_ALIVE;
         if (keep < 0 && keep != SHMQ_STALE) return keep;
     }
     switch (kind) {
@@ -780,9 +782,11 @@ static PyObject *consumer_get_many(ConsumerObject *self, PyObject *const *args, 
     return NULL;
 }
 
-/* _poll() -> Delivery, or None when there is nothing now; the async loop's get. Belongs to no thread. */
-static PyObject *consumer_poll(ConsumerObject *self, PyObject *unused) {
-    (void)unused;
+/* _poll(thread, looped) -> Delivery, or None when there is nothing now: the get of asyncio, where a task is a thread. */
+static PyObject *consumer_poll(ConsumerObject *self, PyObject *args) {
+    unsigned long thread;
+    int looped;
+    if (!PyArg_ParseTuple(args, "kp", &thread, &looped)) return NULL;
     if (!self->client) return PyErr_Format(PyExc_TypeError, "ConsumerBase: __init__ was not called");
     DeliveryObject *o = delivery_new(self);
     if (!o) return NULL;
@@ -790,7 +794,7 @@ static PyObject *consumer_poll(ConsumerObject *self, PyObject *unused) {
         int rc = take_one(self, o);
         if (rc > 0) {
             o->ctx = self->ctx;
-            if (hand_out(self, o, 0, false) < 0) break;
+            if (hand_out(self, o, thread, looped) < 0) break;
             if (self->mode == NONE) (void)shmq_ack(self->ctx, &o->l.d, 1);
             return (PyObject *)o;
         }
@@ -890,7 +894,7 @@ static PyMethodDef consumer_methods[] = {
     {"get", (PyCFunction)(void (*)(void))consumer_get, METH_FASTCALL | METH_KEYWORDS, PyDoc_STR("get($self, /, timeout=None)\n--\n\nReturn the next delivery; wait up to `timeout` seconds for one (None: for ever, 0: not at all).\n\nRaises: QueueEmpty when the time is over; QueueClosed when the queue is shut down and drained.")},
     {"get_many", (PyCFunction)(void (*)(void))consumer_get_many, METH_FASTCALL | METH_KEYWORDS, PyDoc_STR("get_many($self, /, max_n, timeout=None)\n--\n\nReturn a list of 1 to `max_n` deliveries: what is there now; wait like get() only while there is none.\n\nRaises: QueueEmpty when the time is over; QueueClosed when the queue is shut down and drained.")},
     {"ack_many", (PyCFunction)consumer_ack_many, METH_O, PyDoc_STR("ack_many($self, deliveries, /)\n--\n\nAck all of `deliveries` in few crossings into C; return how many.\n\nRaises: StaleDelivery when the lease of any has moved on; the others are acked all the same.")},
-    {"_poll", (PyCFunction)consumer_poll, METH_NOARGS, NULL},
+    {"_poll", (PyCFunction)consumer_poll, METH_VARARGS, NULL},
     {"_settle_mine", (PyCFunction)consumer_settle_mine, METH_VARARGS, NULL},
     {"_close", (PyCFunction)consumer_close, METH_NOARGS, NULL},
     {"_bind", (PyCFunction)consumer_bind, METH_VARARGS, NULL},

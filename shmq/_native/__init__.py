@@ -27,11 +27,12 @@ def _load() -> ModuleType | None:
     if os.environ.get("SHMQ_NO_ACCEL", "0") not in ("", "0"):
         return None
     try:
-        from shmq._native import _accel
+        from shmq._native import _accel  # type: ignore[attr-defined]
     except ImportError:
         return None
     # Both share structs by address: an accelerator left over from another build would corrupt them.
-    return _accel if _accel.fingerprint == lib.shmq_fingerprint() else None
+    accel: ModuleType = _accel
+    return accel if _accel.fingerprint == lib.shmq_fingerprint() else None
 
 
 ACCEL = _load()

@@ -5,9 +5,25 @@
 
 from typing import Any, Final, TypeAlias
 
-from _cffi_backend import FFI
-
 CData: TypeAlias = Any
+
+class FFI:
+    NULL: Final[CData]
+    buffer: Any
+    error: type[Exception]
+    errno: int
+
+    def new(self, cdecl: str, init: Any = ...) -> CData: ...
+    def cast(self, cdecl: str, source: Any) -> CData: ...
+    def from_buffer(self, source: Any, require_writable: bool = ...) -> CData: ...
+    def gc(self, cdata: CData, destructor: Any, size: int = ...) -> CData: ...
+    def addressof(self, cdata: CData, *fields: str | int) -> CData: ...
+    def string(self, cdata: CData, maxlen: int = ...) -> Any: ...
+    def unpack(self, cdata: CData, length: int) -> Any: ...
+    def memmove(self, dest: Any, src: Any, n: int) -> None: ...
+    def typeof(self, cdecl: str | CData) -> Any: ...
+    def sizeof(self, cdecl: str | CData) -> int: ...
+    def offsetof(self, cdecl: str | CData, *fields: str | int) -> int: ...
 
 ffi: FFI
 
@@ -131,7 +147,9 @@ class Lib:
         """int shmq_verify(shmq_ctx *ctx);"""
 
     @staticmethod
-    def shmq_check_header(bytes: CData | bytes, n: int, file_size: int, out: CData, total: CData, /) -> int:
+    def shmq_check_header(
+        bytes: CData | bytes, n: int, file_size: int, out: CData, total: CData, /
+    ) -> int:
         """int shmq_check_header(const void *bytes, uint64_t n, uint64_t file_size, shmq_detail *out, uint64_t *total);"""
 
     @staticmethod
@@ -259,7 +277,9 @@ class Lib:
         """int shmq_ack(shmq_ctx *ctx, shmq_delivery *deliveries, uint32_t n);"""
 
     @staticmethod
-    def shmq_nack(ctx: CData, delivery: CData, delay_ns: int, extra: CData | bytes, extra_size: int, /) -> int:
+    def shmq_nack(
+        ctx: CData, delivery: CData, delay_ns: int, extra: CData | bytes, extra_size: int, /
+    ) -> int:
         """int shmq_nack(shmq_ctx *ctx, shmq_delivery *delivery, uint64_t delay_ns, const void *extra, uint32_t extra_size);"""
 
     @staticmethod
@@ -281,6 +301,10 @@ class Lib:
     @staticmethod
     def shmq_view_end(ctx: CData, held: int, idx: int, /) -> int:
         """int shmq_view_end(shmq_ctx *ctx, uint32_t held, uint32_t idx);"""
+
+    @staticmethod
+    def shmq_view_keep(ctx: CData, delivery: CData, /) -> int:
+        """int shmq_view_keep(shmq_ctx *ctx, shmq_delivery *delivery);"""
 
     @staticmethod
     def shmq_peek(ctx: CData, queue: int, cursor: CData, out: CData, /) -> int:
@@ -311,7 +335,7 @@ class Lib:
         """int shmq_timers_collect(shmq_ctx *ctx, uint32_t *idx, uint64_t *due, uint32_t max, uint32_t *scan);"""
 
     @staticmethod
-    def shmq_timers_scan(ctx: CData, from: CData, idx: CData, due: CData, max: int, /) -> int:
+    def shmq_timers_scan(ctx: CData, start: CData, idx: CData, due: CData, max: int, /) -> int:
         """int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due, uint32_t max);"""
 
     @staticmethod

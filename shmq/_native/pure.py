@@ -14,7 +14,7 @@ import operator
 import threading
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmq._native._shmq import ffi, lib
 
@@ -27,6 +27,7 @@ EAGER = 4096
 CHUNK = 64
 CONSUMER_CLOSED = -101
 CONSUMER_LIMIT = -102
+VIEWS_ALIVE = -103
 MANUAL, AUTO, NONE = 0, 1, 2
 ACK, NACK, REJECT, RELEASE = 0, 1, 2, 3
 _SETTLED, _LIVE, _VIEWED = 0, 1, 2
@@ -71,8 +72,8 @@ class QueueBase:
                 return sent
         return self._publish_slow(message, **rest)
 
-    def publish_many(self, messages: Iterable[Any], **rest: Any) -> int:
-        return self._publish_many_slow(messages, **rest)
+    def publish_many(self, messages: Iterable[Any], *, timeout: Any = None) -> int:
+        return self._publish_many_slow(messages, timeout=timeout)
 
     def _publish_slow(self, message: Any, *, timeout: Any = None, **fields: Any) -> int:
         raise NotImplementedError
@@ -101,7 +102,7 @@ class QueueBase:
             part = items[start + sent : start + sent + CHUNK]
             messages = ffi.new("shmq_message[]", len(part))
             keep = [ffi.from_buffer(item) for item in part]
-            for m, data in zip(messages, keep):
+            for m, data in zip(messages, keep, strict=True):
                 m.data, m.size, m.ttl_ns = data, len(data), lib.SHMQ_DELAY_DEFAULT
             rc = lib.shmq_publish_many(self._ctx_pointer, self._qref, messages, len(part))
             if rc < 0:
@@ -117,6 +118,7 @@ class DeliveryBase:
 
     _consumer: Any
     _lease: Lease
+    _payload: bytes | None
     _meta: bytes | None
     _extra: bytes | None
 
@@ -145,12 +147,13 @@ class DeliveryBase:
         if self._payload is None:
             lease = self._lease
             if lease.state != _LIVE:
-                return self._ack_failed(lib.SHMQ_STALE)
+                self._ack_failed(lib.SHMQ_STALE)
             lease.views.append(None)  # another thread may settle meanwhile
             try:
-                self._payload = ffi.buffer(lease.d.data, lease.d.size)[:]
+                payload: bytes = ffi.buffer(lease.d.data, lease.d.size)[:]
             finally:
                 self._view_end()
+            self._payload = payload
         return self._payload
 
     def ack(self) -> None:
@@ -163,7 +166,7 @@ class DeliveryBase:
         if rc < 0:
             self._ack_failed(rc)
 
-    def _ack_failed(self, rc: int) -> Any:
+    def _ack_failed(self, rc: int) -> NoReturn:
         raise NotImplementedError
 
     def _settle(self, kind: int, delay_ns: int, extra: bytes | None) -> int:
@@ -266,7 +269,7 @@ class ConsumerBase:
 
     __slots__ = (
         "_ahead", "_client", "_ctx_pointer", "_delivery", "_leases", "_limit", "_mode", "_prefetch",
-        "_qref", "_spare", "_spin_ns", "closed",
+        "_qref", "_spin_ns", "_taken", "closed",
     )  # fmt: skip
 
     def __init__(
@@ -283,12 +286,13 @@ class ConsumerBase:
         self.closed = False
         self._leases: dict[int, Lease] = {}
         self._ahead: deque[CData] = deque()
+        self._taken: dict[int, CData] = {}  # what is or may be read ahead
         self._client: Any = client
         self._ctx_pointer = ffi.cast("shmq_ctx *", address)
         self._qref = qref
         self._mode = mode
         self._prefetch = max(prefetch, 1)
-        self._limit = limit or 1 << 62
+        self._limit = limit
         self._spin_ns = spin_ns
         self._delivery = delivery
 
@@ -299,6 +303,7 @@ class ConsumerBase:
                 lease.state = _SETTLED
             self._leases.clear()
             self._ahead.clear()
+            self._taken.clear()
         self._ctx_pointer = ffi.cast("shmq_ctx *", address)
         self._qref = qref
 
@@ -329,7 +334,7 @@ class ConsumerBase:
     def _lease_settle(self, lease: Lease, kind: int, delay_ns: int, extra: bytes | None) -> int:
         ctx, d, keep = lease.ctx, lease.d, 0
         if lease.views and kind != ACK:
-            keep = lib.shmq_view_keep(ctx, d)
+            keep = lib.shmq_view_keep(ctx, d) if hasattr(lib, "shmq_view_keep") else VIEWS_ALIVE
             if keep < 0 and keep != lib.SHMQ_STALE:
                 return keep
         viewed = bool(lease.views)
@@ -368,8 +373,10 @@ class ConsumerBase:
         """Give everything back; how many deliveries."""
         self.closed = True
         given = 0
-        while self._ahead:
-            given += lib.shmq_release(self._ctx_pointer, self._ahead.popleft()) >= 0
+        self._ahead.clear()
+        for d in list(self._taken.values()):
+            given += d.ctl != 0 and lib.shmq_release(self._ctx_pointer, d) >= 0
+        self._taken.clear()
         for lease in list(self._leases.values()):
             if lease.d.ctl == 0:  # registered, never filled
                 continue
@@ -439,12 +446,12 @@ class ConsumerBase:
             got.append(self._hand_out(lease, got[0]._thread, False))
         return got
 
-    def _poll(self) -> Any:
-        """Return a delivery that belongs to no thread, or None when there is nothing now."""
+    def _poll(self, thread: int, looped: bool) -> Any:
+        """Return a delivery, or None when there is nothing now: the get of asyncio, where a task is a thread."""
         while True:
             lease, rc = self._take_one()
             if rc > 0:
-                return self._hand_out(lease, 0, False)
+                return self._hand_out(lease, thread, looped)
             if rc == lib.SHMQ_EMPTY:
                 return None
             self._recover(rc, 1)
@@ -485,7 +492,7 @@ class ConsumerBase:
         lease = Lease(ctx, ffi.NULL)
         if self.closed:
             return lease, CONSUMER_CLOSED
-        if self.unsettled >= self._limit:
+        if self._limit and self.unsettled >= self._limit:
             return lease, CONSUMER_LIMIT
         if self._mode == NONE or self._prefetch == 1:
             lease.d = ffi.new("shmq_delivery *")
@@ -503,6 +510,7 @@ class ConsumerBase:
                 except IndexError:  # another thread was faster
                     break
                 self._leases[id(lease)] = lease
+                self._taken.pop(id(lease.d), None)
                 rc = lib.shmq_start(ctx, lease.d)
                 if rc >= 0:
                     return lease, 1
@@ -510,10 +518,14 @@ class ConsumerBase:
                 if rc != lib.SHMQ_STALE:  # STALE: given up to a consumer that waited
                     return lease, rc
             batch = ffi.new("shmq_delivery[]", self._prefetch)
+            structs = _each(batch, self._prefetch)
+            self._taken.update((id(d), d) for d in structs)
             rc = lib.shmq_take(ctx, qref, self._prefetch, lib.SHMQ_TAKE_AHEAD, batch)
+            for d in structs[max(rc, 0) :]:
+                del self._taken[id(d)]
             if rc <= 0:
                 return lease, rc
-            self._ahead.extend(_each(batch, rc))
+            self._ahead.extend(structs[:rc])
 
     def __del__(self) -> None:
         try:

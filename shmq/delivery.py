@@ -1,0 +1,267 @@
+"""Delivery: one message in one consumer's hands, until it is settled.
+
+The parts called for every message, `payload` and `ack`, are in `DeliveryBase` (native/accel.c or
+shmq/_native/pure.py). Everything else is here, over cffi.
+
+A view may outlive the settle, and even the Delivery: `_View` holds the block until the last
+memoryview that reads it is gone. Its end may come in any thread, in a forked child and while the
+interpreter shuts down; it takes no lock and never raises.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from shmq._native import DeliveryBase, ffi, lib
+from shmq.errors import RESULTS, InvalidOption, StaleDelivery, explain
+from shmq.message import Decoded, decode_headers, encode_headers
+from shmq.options import NS, parse_duration
+
+if TYPE_CHECKING:
+    from shmq.message import HeaderValue
+
+__all__ = ["Delivery"]
+
+ACK, NACK, REJECT, RELEASE = 0, 1, 2, 3
+VIEWS_ALIVE = -103
+MAX_ERROR_BYTES = 8192
+DEATHS = ("", "retries", "rejected", "expired", "overflow")
+_NO_ERROR = {
+    "retries": "not settled in {} attempts",
+    "rejected": "rejected without a reason",
+    "expired": "outlived its ttl",
+    "overflow": "dropped from a full queue",
+}
+
+
+class Delivery(DeliveryBase):
+    """One delivered message and the right to settle it.
+
+    Exactly one of `ack`, `nack` and `reject` settles it. Whoever does nothing keeps the message
+    until the consumer closes or its process ends; then another consumer gets it, with `attempt` + 1.
+    """
+
+    __slots__ = ()
+
+    # ---- settling --------------------------------------------------------------------------
+
+    def nack(self, delay: float | str | None = None) -> None:
+        """Put the message back for another attempt.
+
+        It comes back after the queue's backoff, or after ``delay`` seconds (0: at once); past
+        `max_retries` it goes to the dead-letter queue instead. Blocks on nothing.
+
+        Raises: StaleDelivery when the lease has moved on or was settled before; ValueError for a
+            negative delay.
+        """
+        delay_ns = lib.SHMQ_DELAY_DEFAULT
+        if delay is not None:
+            seconds = parse_duration(delay, "delay")
+            if seconds is not None:
+                delay_ns = round(seconds * NS)
+        self._settle_or_raise(NACK, delay_ns, None)
+
+    def reject(self, reason: str | None = None) -> None:
+        """Send the message to the dead-letter queue at once; ``reason`` becomes its `x-error`.
+
+        Without a dead-letter queue the message is dropped. Blocks on nothing.
+
+        Raises: StaleDelivery when the lease has moved on or was settled before.
+        """
+        if reason is not None and not isinstance(reason, str):
+            raise TypeError(
+                explain("reason", f"{reason!r}", "a text", "say str(reason) if that is meant")
+            )
+        self._settle_or_raise(REJECT, 0, None if reason is None else error_headers(reason))
+
+    def touch(self, seconds: float | str) -> None:
+        """Keep the lease for another ``seconds`` from now, whatever the queue's `ack_timeout`.
+
+        Raises: StaleDelivery when the lease has moved on already.
+        """
+        duration = parse_duration(seconds, "seconds")
+        if duration is None or duration <= 0:
+            raise InvalidOption(
+                explain("seconds", f"{seconds!r}", "more than 0", "use nack() to give it back")
+            )
+        rc = lib.SHMQ_STALE if self._settled else lib.shmq_touch(
+            ffi.cast("shmq_ctx *", self._ctx),
+            ffi.cast("shmq_delivery *", self._address),
+            round(duration * NS),
+        )  # fmt: skip
+        if rc < 0:
+            self._ack_failed(rc)
+
+    def _settle_or_raise(self, kind: int, delay_ns: int, extra: bytes | None) -> None:
+        rc = self._settle(kind, delay_ns, extra)
+        if rc < 0:
+            self._ack_failed(rc)
+
+    def _ack_failed(self, rc: int) -> NoReturn:
+        what = f"delivery of message {self.id} from queue {self.queue!r}"
+        if rc == lib.SHMQ_E_FORKED:
+            raise StaleDelivery(
+                explain(
+                    what,
+                    "a lease of the process that this one was forked from",
+                    "a lease of this process",
+                    "settle it in the process that got it",
+                )
+            )
+        if rc == lib.SHMQ_STALE and self._consumer._mode == 2:
+            raise StaleDelivery(
+                explain(
+                    what,
+                    'a consumer with ack="none"',
+                    "one that settles",
+                    "leave the call out, or subscribe with ack='manual'",
+                )
+            )
+        if rc == VIEWS_ALIVE:
+            raise BufferError(
+                explain(
+                    what, "views of it that are alive", "none at a nack or reject", "del them first"
+                )
+            )
+        self._consumer._client.check(rc, what)
+        raise RESULTS["SHMQ_STALE"][0](what)
+
+    # ---- reading ---------------------------------------------------------------------------
+
+    @property
+    def view(self) -> memoryview:
+        """A read-only memoryview of the payload in shared memory; nothing is copied.
+
+        It stays readable after the settle, as do slices and arrays made of it: the memory is given
+        back when the last of them is gone. In a forked child the memory is not mapped.
+
+        Raises: StaleDelivery when the delivery is settled already.
+        """
+        if self._consumer._mode == 2:
+            return memoryview(self.payload)  # copied already: the block is gone
+        address = self._view_begin()
+        try:
+            pointer = ffi.gc(ffi.cast("char *", address), _end_of(self))
+        except BaseException:
+            self._view_end()
+            raise
+        return memoryview(ffi.buffer(pointer, self.size)).toreadonly()
+
+    @property
+    def queue(self) -> str:
+        """Name of the queue that it came from."""
+        return self._consumer.queue_name  # type: ignore[no-any-return]
+
+    @property
+    def headers(self) -> dict[str, HeaderValue]:
+        """The message's headers, decoded anew at each use.
+
+        A dead letter's include `x-error`, `x-death-reason` ("retries", "rejected", "expired" or
+        "overflow"), `x-death-queue`, `x-death-time` (seconds since 1970) and `x-attempts`.
+        """
+        return headers_of(
+            self._meta,
+            self._extra,
+            self._reason,
+            lambda: self._consumer.name_of(self._origin),
+            self._died_ns,
+            self._died_attempts,
+        )
+
+    @property
+    def timestamp(self) -> float:
+        """When it was published: seconds since 1970, by this machine's clock."""
+        return wall_clock(self._published_ns)
+
+    @property
+    def ttl(self) -> float | None:
+        """Seconds from publish to expiry; None is never."""
+        return ttl_of(self._published_ns, self._expires_ns)
+
+    @property
+    def delay(self) -> None:
+        """None: whatever the delay was, it is over."""
+        return
+
+    @property
+    def key(self) -> str | bytes | None:
+        """The message's key."""
+        return self._decoded().key
+
+    @property
+    def dedup_id(self) -> str | bytes | None:
+        """The message's deduplication id."""
+        return self._decoded().dedup_id
+
+    def _decoded(self) -> Decoded:
+        return decode_headers(self._meta) if self._meta else Decoded({})
+
+    def __repr__(self) -> str:
+        state = "settled" if self._settled else "unsettled"
+        return f"<shmq.Delivery {self.id} of {self.queue!r}, attempt {self.attempt}, {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            explain(
+                f"delivery of message {self.id}",
+                "an attempt to pickle it",
+                "its payload",
+                "a lease belongs to one process; send delivery.payload instead",
+            )
+        )
+
+
+def _end_of(delivery: Delivery) -> Any:
+    end = delivery._view_end
+
+    def destroy(_: Any) -> None:
+        try:
+            end()
+        except BaseException:  # noqa: BLE001 - a finalizer has nobody to tell
+            pass
+
+    return destroy
+
+
+# ---- shared with Queue.peek ---------------------------------------------------------------------
+
+
+def error_headers(text: str) -> bytes:
+    """Return the encoding of ``x-error``; of a long text the end, where tracebacks say what."""
+    data = text.encode("utf-8", "replace")
+    if len(data) > MAX_ERROR_BYTES:
+        text = "…" + data[-MAX_ERROR_BYTES:].decode("utf-8", "ignore")
+    return encode_headers({"x-error": text})
+
+
+def wall_clock(monotonic_ns: int) -> float:
+    """Return the wall clock time (seconds since 1970) of a CLOCK_MONOTONIC time."""
+    return (time.time_ns() - lib.shmq_now() + monotonic_ns) / NS
+
+
+def ttl_of(published_ns: int, expires_ns: int) -> float | None:
+    """Return seconds from publish to expiry; None when it never expires."""
+    return (expires_ns - published_ns) / NS if expires_ns else None
+
+
+def headers_of(
+    meta: bytes | None,
+    extra: bytes | None,
+    reason: int,
+    origin: Any,
+    died_ns: int,
+    died_attempts: int,
+) -> dict[str, HeaderValue]:
+    """Return the headers published with a message and those added since."""
+    headers = decode_headers(meta).headers if meta else {}
+    if extra:
+        headers.update(decode_headers(extra).headers)
+    if reason:
+        death = DEATHS[reason] if reason < len(DEATHS) else str(reason)
+        headers.setdefault("x-error", _NO_ERROR.get(death, death).format(died_attempts))
+        headers["x-death-reason"] = death
+        headers["x-death-queue"] = origin()
+        headers["x-death-time"] = wall_clock(died_ns)
+        headers["x-attempts"] = died_attempts
+    return headers

@@ -1,0 +1,503 @@
+"""Queue: publish into it, subscribe to it, look at it.
+
+The parts called for every message, `publish` of bytes and `publish_many` of lists of bytes, are in
+`QueueBase` (native/accel.c or shmq/_native/pure.py); what they do not finish at once, because the
+queue is full, the message has headers, or this process was forked, comes to the `_slow` methods.
+
+A Queue is a name, a broker and a number: it pickles as the first two and attaches again on arrival.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from shmq._native import QueueBase, ffi, lib
+from shmq.aio import wait_in_thread
+from shmq.client import Client
+from shmq.consumer import ADAPTIVE, Consumer
+from shmq.delivery import headers_of, ttl_of, wall_clock
+from shmq.errors import QueueFull, explain
+from shmq.message import Message, deadline_of, decode_headers, message_of
+from shmq.options import NS, parse_count
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Loan", "Queue", "QueueStats"]
+
+CHUNK = 256
+MAX_PEEK = 1 << 24
+
+
+@dataclass(frozen=True)
+class QueueStats:
+    """A queue's figures. States are as of now; counts are since its creation, over all processes.
+
+    Attributes:
+        name: Its name.
+        ready: Messages waiting to be taken.
+        unsettled: Messages in consumers' hands, or just on their way between two states.
+        delayed: Messages waiting for their time: delayed publishes and backed-off retries.
+        bytes: Payload bytes of the ready ones.
+        oldest_age: Seconds since the oldest ready message was published; None when there is none.
+        closed: Shut down.
+        published, delivered, acked, nacked, rejected, redelivered, dead_lettered, expired: Counts.
+        dropped: Given up for room, for want of a dead-letter queue, or purged.
+        recovered: Taken back from dead processes. returned: given back by consumers that closed.
+        full: Publishes that found the queue full.
+        published_bytes, delivered_bytes: Payload bytes.
+    """
+
+    name: str
+    ready: int
+    unsettled: int
+    delayed: int
+    bytes: int
+    oldest_age: float | None
+    closed: bool
+    published: int
+    published_bytes: int
+    delivered: int
+    delivered_bytes: int
+    acked: int
+    nacked: int
+    rejected: int
+    redelivered: int
+    dead_lettered: int
+    expired: int
+    dropped: int
+    recovered: int
+    returned: int
+    wakes: int
+    sleeps: int
+    full: int
+
+
+class Queue(QueueBase):
+    """A queue of a broker. Made by `Broker.create_queue` and `Broker.get_queue`.
+
+    May be shared by threads, used in forked children, and sent to other processes by pickling.
+    """
+
+    __slots__ = ("__weakref__", "_overflow", "_priorities", "name")
+
+    if TYPE_CHECKING:
+
+        def publish(
+            self,
+            message: Buffer | Message,
+            *,
+            timeout: float | str | None = None,
+            **fields: Any,
+        ) -> int:
+            """See `_publish_slow`."""
+
+        def publish_many(
+            self, messages: Iterable[Buffer | Message], *, timeout: float | str | None = None
+        ) -> int:
+            """See `_publish_many_slow`."""
+
+    def __init__(self, client: Client, name: str, qref: int | None = None) -> None:
+        self.name = name
+        what = f"queue {name!r}"
+        if qref is None:
+            qref = client.check(lib.shmq_queue_open(client.ctx, name.encode()), what)
+        info = ffi.new("shmq_queue_info *")
+        client.check(lib.shmq_queue_snapshot(client.ctx, qref & 0xFFFF, info), what)
+        self._overflow: int = info.options.overflow
+        self._priorities: int = info.options.priorities
+        super().__init__(client, client.address, qref)
+
+    # ---- publishing ------------------------------------------------------------------------
+
+    def _publish_slow(
+        self, message: Any, *, timeout: float | str | None = None, **fields: Any
+    ) -> int:
+        """Publish a message; return its id, a number unique in this broker.
+
+        ``message`` is a bytes-like object or a Message; ``fields`` are those of Message and override
+        the message's own. The payload is copied once, into shared memory. When this returns, every
+        process sees the message, and it survives the death of this one.
+
+        Blocks only while the queue is full and its overflow policy is "block"; ``timeout`` seconds
+        at most (None: for ever, 0: not at all).
+
+        Raises: QueueFull when the time is over, or at once with overflow="reject"; QueueClosed after
+            shutdown(); MessageTooLarge; OutOfSharedMemory; TypeError and ValueError for bad fields.
+        """
+        deadline = deadline_of(timeout)
+        m = message_of(message, fields)
+        args = self._encoded(m)
+        last = False
+        while True:
+            rc = self._send(*args)
+            if rc >= 0:
+                return rc
+            last = self._wait_for_room(rc, deadline, last)
+
+    def _encoded(self, m: Message) -> tuple[Any, bytes | None, int, int, int]:
+        if m.priority >= self._priorities:
+            raise ValueError(
+                explain(
+                    "priority",
+                    m.priority,
+                    f"less than {self._priorities}, the levels of queue {self.name!r}",
+                    "create the queue with more priorities",
+                )
+            )
+        payload = m.payload
+        if type(payload) is not bytes and not memoryview(payload).c_contiguous:
+            payload = bytes(payload)
+        return payload, m.encoded_headers(), m.ttl_ns, m.delay_ns, m.priority
+
+    def _publish_many_slow(
+        self,
+        messages: Iterable[Any],
+        _done: int = 0,
+        *,
+        timeout: float | str | None = None,
+    ) -> int:
+        """Publish many messages in order, in few crossings into C; return how many.
+
+        Not a transaction: others see each one as soon as it is in. Blocks like `publish`;
+        ``timeout`` is for all together, and QueueFull's text says how many went.
+        """
+        deadline = deadline_of(timeout)
+        done = _done
+        waiting: list[bytes] = []
+        try:
+            for message in messages:
+                if type(message) is bytes:
+                    waiting.append(message)
+                    if len(waiting) >= CHUNK:
+                        done += self._send_all(waiting, deadline, done)
+                    continue
+                done += self._send_all(waiting, deadline, done)
+                args = self._encoded(message_of(message, {}))
+                last = False
+                while (rc := self._send(*args)) < 0:
+                    last = self._wait_for_room(rc, deadline, last, done)
+                done += 1
+        except QueueFull:
+            raise
+        except Exception:
+            # The iterable or a message failed: what came before it goes all the same.
+            self._send_all(waiting, deadline, done)
+            raise
+        return done + self._send_all(waiting, deadline, done)
+
+    def _send_all(self, items: list[bytes], deadline: int, done: int) -> int:
+        sent = 0
+        last = False
+        while sent < len(items):
+            rc = self._send_many(items, sent)
+            if rc > 0:
+                sent += rc
+                last = False
+            else:
+                last = self._wait_for_room(rc, deadline, last, done + sent)
+        items.clear()
+        return sent
+
+    def _wait_for_room(self, rc: int, deadline: int, last: bool, done: int | None = None) -> bool:
+        """Return for another attempt (whether it is the last one), or raise what ``rc`` stands for."""
+        if rc == lib.SHMQ_E_FORKED:
+            self._reattach()
+            return last
+        if rc != lib.SHMQ_FULL:
+            self._client.check(rc, f"queue {self.name!r}")
+            return last
+        if last or deadline == 1 or self._overflow != lib.SHMQ_BLOCK:
+            advice = "add consumers, wait longer (timeout=) or raise the queue's max_depth"
+            if self._overflow == lib.SHMQ_REJECT:
+                advice = 'add consumers, raise max_depth, or create it with overflow="block"'
+            went = "" if done is None else f" after {done} messages were published"
+            raise QueueFull(
+                explain(
+                    f"queue {self.name!r}",
+                    f"max_depth or max_bytes reached{went}",
+                    "room within the timeout",
+                    advice,
+                )
+            )
+        ctx = ffi.cast("shmq_ctx *", self._ctx)
+        return lib.shmq_wait_space(ctx, self._qref, deadline, ADAPTIVE) == lib.SHMQ_TIMEOUT
+
+    async def apublish(
+        self, message: Any, *, timeout: float | str | None = None, **fields: Any
+    ) -> int:
+        """Like `publish`, without blocking the event loop. Cancelling it publishes nothing."""
+        deadline = deadline_of(timeout)
+        args = self._encoded(message_of(message, fields))
+        last = False
+        while True:
+            rc = self._send(*args)
+            if rc >= 0:
+                return rc
+            if rc != lib.SHMQ_FULL or last or deadline == 1 or self._overflow != lib.SHMQ_BLOCK:
+                last = self._wait_for_room(rc, deadline, last)
+                continue
+            rc = await wait_in_thread(self._space_wait(deadline), lambda: None)
+            last = rc == lib.SHMQ_TIMEOUT
+
+    def _space_wait(self, deadline: int) -> Callable[[], int]:
+        client, qref, ctx = self._client, self._qref, ffi.cast("shmq_ctx *", self._ctx)
+        # Naming client keeps its mapping while the wait lasts.
+        return lambda: lib.shmq_wait_space(ctx, qref, deadline, 0) if client is not None else 0
+
+    def loan(self, nbytes: int, **fields: Any) -> Loan:
+        """Return a context manager whose value is a writable memoryview in shared memory.
+
+        Leaving the block publishes what was written there, without a copy; an exception in it
+        publishes nothing. Its contents are undefined at first. ``fields`` are those of Message.
+        The memoryview is invalid afterwards, and no slice or array made of it may be left.
+
+            with queue.loan(1_000_000) as buffer:
+                numpy.frombuffer(buffer)[:] = samples
+
+        Raises (at the end): like `publish`; BufferError when something still refers to the buffer.
+        """
+        return Loan(self, parse_count(nbytes, "nbytes", 0, 1 << 40), fields)
+
+    # ---- consuming -------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        consumer_id: str | None = None,
+        *,
+        ack: str = "manual",
+        prefetch: int = 1,
+        max_unsettled: int | None = None,
+    ) -> Consumer:
+        """Return a consumer of this queue; each message goes to one of a queue's consumers.
+
+        Args:
+            consumer_id: A name for people; need not be unique.
+            ack: "manual": each delivery is settled by its `ack`, `nack` or `reject`. "auto": acked
+                when the next one is asked for, nacked with `x-error` when the body of a `with`
+                raises. "none": at most once; the message is gone when it is handed over.
+            prefetch: How many deliveries it may hold before it is asked for them (1: none).
+            max_unsettled: How many may be handed out and not settled.
+        """
+        return Consumer(self, consumer_id, ack=ack, prefetch=prefetch, max_unsettled=max_unsettled)
+
+    # ---- looking and administering ---------------------------------------------------------
+
+    def depth(self) -> int:
+        """Return how many messages are ready, without counting them one by one."""
+        return self._call(lib.shmq_depth)
+
+    def stats(self) -> QueueStats:
+        """Return the queue's figures. Walks over all blocks: for people and monitors, not for loops."""
+        census = ffi.new("shmq_census *")
+        self._call(lib.shmq_queue_census, census)
+        info = ffi.new("shmq_queue_info *")
+        what = f"queue {self.name!r}"
+        self._client.check(
+            lib.shmq_queue_snapshot(self._client.ctx, self._qref & 0xFFFF, info), what
+        )
+        if info.word >> 8 != self._qref >> 16:
+            self._client.check(lib.SHMQ_GONE, what)
+        counts = dict(zip(_COUNTERS, info.counters, strict=True))
+        return QueueStats(
+            name=self.name,
+            ready=census.ready,
+            unsettled=census.unsettled + census.moving,
+            delayed=census.delayed,
+            bytes=census.bytes,
+            oldest_age=(lib.shmq_now() - census.oldest_ns) / NS if census.oldest_ns else None,
+            closed=info.state != lib.SHMQ_Q_LIVE,
+            **counts,
+        )
+
+    def purge(self) -> int:
+        """Drop every message that is ready; return how many. Unsettled and delayed ones stay."""
+        return self._call(lib.shmq_purge)
+
+    def peek(self, n: int = 1) -> list[Message]:
+        """Return copies of up to ``n`` ready messages, those that are next first; changes nothing."""
+        parse_count(n, "n", 0, MAX_PEEK)
+        cursor = ffi.new("uint64_t *")
+        d = ffi.new("shmq_delivery *")
+        found: list[Message] = []
+        while len(found) < n:
+            rc = lib.shmq_peek(self._client.ctx, self._qref, cursor, d)
+            if rc == lib.SHMQ_EMPTY:
+                break
+            if rc == lib.SHMQ_E_FORKED:
+                self._reattach()
+                continue
+            self._client.check(rc, f"queue {self.name!r}")
+            try:
+                found.append(self._message(d))
+            finally:
+                lib.shmq_view_end(self._client.ctx, d.held, d.idx)
+        return found
+
+    def _message(self, d: Any) -> Message:
+        meta = ffi.buffer(d.meta, d.meta_size)[:] if d.meta_size else None
+        extra = ffi.buffer(d.extra, d.extra_size)[:] if d.extra_size else None
+        reserved = decode_headers(meta) if meta else None
+        return Message(
+            ffi.buffer(d.data, d.size)[:],
+            headers=headers_of(
+                meta, extra, d.reason, lambda: self._name_of(d.origin), d.died_ns, d.died_attempts
+            ),
+            priority=d.priority,
+            ttl=ttl_of(d.published_ns, d.expires_ns),
+            key=reserved.key if reserved else None,
+            dedup_id=reserved.dedup_id if reserved else None,
+            id=d.id,
+            timestamp=wall_clock(d.published_ns),
+        )
+
+    def _name_of(self, index: int) -> str:
+        info = ffi.new("shmq_queue_info *")
+        rc = lib.shmq_queue_snapshot(self._client.ctx, index, info)
+        name: bytes = ffi.string(info.name) if rc >= 0 else b""
+        return name.decode() or f"queue {index}"
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Take nothing in any more; consumers end when what is there has been settled.
+
+        ``immediate`` drops what is ready first, so that consumers end at once.
+        """
+        self._call(lib.shmq_queue_close)
+        if immediate:
+            self.purge()
+
+    # ---- attachment ------------------------------------------------------------------------
+
+    def _reattach(self) -> None:
+        self._client.reattach()
+        self._bind(self._client.address, self._qref)
+
+    def _call(self, call: Callable[..., int], *args: Any) -> int:
+        rc = call(self._client.ctx, self._qref, *args)
+        if rc == lib.SHMQ_E_FORKED:
+            self._reattach()
+            rc = call(self._client.ctx, self._qref, *args)
+        client: Client = self._client
+        return client.check(rc, f"queue {self.name!r}")
+
+    def __reduce__(self) -> Any:
+        return _reopen, (self._client.name, self.name)
+
+    def __repr__(self) -> str:
+        return f"<shmq.Queue {self.name!r} of broker {self._client.name!r}>"
+
+
+# In the order of shmq_counters in native/include/shmq.h.
+_COUNTERS = (
+    "published", "published_bytes", "delivered", "delivered_bytes", "acked", "nacked", "rejected",
+    "redelivered", "dead_lettered", "expired", "dropped", "recovered", "returned", "wakes", "sleeps",
+    "full",
+)  # fmt: skip
+
+
+def _reopen(broker: str, name: str) -> Queue:
+    return Queue(Client.connect(broker), name)
+
+
+class Loan:
+    """Memory of a message to be; see `Queue.loan`."""
+
+    __slots__ = ("_args", "_buffer", "_loan", "_nbytes", "_queue", "_view")
+
+    def __init__(self, queue: Queue, nbytes: int, fields: dict[str, Any]) -> None:
+        timeout = fields.pop("timeout", None)
+        self._queue = queue
+        self._nbytes = nbytes
+        _, meta, ttl, delay, priority = queue._encoded(message_of(b"", fields))
+        self._args = (meta, ttl, delay, priority, deadline_of(timeout))
+        self._loan: Any = None
+        self._buffer: Any = None
+        self._view: memoryview | None = None
+
+    def __enter__(self) -> memoryview:
+        if self._loan is not None:
+            raise RuntimeError(
+                explain("loan", "it was entered before", "a new one", "call queue.loan() again")
+            )
+        queue = self._queue
+        loan = ffi.new("shmq_delivery *")
+        size = len(self._args[0]) if self._args[0] is not None else 0
+        rc = lib.shmq_loan(queue._client.ctx, queue._qref, self._nbytes, size, loan)
+        if rc == lib.SHMQ_E_FORKED:
+            queue._reattach()
+            rc = lib.shmq_loan(queue._client.ctx, queue._qref, self._nbytes, size, loan)
+        queue._client.check(rc, f"queue {queue.name!r}", size=self._nbytes)
+        self._loan = loan
+        ctx, client = queue._client.ctx, queue._client
+        # Whatever becomes of this object, the block goes back when nothing can write to it any more.
+        pointer = ffi.gc(ffi.cast("char *", loan.data), lambda _: _abort(client, ctx, loan))
+        buffer = ffi.buffer(pointer, self._nbytes)
+        self._buffer = weakref.ref(buffer)
+        self._view = memoryview(buffer)
+        del buffer, pointer
+        return self._view
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        view, self._view = self._view, None
+        if view is None:
+            return
+        if error is None:
+            self._publish_unless_referred(view)
+        else:
+            _release(view)
+
+    def _publish_unless_referred(self, view: memoryview) -> None:
+        loan, queue = self._loan, self._queue
+        meta, ttl, delay, priority, deadline = self._args
+        m = ffi.new("shmq_message *")
+        m.size, m.ttl_ns, m.delay_ns, m.priority = self._nbytes, ttl, delay, priority
+        if meta is not None:
+            encoded = ffi.from_buffer(meta)
+            m.meta, m.meta_size = encoded, len(meta)
+        own = ffi.new("shmq_delivery *", loan[0])
+        loan.ctl = 0  # from here on the finalizer leaves the block to us
+        if not _release(view) or self._buffer() is not None:
+            loan[0] = own[0]
+            self._refuse()
+        last = False
+        try:
+            while (rc := lib.shmq_loan_publish(queue._client.ctx, queue._qref, own, m)) < 0:
+                last = queue._wait_for_room(rc, deadline, last)
+        except BaseException:
+            lib.shmq_loan_abort(queue._client.ctx, own)
+            raise
+
+    def _refuse(self) -> NoReturn:
+        raise BufferError(
+            explain(
+                f"loan of queue {self._queue.name!r}",
+                "slices or arrays that still refer to the buffer",
+                "none at the end of the block",
+                "del them before; nothing was published",
+            )
+        )
+
+
+def _release(view: memoryview) -> bool:
+    try:
+        view.release()
+    except BufferError:
+        return False
+    return True
+
+
+def _abort(client: Client, ctx: Any, loan: Any) -> None:
+    try:
+        if loan.ctl and client is not None:
+            lib.shmq_loan_abort(ctx, loan)
+    except BaseException:  # noqa: BLE001 - a finalizer has nobody to tell
+        pass
