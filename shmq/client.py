@@ -21,11 +21,12 @@ import os
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from shmq._native import ffi, lib
 from shmq.errors import RESULTS, Detached, ShmqError, explain
-from shmq.segment import Segment, open_segment
+from shmq.segment import Segment, open_segment, owners_alive
 
 __all__ = ["Client"]
 
@@ -102,6 +103,15 @@ class Client:
             self._closed = True
             if self.pid == os.getpid():
                 lib.shmq_detach(self.ctx)
+                self._last_one_out()
+
+    def _last_one_out(self) -> None:
+        # With supervisor and sidecar killed, nobody else takes an anonymous broker's segment away.
+        info = ffi.new("shmq_segment_info *")
+        if self.role != lib.SHMQ_CLIENT or lib.shmq_segment_snapshot(self.ctx, info) != 0:
+            return
+        if info.anonymous and not owners_alive(self.ctx) and self.segment.claim():
+            self.segment.unlink()
 
     @property
     def closed(self) -> bool:
@@ -147,6 +157,14 @@ class Client:
         _register_multiprocessing_exit()
 
     # ---- results ---------------------------------------------------------------------------
+
+    def call(self, function: Callable[..., int], *arguments: Any) -> int:
+        """Return ``function(ctx, *arguments)``; after a fork, attach anew and call again."""
+        rc = function(self.ctx, *arguments)
+        if rc == lib.SHMQ_E_FORKED:
+            self.reattach()
+            rc = function(self.ctx, *arguments)
+        return rc
 
     def check(self, rc: int, what: str, **facts: object) -> int:
         """Return ``rc`` if it is not negative, else raise what it stands for.

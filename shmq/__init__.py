@@ -1,0 +1,98 @@
+"""shmq: a crash-safe message queue in shared memory.
+
+Any process may be killed at any instruction: published messages stay, what a dead consumer held is
+delivered again, and nobody waits for the dead. See `Broker`, `connect` and `Queue`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from shmq.broker import Broker as Broker
+    from shmq.broker import BrokerStats as BrokerStats
+    from shmq.broker import connect as connect
+    from shmq.consumer import Consumer as Consumer
+    from shmq.delivery import Delivery as Delivery
+    from shmq.errors import BrokerExists as BrokerExists
+    from shmq.errors import BrokerNotRunning as BrokerNotRunning
+    from shmq.errors import CorruptSegment as CorruptSegment
+    from shmq.errors import Detached as Detached
+    from shmq.errors import ForeignSegment as ForeignSegment
+    from shmq.errors import InvalidOption as InvalidOption
+    from shmq.errors import InvalidOptionType as InvalidOptionType
+    from shmq.errors import LayoutMismatch as LayoutMismatch
+    from shmq.errors import LimitReached as LimitReached
+    from shmq.errors import MessageExpired as MessageExpired
+    from shmq.errors import MessageTooLarge as MessageTooLarge
+    from shmq.errors import OptionsMismatch as OptionsMismatch
+    from shmq.errors import OutOfSharedMemory as OutOfSharedMemory
+    from shmq.errors import QueueClosed as QueueClosed
+    from shmq.errors import QueueEmpty as QueueEmpty
+    from shmq.errors import QueueFull as QueueFull
+    from shmq.errors import QueueNotFound as QueueNotFound
+    from shmq.errors import ShmqError as ShmqError
+    from shmq.errors import StaleDelivery as StaleDelivery
+    from shmq.errors import StorageError as StorageError
+    from shmq.errors import TopicNotFound as TopicNotFound
+    from shmq.message import Message as Message
+    from shmq.options import QueueOptions as QueueOptions
+    from shmq.queue import Queue as Queue
+    from shmq.queue import QueueStats as QueueStats
+    from shmq.settings import Settings as Settings
+
+# Public name -> module. Loaded on first use: the supervisor and the sidecar import parts of this
+# package and must stay small, and `import shmq` costs a program nothing until it uses it.
+_HOMES = {
+    **dict.fromkeys(("Broker", "BrokerStats", "connect"), "shmq.broker"),
+    "Consumer": "shmq.consumer",
+    "Delivery": "shmq.delivery",
+    "Message": "shmq.message",
+    **dict.fromkeys(("Queue", "QueueStats"), "shmq.queue"),
+    "QueueOptions": "shmq.options",
+    "Settings": "shmq.settings",
+    **dict.fromkeys(
+        (
+            "BrokerExists",
+            "BrokerNotRunning",
+            "CorruptSegment",
+            "Detached",
+            "ForeignSegment",
+            "InvalidOption",
+            "InvalidOptionType",
+            "LayoutMismatch",
+            "LimitReached",
+            "MessageExpired",
+            "MessageTooLarge",
+            "OptionsMismatch",
+            "OutOfSharedMemory",
+            "QueueClosed",
+            "QueueEmpty",
+            "QueueFull",
+            "QueueNotFound",
+            "ShmqError",
+            "StaleDelivery",
+            "StorageError",
+            "TopicNotFound",
+        ),
+        "shmq.errors",
+    ),
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

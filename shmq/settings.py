@@ -1,0 +1,242 @@
+"""A broker's settings: keyword > environment SHMQ_* > TOML file > default.
+
+The file is the one named by ``config=`` or SHMQ_CONFIG, else ``shmq.toml`` in the working directory
+if there is one. Its keys are the keywords, at the top or in a table ``[shmq]``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from shmq.errors import InvalidOption, InvalidOptionType, StorageError, explain
+from shmq.options import (
+    MAX_DEPTH,
+    parse_choice,
+    parse_count,
+    parse_duration,
+    parse_size,
+    reject_unknown,
+)
+
+STORAGES = ("memory", "disk", "hybrid")
+PROVIDERS = ("posix", "sysv")
+DEFAULT_FILE = "shmq.toml"
+SMALLEST_MEMORY = 1 << 20
+LARGEST_MESSAGE = 1 << 30
+
+
+def ram_bytes() -> int:
+    """Return the size of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Times in seconds, sizes in bytes; texts such as "24h" and "1MB" are accepted throughout."""
+
+    storage: str = "memory"
+    data_dir: str = "./data"
+    default_ttl: float | None = 86400.0
+    max_message_size: int = 1 << 20
+    max_queue_depth: int = 100_000
+    max_retries: int = 3
+    listen_addr: str = "127.0.0.1:5672"
+    metrics: bool = True
+    metrics_interval: float = 1.0
+    shm: str = "posix"
+    memory_limit: int = field(default_factory=ram_bytes)
+
+    def __post_init__(self) -> None:
+        for name, parse in PARSERS.items():
+            object.__setattr__(self, name, parse(getattr(self, name), name))
+        if self.storage != "memory":
+            raise StorageError(
+                explain(
+                    "storage",
+                    f"{self.storage!r}",
+                    "'memory'",
+                    "this version keeps messages in shared memory only",
+                )
+            )
+        if self.max_message_size > self.memory_limit:
+            raise InvalidOption(
+                explain(
+                    "max_message_size",
+                    f"{self.max_message_size:,} bytes",
+                    f"at most memory_limit, {self.memory_limit:,}",
+                    "raise memory_limit",
+                )
+            )
+
+    @classmethod
+    def load(
+        cls,
+        keywords: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+        config: str | os.PathLike[str] | None = None,
+    ) -> Settings:
+        """Return the settings that follow from all four sources."""
+        keywords = {} if keywords is None else keywords
+        environ = os.environ if environ is None else environ
+        names = [setting.name for setting in fields(cls)]
+        reject_unknown("setting", keywords, names)
+        merged: dict[str, Any] = {}
+        path = config if config is not None else environ.get("SHMQ_CONFIG")
+        if path is not None or os.path.exists(DEFAULT_FILE):
+            merged.update(read_file(os.fspath(path or DEFAULT_FILE), names))
+        for name in names:
+            text = environ.get(f"SHMQ_{name.upper()}")
+            if text is not None and text != "":
+                try:
+                    PARSERS[name](text, name)
+                except InvalidOption as error:
+                    raise type(error)(
+                        f"environment variable SHMQ_{name.upper()}, {error}"
+                    ) from None
+                merged[name] = text
+        merged.update(keywords)
+        return cls(**merged)
+
+    def queue_defaults(self) -> dict[str, Any]:
+        """Return the queue options that these settings stand for."""
+        return {
+            "max_depth": self.max_queue_depth,
+            "ttl": self.default_ttl,
+            "max_retries": self.max_retries,
+        }
+
+
+def read_file(path: str, names: list[str]) -> dict[str, Any]:
+    """Return the settings in the TOML file at ``path``."""
+    load = _toml_loads()
+    if load is None:
+        raise InvalidOption(
+            explain(
+                f"settings file {path}",
+                f"Python {sys.version_info[0]}.{sys.version_info[1]} without `tomli`",
+                "a TOML reader",
+                "pip install tomli, or use Python 3.11 or newer",
+            )
+        )
+    try:
+        with open(path, encoding="utf-8") as file:
+            table = load(file.read())
+    except OSError as error:
+        raise InvalidOption(
+            explain(f"settings file {path}", error.strerror, "a readable file", "correct its path")
+        ) from error
+    except ValueError as error:
+        raise InvalidOption(
+            explain(f"settings file {path}", str(error), "valid TOML", "correct it")
+        ) from error
+    table = table.get("shmq", table)
+    if not isinstance(table, dict):
+        raise InvalidOptionType(
+            explain(f"settings file {path}", f"shmq = {table!r}", "a table", "write [shmq]")
+        )
+    try:
+        reject_unknown("setting", table, names)
+        for name, value in table.items():
+            PARSERS[name](value, name)
+    except InvalidOption as error:
+        raise type(error)(f"settings file {path}, {error}") from None
+    return dict(table)
+
+
+def _toml_loads() -> Callable[[str], dict[str, Any]] | None:
+    try:
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            import tomli as tomllib
+    except ImportError:
+        return None
+    return tomllib.loads
+
+
+# ---- one parser per setting: (value, name) -> value -----------------------------------------------
+
+
+def _ttl(value: object, what: str) -> float | None:
+    seconds = parse_duration(value, what)
+    if seconds == 0:
+        raise InvalidOption(explain(what, "0", "more than 0 seconds", "None means never"))
+    return seconds
+
+
+def _interval(value: object, what: str) -> float:
+    seconds = parse_duration(value, what)
+    if not seconds:
+        raise InvalidOption(explain(what, f"{value!r}", "more than 0 seconds", "give an interval"))
+    return seconds
+
+
+def _text(value: object, what: str) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise InvalidOptionType(explain(what, f"{value!r}", "a text", "give one"))
+    return value
+
+
+def _switch(value: object, what: str) -> bool:
+    words = {"1": True, "on": True, "true": True, "yes": True,
+             "0": False, "off": False, "false": False, "no": False}  # fmt: skip
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in words:
+        return words[value.strip().lower()]
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    raise InvalidOptionType(explain(what, f"{value!r}", "on or off", "give one of them"))
+
+
+def _message_size(value: object, what: str) -> int:
+    size = parse_size(value, what)
+    if not 1 <= size <= LARGEST_MESSAGE:
+        raise InvalidOption(explain(what, f"{value!r}", "1 byte to 1 GiB", "choose one in between"))
+    return size
+
+
+def _memory(value: object, what: str) -> int:
+    size = parse_size(value, what)
+    if size < SMALLEST_MEMORY:
+        raise InvalidOption(explain(what, f"{value!r}", "1 MiB or more", "raise it"))
+    return size
+
+
+PARSERS: dict[str, Callable[[object, str], Any]] = {
+    "storage": lambda value, what: parse_choice(value, what, STORAGES),
+    "data_dir": _text,
+    "default_ttl": _ttl,
+    "max_message_size": _message_size,
+    "max_queue_depth": lambda value, what: parse_count(value, what, 1, MAX_DEPTH),
+    "max_retries": lambda value, what: parse_count(value, what, 0, 65534),
+    "listen_addr": _text,
+    "metrics": _switch,
+    "metrics_interval": _interval,
+    "shm": lambda value, what: parse_choice(value, what, PROVIDERS),
+    "memory_limit": _memory,
+}
+
+
+# ---- what of it lives in the segment --------------------------------------------------------------
+# A queue gets the broker's defaults whichever process creates it. Times to live and sizes are in the
+# header's geometry; depth and retries are packed into its user word:
+#   bit 63 = set | retries:16 | depth:32
+
+
+def pack_defaults(max_queue_depth: int, max_retries: int) -> int:
+    """Return the user word for these two."""
+    return 1 << 63 | max_retries << 32 | max_queue_depth
+
+
+def unpack_defaults(word: int) -> tuple[int, int] | None:
+    """Return (max_queue_depth, max_retries); None when the word was never set."""
+    if not word >> 63:
+        return None
+    return word & 0xFFFFFFFF, word >> 32 & 0xFFFF

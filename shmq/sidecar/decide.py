@@ -1,0 +1,150 @@
+"""What the sidecar has to do and when: rules without clock, memory or processes.
+
+All times are nanoseconds of one monotonic clock, 0 = never. The loop asks `Agenda` what is due,
+does it, and tells the agenda what came of it.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+MS = 1_000_000
+SECOND = 1_000 * MS
+NEVER = 0
+
+LEASE_LEAST = 5 * MS
+LEASE_MOST = SECOND
+REAP_ALONE = 250 * MS  # between two looks for dead processes while there is no supervisor
+RESYNC = 5 * SECOND
+TRIM_LOOK = 2 * SECOND
+TRIM_KEEP = 16 << 20  # free memory that is never worth giving back, bytes
+ANONYMOUS_PATIENCE = SECOND // 2  # with neither supervisor nor client
+ALONE_PATIENCE = 30 * SECOND  # with neither supervisor nor client
+
+
+class Timers:
+    """Blocks that wait for their time: a heap, with the latest word on each block winning."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int]] = []
+        self._due: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def put(self, block: int, due: int) -> None:
+        """Note that ``block`` is due at ``due``; replaces what was noted before."""
+        if self._due.get(block) == due:
+            return
+        self._due[block] = due
+        heapq.heappush(self._heap, (due, block))
+        if len(self._heap) > 64 + 4 * len(self._due):
+            self._heap = [(due, block) for block, due in self._due.items()]
+            heapq.heapify(self._heap)
+
+    def pop_due(self, now: int, most: int) -> list[int]:
+        """Take out and return at most ``most`` blocks that are due, the earliest first."""
+        found: list[int] = []
+        while self._heap and self._heap[0][0] <= now and len(found) < most:
+            due, block = heapq.heappop(self._heap)
+            if self._due.get(block) == due:  # else outdated by a later put
+                del self._due[block]
+                found.append(block)
+        return found
+
+    def next_due(self) -> int:
+        """Return when the next block is due; NEVER when there is none."""
+        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else NEVER
+
+
+class TrimRule:
+    """Free memory goes back to the system when a burst is over, not while it may come back.
+
+    It is over when the blocks in use have not risen for one look and most of the memory is free.
+    """
+
+    def __init__(self, keep: int = TRIM_KEEP) -> None:
+        self.keep = keep
+        self._used_blocks = 0
+        self._trimmed_at = -1
+
+    def decide(self, memory_used: int, blocks: int, free_blocks: int) -> int | None:
+        """Return how many free bytes to keep in a trim now; None for no trim."""
+        used_blocks = blocks - free_blocks
+        calm = used_blocks <= self._used_blocks
+        self._used_blocks = used_blocks
+        if not calm or memory_used <= self.keep or free_blocks * 2 < blocks:
+            return None
+        if memory_used == self._trimmed_at:  # nothing changed since it was last tried
+            return None
+        return self.keep
+
+    def trimmed(self, memory_used: int) -> None:
+        """Note what is in use after a trim."""
+        self._trimmed_at = memory_used
+
+
+def lease_period(ack_timeouts: list[int]) -> int:
+    """Return how often to look for expired leases: a quarter of the shortest ack_timeout.
+
+    A lease that starts right after a look is not known before the next one. NEVER without any.
+    """
+    timed = [timeout for timeout in ack_timeouts if timeout]
+    if not timed:
+        return NEVER
+    return min(LEASE_MOST, max(LEASE_LEAST, min(timed) // 4))
+
+
+def earliest(*times: int) -> int:
+    """Return the earliest of some times; NEVER is none of them."""
+    return min((time for time in times if time != NEVER), default=NEVER)
+
+
+class Every:
+    """Something that is due every ``period`` ns (NEVER = not at all), the first time at once."""
+
+    def __init__(self, period: int) -> None:
+        self.period = period
+        self._at = 1
+
+    def due(self, now: int) -> bool:
+        """Return whether it is time; if so, the next time is one period after ``now``."""
+        if self.period == NEVER or now < self._at:
+            return False
+        self._at = now + self.period
+        return True
+
+    def next(self) -> int:
+        """Return when it is due; NEVER if not at all."""
+        return NEVER if self.period == NEVER else self._at
+
+    def change(self, period: int, now: int) -> None:
+        """Change the period; a shorter one counts from ``now``."""
+        if period != self.period:
+            self.period = period
+            self._at = min(self._at, now + period) if period != NEVER else self._at
+
+    def no_later_than(self, at: int) -> None:
+        """Be due at ``at`` if not before."""
+        if at != NEVER:
+            self._at = min(self._at, at)
+
+
+def must_end(
+    *, closing: bool, linked: bool, anonymous: bool, supervisor: bool, clients: int, alone_for: int
+) -> bool:
+    """Return whether the sidecar has nothing more to live for.
+
+    ``linked``: the broker's name still leads to this segment. ``alone_for``: ns without supervisor.
+    """
+    if closing:
+        return True
+    if supervisor or clients:
+        return False
+    # A segment without name, or with a name that nobody knows, can never be adopted; one with a
+    # name waits for `shmq up` with all its messages, and needs no sidecar until then.
+    if anonymous or not linked:
+        return alone_for >= ANONYMOUS_PATIENCE
+    return alone_for >= ALONE_PATIENCE

@@ -1,0 +1,192 @@
+"""The sidecar's loop: sleep on the timer word, do what `decide` says is due, sleep again."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from shmq._native import ffi, lib
+from shmq.client import Client
+from shmq.segment import Segment
+from shmq.sidecar.decide import (
+    NEVER,
+    REAP_ALONE,
+    RESYNC,
+    SECOND,
+    TRIM_LOOK,
+    Every,
+    Timers,
+    TrimRule,
+    earliest,
+    lease_period,
+    must_end,
+)
+
+BATCH = 1024  # blocks per crossing into C
+HOUSEKEEPING = SECOND
+
+
+def run(segment: Segment) -> None:
+    """Serve ``segment`` until its broker ends. Called in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    sidecar = Sidecar(segment)
+    signal.signal(signal.SIGTERM, sidecar.stop)
+    sidecar.serve()
+    lib.shmq_detach(sidecar.ctx)
+
+
+class Sidecar:
+    """One broker's sidecar."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.client = Client(segment, lib.SHMQ_SIDECAR)
+        self.ctx: Any = self.client.ctx
+        self._stopped = False
+        self._timers = Timers()
+        self._scan_from: int | None = 0  # a new sidecar knows nothing: look at all blocks
+        self._leases = Every(NEVER)
+        self._housekeeping = Every(HOUSEKEEPING)
+        self._reap = Every(NEVER)
+        self._trim_look = Every(TRIM_LOOK)
+        self._trim = TrimRule()
+        self._resync = Every(RESYNC)
+        self._bounded: list[int] = []  # qrefs of queues with max_bytes
+        self._alone_since = NEVER
+        self._idx = ffi.new("uint32_t[]", BATCH)
+        self._due = ffi.new("uint64_t[]", BATCH)
+        self._u32 = ffi.new("uint32_t *")
+        self._u64 = ffi.new("uint64_t *")
+        self._info = ffi.new("shmq_segment_info *")
+        self._owner = ffi.new("shmq_owner_info *")
+        self._queue = ffi.new("shmq_queue_info *")
+
+    def stop(self, number: int, frame: object) -> None:
+        """Handle SIGTERM: end after the current step."""
+        self._stopped = True
+
+    def serve(self) -> None:
+        """Run until the broker is closing, or nobody is left."""
+        while not self._stopped:
+            seen = lib.shmq_read_word(self.ctx, lib.SHMQ_WORD_TIMER)
+            more = self._collect()
+            now = lib.shmq_now()
+            more = self._fire(now) or more
+            if self._leases.due(now):
+                lib.shmq_leases_expire(self.ctx, now, self._u64)
+                self._leases.no_later_than(int(self._u64[0]))
+            if self._housekeeping.due(now) and self._look_around(now):
+                return
+            if self._reap.due(now):
+                lib.shmq_reap(self.ctx, 1)
+            if self._trim_look.due(now):
+                self._consider_trim()
+            if self._resync.due(now):
+                for qref in self._bounded:
+                    lib.shmq_bytes_resync(self.ctx, qref)
+            if more or self._stopped:
+                continue
+            deadline = earliest(
+                self._timers.next_due(),
+                self._leases.next(),
+                self._housekeeping.next(),
+                self._reap.next(),
+            )
+            lib.shmq_wait_word(self.ctx, lib.SHMQ_WORD_TIMER, seen, deadline)
+
+    # ---- delayed blocks --------------------------------------------------------------------
+
+    def _collect(self) -> bool:
+        n = lib.shmq_timers_collect(self.ctx, self._idx, self._due, BATCH, self._u32)
+        self._take_in(n)
+        if self._u32[0] & 1:
+            self._scan_from = 0
+        if self._scan_from is not None:
+            self._u32[0] = self._scan_from
+            n = lib.shmq_timers_scan(self.ctx, self._u32, self._idx, self._due, BATCH)
+            self._take_in(n)
+            reached = int(self._u32[0])
+            self._scan_from = None if n < 0 or reached >= lib.SHMQ_BLOCKS else reached
+            return self._scan_from is not None
+        return n == BATCH
+
+    def _take_in(self, n: int) -> None:
+        for i in range(max(0, n)):
+            self._timers.put(int(self._idx[i]), int(self._due[i]))
+
+    def _fire(self, now: int) -> bool:
+        due = self._timers.pop_due(now, BATCH)
+        for block in due:
+            self._u64[0] = now + SECOND
+            rc = lib.shmq_timer_fire(self.ctx, block, now, self._u64)
+            if rc not in (lib.SHMQ_OK, lib.SHMQ_STALE):  # not yet, or no room: later
+                self._timers.put(block, max(int(self._u64[0]), now + 1_000_000))
+        return len(due) == BATCH
+
+    # ---- housekeeping ----------------------------------------------------------------------
+
+    def _look_around(self, now: int) -> bool:
+        """Look at queues and processes; True when there is nothing more to do here."""
+        lib.shmq_segment_snapshot(self.ctx, self._info)
+        self._look_at_queues(now)
+        supervisor, clients = self._look_at_owners()
+        if supervisor:
+            self._alone_since = NEVER
+            self._reap.change(NEVER, now)
+        else:
+            self._alone_since = self._alone_since or now
+            self._reap.change(REAP_ALONE, now)
+        end = must_end(
+            closing=bool(self._info.closing),
+            linked=self.segment.current(),
+            anonymous=bool(self._info.anonymous),
+            supervisor=supervisor,
+            clients=clients,
+            alone_for=now - self._alone_since if self._alone_since else 0,
+        )
+        if end and self._info.anonymous and not self._info.closing:
+            self.segment.unlink()  # nobody else is left to do it
+        return end
+
+    def _look_at_queues(self, now: int) -> None:
+        timeouts = []
+        self._bounded = []
+        for index in range(self._info.queues):
+            if lib.shmq_queue_snapshot(self.ctx, index, self._queue) != lib.SHMQ_OK:
+                continue
+            if self._queue.state not in (lib.SHMQ_Q_LIVE, lib.SHMQ_Q_CLOSED):
+                continue
+            timeouts.append(int(self._queue.options.ack_timeout_ns))
+            if self._queue.options.max_bytes:
+                qref = lib.shmq_queue_adopt(self.ctx, index)
+                if qref >= 0:
+                    self._bounded.append(qref)
+        self._leases.change(lease_period(timeouts), now)
+
+    def _look_at_owners(self) -> tuple[bool, int]:
+        supervisor = False
+        clients = 0
+        for index in range(self._info.owners):
+            lib.shmq_owner_snapshot(self.ctx, index, self._owner)
+            if self._owner.state != lib.SHMQ_OWNER_ALIVE:
+                continue
+            if self._owner.role == lib.SHMQ_SUPERVISOR:
+                dead = lib.shmq_owner_prove(self.ctx, index, 0) == lib.SHMQ_OK
+                supervisor = supervisor or not dead
+            elif self._owner.role == lib.SHMQ_CLIENT:
+                clients += 1
+        return supervisor, clients
+
+    def _consider_trim(self) -> None:
+        lib.shmq_segment_snapshot(self.ctx, self._info)
+        keep = self._trim.decide(
+            int(self._info.memory_used), int(self._info.blocks), int(self._info.free_blocks)
+        )
+        if keep is None:
+            return
+        lib.shmq_trim(self.ctx, keep)
+        lib.shmq_segment_snapshot(self.ctx, self._info)
+        self._trim.trimmed(int(self._info.memory_used))
+

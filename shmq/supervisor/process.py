@@ -1,0 +1,371 @@
+"""The supervisor's life.
+
+    start   claim the segment: make it, or adopt one whose supervisor is dead
+    serve   on a death: declare, recover, restart the sidecar if it was the sidecar
+            once a second: processes that have exec'ed, records of deleted queues
+    end     on SIGTERM (queues are closed, deliveries in hand get a moment), on the closing flag
+            (whoever set it has done that), or when the last client of an anonymous broker is gone
+
+Killed at any point, it leaves a broker that works; the next supervisor adopts it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from typing import Any
+
+from shmq._native import ffi, lib
+from shmq.client import Client
+from shmq.errors import BrokerNotRunning, ShmqError
+from shmq.segment import ANONYMOUS_PREFIX, Segment, clean, create_segment, open_segment
+from shmq.sidecar.loop import run as run_sidecar
+from shmq.supervisor.liveness import Liveness
+from shmq.supervisor.registry import Registry
+
+SWEEP_S = 1.0
+SWEEP_SHARE = 500  # a sweep may cost at most this fraction of the time: its pause grows with it
+YOUNG_S = 1.0  # a sidecar that dies younger than this is restarted after a growing pause
+SIDECAR_START_NS = 5_000_000_000
+GRACE_S = 5.0  # for deliveries in hand, after SIGTERM
+SIDECAR_END_S = 2.0
+
+
+def run(arguments: list[str]) -> int:
+    """Serve one broker until its end. Returns the exit code."""
+    name, options = parse(arguments)
+    foreground = "foreground" in options
+    ready_fd = int(options.get("ready_fd", -1))
+    try:
+        supervisor = Supervisor(name, options)
+        supervisor.start()
+    except (ShmqError, OSError, MemoryError) as error:
+        kind = type(error).__name__ if isinstance(error, ShmqError) else "ShmqError"
+        text = str(error)
+        if ready_fd >= 0:
+            _say(ready_fd, f"error {kind} {text}".replace("\n", "\\n"))
+        else:
+            print(f"shmq: {text}", file=sys.stderr)
+        return 1
+    if ready_fd >= 0:
+        _say(ready_fd, "ok")
+        os.close(ready_fd)
+    if not foreground:
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        os.close(null)
+        os.chdir("/")
+    else:
+        print(
+            f"broker {name!r} is up: supervisor {os.getpid()}, sidecar {supervisor.sidecar_pid}",
+            flush=True,
+        )
+    supervisor.serve()
+    # Past the interpreter's own end: the helper thread may still sit in the core.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def parse(arguments: list[str]) -> tuple[str, dict[str, str]]:
+    """Return (name, options) of a command line that `spawn.command` wrote."""
+    name = arguments[0]
+    options = {}
+    for word in arguments[1:]:
+        key, _, value = word.removeprefix("--").partition("=")
+        options[key.replace("-", "_")] = value
+    return name, options
+
+
+def _say(fd: int, line: str) -> None:
+    try:
+        os.write(fd, line.encode(errors="replace")[:60000] + b"\n")
+    except OSError:
+        pass  # whoever wanted to know is gone
+
+
+class Supervisor:
+    """One broker's supervisor."""
+
+    def __init__(self, name: str, options: dict[str, str]) -> None:
+        self.name = name
+        self.foreground = "foreground" in options
+        self.provider = options.get("shm", "posix")
+        self.user_word = int(options.get("user_word", 0))
+        self.must_exist = "adopt" in options
+        creator = int(options.get("creator", 0))
+        self.config = ffi.new("shmq_config *")
+        self.config.memory_limit = int(options.get("memory_limit", 1 << 30))
+        self.config.max_message = int(options.get("max_message", 1 << 20))
+        self.config.default_ttl_ns = int(options.get("ttl_ns", 0))
+        self.config.provider = lib.SHMQ_SYSV if self.provider == "sysv" else lib.SHMQ_POSIX
+        self.config.anonymous = int(options.get("anonymous", 0))
+        self.liveness = Liveness()
+        self.segment: Segment
+        self.client: Client
+        self.registry: Registry
+        self.ctx: Any = ffi.NULL
+        self.anonymous = False
+        self.sidecar_pid = 0
+        self._sidecar_child = 0
+        self._sidecar_started = 0.0
+        self._sidecar_not_before = 0.0
+        self._early_deaths = 0
+        self._creator_fd = _open_pid(creator) if creator else -1
+        self._creator_pid = creator
+        self._terminate = 0
+        self._drain_until: float | None = None
+        self._sweep_at = 0.0
+        self._first_sweep = True
+        self._info = ffi.new("shmq_segment_info *")
+
+    # ---- start -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make or adopt the segment and start the sidecar."""
+        self._install_signals()
+        _raise_descriptor_limit()
+        if self.must_exist:
+            # Called to restart what is missing, not to bring an empty broker into being.
+            open_segment(self.name).close()
+        self.segment, adopted = create_segment(
+            self.name, self.provider, self.config, self.user_word
+        )
+        try:
+            self.client = Client(self.segment, lib.SHMQ_SUPERVISOR)
+        except BaseException:
+            if not adopted:
+                self.segment.unlink()
+            raise
+        self.ctx = self.client.ctx
+        self._snapshot()
+        if self._info.closing and self.must_exist:
+            self._end()
+            raise BrokerNotRunning(
+                f"broker {self.name!r}: found one that was shutting down, expected a running one; "
+                "start it anew"
+            )
+        if adopted:
+            lib.shmq_set_flag(self.ctx, 1, 0)
+        self.anonymous = bool(self._info.anonymous)
+        self.registry = Registry(self.ctx, self.liveness.epoll)
+        lib.shmq_reap(self.ctx, 1)
+        self.registry.sync()
+        gc.collect()
+        gc.freeze()
+        self._ensure_sidecar()
+        self._await_sidecar()
+        self.liveness.watch_table(self.ctx)
+        if self._creator_fd >= 0:
+            self.liveness.epoll.register(self._creator_fd)
+
+    def _install_signals(self) -> None:
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal if self.foreground else signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, self._on_signal if self.foreground else signal.SIG_IGN)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, lambda number, frame: self.liveness.poke())
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._terminate += 1
+        self.liveness.poke()
+
+    # ---- serve -----------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Watch until the broker's end, then take it down."""
+        self.registry.sync()
+        while not self._over():
+            fds, poked = self.liveness.wait(self._pause())
+            for fd in fds:
+                if fd == self._creator_fd:
+                    self._drop_creator()
+                else:
+                    self.registry.died(fd)
+            if poked or fds:
+                self.registry.sync()
+            if time.monotonic() >= self._sweep_at:
+                self._sweep()
+            self._ensure_sidecar()
+        self._end()
+
+    def _pause(self) -> float:
+        pause = self._sweep_at - time.monotonic()
+        if self._drain_until is not None:
+            pause = min(pause, 0.02)
+        if not self.sidecar_pid:
+            pause = min(pause, self._sidecar_not_before - time.monotonic())
+        return max(0.0, pause)
+
+    def _over(self) -> bool:
+        self._snapshot()
+        if self._info.closing and not self._terminate:
+            return True
+        if self._terminate:
+            if self._info.closing or self._terminate > 1:
+                return True
+            if self._drain_until is None:
+                self._drain_until = time.monotonic() + GRACE_S
+                close_queues(self.ctx)
+            return (
+                time.monotonic() >= self._drain_until
+                or self.registry.held(lib.SHMQ_CLIENT) == 0
+            )
+        if self.anonymous and self.registry.count(lib.SHMQ_CLIENT) == 0:
+            # Its creator may be on the way: ready was said, it has not attached yet.
+            return self._creator_fd < 0
+        if self._creator_fd >= 0 and any(
+            watched.pid == self._creator_pid for watched in self.registry.alive.values()
+        ):
+            self._drop_creator()
+        return False
+
+    def _drop_creator(self) -> None:
+        if self._creator_fd >= 0:
+            self.liveness.epoll.unregister(self._creator_fd)
+            os.close(self._creator_fd)
+            self._creator_fd = -1
+
+    def _sweep(self) -> None:
+        before = time.monotonic()
+        lib.shmq_reap(self.ctx, 1)
+        lib.shmq_queue_collect(self.ctx)
+        if self._first_sweep:
+            self._first_sweep = False
+            clean(prefix=ANONYMOUS_PREFIX)  # of brokers that were killed with all their processes
+        if not self.segment.current():
+            # Somebody took the name away (`rm`, tmpfs clean-up): nobody can come any more. Serve
+            # those who are here; the last one ends it, as with an anonymous broker.
+            self.anonymous = True
+        self.registry.sync()
+        now = time.monotonic()
+        self._sweep_at = now + max(SWEEP_S, (now - before) * SWEEP_SHARE)
+
+    def _snapshot(self) -> None:
+        lib.shmq_segment_snapshot(self.ctx, self._info)
+
+    # ---- the sidecar -----------------------------------------------------------------------
+
+    def _ensure_sidecar(self) -> None:
+        now = time.monotonic()
+        if self._sidecar_child:
+            try:
+                pid, _ = os.waitpid(self._sidecar_child, os.WNOHANG)
+            except ChildProcessError:
+                pid = self._sidecar_child
+            if pid == 0:
+                return
+            # One that dies young again and again must not turn into a storm of forks.
+            young = now - self._sidecar_started < YOUNG_S
+            self._early_deaths = self._early_deaths + 1 if young else 0
+            pause = min(1.0, 0.005 * 2**self._early_deaths) if self._early_deaths > 1 else 0.0
+            self._sidecar_not_before = now + pause
+            self._sidecar_child = self.sidecar_pid = 0
+        other = self.registry.find(lib.SHMQ_SIDECAR)
+        if other is not None:  # of an earlier supervisor, or our own before its burial
+            self.sidecar_pid = other.pid
+            return
+        self.sidecar_pid = 0
+        if not self._terminate and now >= self._sidecar_not_before:
+            self._sidecar_started = now
+            self._fork_sidecar()
+
+    def _await_sidecar(self) -> None:
+        deadline = lib.shmq_now() + SIDECAR_START_NS
+        while lib.shmq_now() < deadline:
+            seen = lib.shmq_read_word(self.ctx, lib.SHMQ_WORD_ATTACH)
+            self.registry.sync()
+            if self.registry.find(lib.SHMQ_SIDECAR) is not None:
+                return
+            if self._sidecar_child and os.waitpid(self._sidecar_child, os.WNOHANG)[0]:
+                self._sidecar_child = 0  # serve() tries again; a broker works without it
+                return
+            lib.shmq_wait_word(
+                self.ctx, lib.SHMQ_WORD_ATTACH, seen, lib.shmq_now() + 100_000_000
+            )
+
+    def _fork_sidecar(self) -> None:
+        try:
+            pid = os.fork()
+        except OSError:
+            return  # no process to be had; tried again with the next sweep
+        if pid:
+            self._sidecar_child = self.sidecar_pid = pid
+            return
+        code = 1
+        try:
+            self.segment.drop_claim()
+            self.registry.close_in_child()
+            self.liveness.close_in_child()
+            if self._creator_fd >= 0:
+                os.close(self._creator_fd)
+            os.setsid()
+            run_sidecar(self.segment)
+            code = 0
+        except BaseException:
+            if os.environ.get("SHMQ_DEBUG"):
+                import traceback
+
+                traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    # ---- end -------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        self.liveness.stop()
+        lib.shmq_set_flag(self.ctx, 1, 1)
+        close_queues(self.ctx)
+        self._end_sidecar()
+        self.segment.unlink()
+        lib.shmq_detach(self.ctx)
+
+    def _end_sidecar(self) -> None:
+        pid = self.sidecar_pid
+        fd = _open_pid(pid) if pid else -1
+        if fd < 0:
+            return
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                signal.pidfd_send_signal(fd, number)
+            except OSError:
+                break
+            if poll.poll(SIDECAR_END_S * 1000):
+                break
+        os.close(fd)
+
+
+def close_queues(ctx: Any) -> None:
+    """Shut all queues down: nothing more comes in, sleepers wake."""
+    info = ffi.new("shmq_segment_info *")
+    queue = ffi.new("shmq_queue_info *")
+    if lib.shmq_segment_snapshot(ctx, info) != lib.SHMQ_OK:
+        return
+    for index in range(info.queues):
+        if lib.shmq_queue_snapshot(ctx, index, queue) != lib.SHMQ_OK:
+            continue
+        if queue.state == lib.SHMQ_Q_LIVE:
+            qref = lib.shmq_queue_adopt(ctx, index)
+            if qref >= 0:
+                lib.shmq_queue_close(ctx, qref)
+
+
+def _open_pid(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
