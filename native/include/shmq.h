@@ -124,7 +124,8 @@ typedef struct {             /* the first pages of a segment */
     uint64_t boot;           /* hash of the boot id: a segment never outlives a boot, a file might */
     shmq_geometry geometry;
     uint64_t checksum;       /* of all above but magic */
-    uint8_t pad0[312];
+    char name[256];          /* the broker's name; System V segments have no other */
+    uint8_t pad0[56];
     shmq_au64 admin;         /* owner word of who changes queue records; 0 = nobody */
     shmq_au64 anonymous;     /* 1 = the supervisor ends the broker when the last client is gone */
     shmq_au64 closing;       /* 1 = graceful shutdown has begun */
@@ -264,7 +265,7 @@ typedef struct {
 
 typedef struct {
     uint64_t total, memory_used, memory_limit, blocks, free_blocks, next_id, created_ns;
-    uint64_t owners, queues, corrupt, anonymous, closing;
+    uint64_t owners, queues, corrupt, anonymous, closing, user_word, default_ttl_ns, max_message, provider;
 } shmq_segment_info;
 typedef struct { uint64_t word, start, stack, attached_ns, op; uint32_t state, pid, epoch, role, held; } shmq_owner_info;
 typedef struct {
@@ -341,6 +342,7 @@ int shmq_reject(shmq_ctx *ctx, shmq_delivery *delivery, const void *extra, uint3
 int shmq_release(shmq_ctx *ctx, shmq_delivery *delivery);
 int shmq_touch(shmq_ctx *ctx, shmq_delivery *delivery, uint64_t extend_ns);
 int shmq_settle_viewed(shmq_ctx *ctx, shmq_delivery *delivery);
+int shmq_view_keep(shmq_ctx *ctx, shmq_delivery *delivery);
 int shmq_view_end(shmq_ctx *ctx, uint32_t held, uint32_t idx);
 int shmq_peek(shmq_ctx *ctx, uint64_t queue, uint64_t *cursor, shmq_delivery *out);
 #define SHMQ_TAKE_FREE 1     /* at most once: no held entry; the caller copies, then calls shmq_ack */

@@ -134,6 +134,7 @@ struct shmq_ctx {
     uint8_t unit_class[SHMQ_UNITS];
     uint64_t next_id, end_id;
     uint64_t random;
+    struct { uint64_t ns, tsc, window, scale, first_ns, first_tsc; uint32_t trusted; } clock;
     magazine magazines[SHMQ_CLASSES];
     shmq_detail detail;
     uint32_t held_n;         /* entries on the free stack */

@@ -21,6 +21,7 @@
 #define _GNU_SOURCE
 #include "owner.h"
 #include "arena.h"
+#include "clock.h"
 #include "settle.h"
 #include "waiter.h"
 #include <errno.h>
@@ -113,6 +114,7 @@ int shmq_attach(shmq_ctx *ctx, uint32_t role) {
         ctx->next_id = ctx->end_id = 0;
         if (ctx->used) memset(ctx->local, 0, sizeof ctx->local);
         ctx->used = 1;
+        clock_init(ctx);
         ctx->attached = 1;
         owner_ping(ctx);
         return (int)i;

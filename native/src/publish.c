@@ -10,6 +10,7 @@
  * publish_many has published a prefix.
  */
 #include "arena.h"
+#include "clock.h"
 #include "owner.h"
 #include "publish.h"
 #include "queue.h"
@@ -127,7 +128,7 @@ int shmq_publish(shmq_ctx *ctx, uint64_t qref, shmq_message *m) {
     op_begin(ctx);
     rc = queue_local(ctx, qref, &q);
     if (rc == SHMQ_OK) {
-        rc = publish_one(ctx, q, qref, m, shmq_now());
+        rc = publish_one(ctx, q, qref, m, clock_now(ctx));
         if (rc == SHMQ_OK && waiter_present(&q->shared->evt)) { evt = &q->shared->evt; bump(&q->counters->wakes, 1); }
     }
     op_end(ctx);
@@ -144,7 +145,7 @@ int shmq_publish_many(shmq_ctx *ctx, uint64_t qref, shmq_message *m, uint32_t n)
     if (rc != SHMQ_OK) return rc;
     op_begin(ctx);
     rc = queue_local(ctx, qref, &q);
-    uint64_t now = shmq_now();
+    uint64_t now = clock_now(ctx);
     for (; rc == SHMQ_OK && done < n; done++) {
         rc = publish_one(ctx, q, qref, &m[done], now);
         if (rc != SHMQ_OK) break;
@@ -197,7 +198,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
         if (m->meta_size > loan->meta_size) rc = SHMQ_E_ARG;
     }
     if (rc == SHMQ_OK) {
-        put_header(ctx, block_at(ctx, loan->idx), qref_index(qref), m, q, shmq_now());
+        put_header(ctx, block_at(ctx, loan->idx), qref_index(qref), m, q, clock_now(ctx));
         put_meta(payload_of(ctx, loan->idx), m);
         rc = queue_status(q);
         for (int tries = 0; rc == SHMQ_OK; tries++) {

@@ -11,8 +11,10 @@
  */
 #define _GNU_SOURCE
 #include "layout.h"
+#include "waiter.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -47,12 +49,6 @@ uint64_t shmq_fingerprint(void) {
     uint64_t h = hash64(UINT64_C(0xcbf29ce484222325), words, sizeof words);
     h = hash64(h, STRIDE, sizeof STRIDE);
     return hash64(h, UNITS, sizeof UNITS);
-}
-
-uint64_t shmq_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
 }
 
 static uint64_t boot_hash(void) {
@@ -318,6 +314,10 @@ int shmq_segment_snapshot(shmq_ctx *ctx, shmq_segment_info *out) {
     out->corrupt = ld32_rlx(&h->corrupt);
     out->anonymous = ld_rlx(&h->anonymous);
     out->closing = ld_rlx(&h->closing);
+    out->user_word = ld_rlx(&h->user_word);
+    out->default_ttl_ns = ctx->geometry.default_ttl_ns;
+    out->max_message = ctx->geometry.max_message;
+    out->provider = ctx->provider;
     return SHMQ_OK;
 }
 
@@ -327,6 +327,8 @@ int shmq_set_flag(shmq_ctx *ctx, uint32_t which, uint64_t value) {
     shmq_au64 *words[] = { &ctx->header->anonymous, &ctx->header->closing, &ctx->header->user_word };
     if (which >= 3) return SHMQ_E_ARG;
     st_rel(words[which], value);
+    add32(&ctx->header->attach_evt, 1);   /* the supervisor waits on this word */
+    futex_wake(&ctx->header->attach_evt, INT_MAX);
     return SHMQ_OK;
 }
 

@@ -18,6 +18,7 @@
  */
 #include "settle.h"
 #include "arena.h"
+#include "clock.h"
 #include "owner.h"
 #include "queue.h"
 #include "ring.h"
@@ -93,7 +94,7 @@ int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     }
     bump(&q->counters->dead_lettered, 1);
     b->expires_ns = 0;
-    st_rlx(&b->due_ns, shmq_now());
+    st_rlx(&b->due_ns, clock_now(ctx));
     st_rel(&b->fate, fate_make(to, fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));   /* I3 */
     CRASH_POINT("fate");
     return settle_route(ctx, idx, ctl);
@@ -116,7 +117,7 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     if (rc != SHMQ_OK || queue_status(q) == SHMQ_GONE) { settle_free(ctx, idx, ctl); return SHMQ_OK; }
     if (fate_reason(f) == 0 && fate_attempts(f) > q->options.max_retries && fate_again(f))
         return settle_kill(ctx, idx, ctl, SHMQ_R_RETRIES);
-    if (ld_rlx(&b->due_ns) > shmq_now()) return delay(ctx, idx, ctl);
+    if (ld_rlx(&b->due_ns) > clock_now(ctx)) return delay(ctx, idx, ctl);
     if (fate_again(f)) rc = queue_again_ready(ctx, q) == SHMQ_OK ? ring_enqueue(ctx, &q->again, idx, ctl, q->again.mask + 1) : SHMQ_FULL;
     else rc = ring_enqueue(ctx, &q->work, idx, ctl, q->max_depth);
     if (rc == SHMQ_OK) {
@@ -220,6 +221,7 @@ static int settle(shmq_ctx *ctx, shmq_delivery *d, enum verdict v, uint64_t dela
     if (lease_ours(ctx, d)) {
         shmq_block *b = block_at(ctx, d->idx);
         uint64_t m = ctl_next(d->ctl, SHMQ_MOVE, ctx->self);
+        int attempted = v == NACK || (d->held && (held_flags(ld_rlx(&ctx->held[d->held - 1].word)) & SHMQ_HELD_STARTED));
         let_go(ctx, d);
         if (!cas(&b->ctl, d->ctl, m)) stale(ctx, d);
         else {
@@ -235,12 +237,11 @@ static int settle(shmq_ctx *ctx, shmq_delivery *d, enum verdict v, uint64_t dela
                 rc = settle_kill(ctx, d->idx, m, SHMQ_R_REJECTED);
             } else {
                 bump(v == NACK ? &q->counters->nacked : &q->counters->returned, 1);
-                settle_again(ctx, d->idx, v == NACK);
+                settle_again(ctx, d->idx, attempted);
                 unsigned attempts = fate_attempts(ld_rlx(&b->fate));
                 if (v == NACK && delay_ns == SHMQ_DELAY_DEFAULT) delay_ns = backoff(ctx, q, attempts);
-                st_rlx(&b->due_ns, v == NACK && delay_ns ? shmq_now() + delay_ns : 0);
-                if (v == NACK && attempts > q->options.max_retries) rc = settle_kill(ctx, d->idx, m, SHMQ_R_RETRIES);
-                else rc = settle_route(ctx, d->idx, m);
+                st_rlx(&b->due_ns, v == NACK && delay_ns ? clock_now(ctx) + delay_ns : 0);
+                rc = attempts > q->options.max_retries ? settle_kill(ctx, d->idx, m, SHMQ_R_RETRIES) : settle_route(ctx, d->idx, m);
             }
             wake_closed(q);
         }
@@ -266,7 +267,7 @@ int shmq_touch(shmq_ctx *ctx, shmq_delivery *d, uint64_t extend_ns) {
     if (lease_ours(ctx, d) && d->held) {
         shmq_held *h = &ctx->held[d->held - 1];
         uint64_t next = ctl_next(d->ctl, SHMQ_OWNED, ctx->self), e = ld_rlx(&h->word);
-        st_rel(&h->deadline, extend_ns ? shmq_now() + extend_ns : 0);
+        st_rel(&h->deadline, extend_ns ? clock_now(ctx) + extend_ns : 0);
         st_rel(&h->word, held_make(held_flags(e), ctl_gen(next), d->idx));
         CRASH_POINT("touched");
         if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, next)) {
@@ -291,7 +292,7 @@ int shmq_start(shmq_ctx *ctx, shmq_delivery *d) {
         shmq_held *h = &ctx->held[d->held - 1];
         uint64_t timeout = ctx->local[d->queue % SHMQ_QUEUES].options.ack_timeout_ns;
         uint64_t next = ctl_next(d->ctl, SHMQ_OWNED, ctx->self);
-        st_rel(&h->deadline, timeout ? shmq_now() + timeout : 0);
+        st_rel(&h->deadline, timeout ? clock_now(ctx) + timeout : 0);
         st_rel(&h->word, held_make(SHMQ_HELD_STARTED, ctl_gen(next), d->idx));
         if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, next)) { d->ctl = next; rc = SHMQ_OK; }
         else { let_go(ctx, d); stale(ctx, d); }
@@ -314,8 +315,32 @@ int shmq_settle_viewed(shmq_ctx *ctx, shmq_delivery *d) {
             local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
             if (q->live) { bump(&q->counters->acked, 1); wake_closed(q); }
             rc = SHMQ_OK;
-        }
+        }   /* stale: the entry stays too, the view still reads the block */
         d->ctl = 0;
+    }
+    ctx_unlock(ctx);
+    return rc;
+}
+
+/* Before a delivery with living views is settled otherwise (nack, reject, release): a second entry keeps the block for them.
+ * Returns its number + 1, to be ended by shmq_view_end. */
+int shmq_view_keep(shmq_ctx *ctx, shmq_delivery *d) {
+    uint32_t entry;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = lease_ours(ctx, d) ? owner_held_get(ctx, &entry) : SHMQ_STALE;
+    if (rc == SHMQ_OK) {
+        uint64_t flagged = d->ctl | (uint64_t)SHMQ_FLAG_VIEWED << 56;
+        st_sc(&ctx->held[entry].word, held_make(SHMQ_HELD_VIEW, ctl_gen(d->ctl), d->idx));
+        if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, flagged)) {
+            d->ctl = flagged;
+            rc = (int)entry + 1;
+        } else {
+            st_sc(&ctx->held[entry].word, 0);
+            owner_held_put(ctx, entry);
+            arena_limbo_check(ctx, d->idx);
+            rc = SHMQ_STALE;
+        }
     }
     ctx_unlock(ctx);
     return rc;

@@ -12,6 +12,7 @@
  */
 #include "take.h"
 #include "arena.h"
+#include "clock.h"
 #include "owner.h"
 #include "queue.h"
 #include "ring.h"
@@ -81,7 +82,7 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
             rc = owner_held_get(ctx, &entry);
             if (rc != SHMQ_OK) break;
             if (q->options.ack_timeout_ns && !(flags & SHMQ_TAKE_AHEAD)) {
-                if (now == 0) now = shmq_now();
+                if (now == 0) now = clock_now(ctx);
                 deadline = now + q->options.ack_timeout_ns;
             }
             if (deadline || ld_rlx(&ctx->held[entry].deadline)) st_rlx(&ctx->held[entry].deadline, deadline);
@@ -105,7 +106,7 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
             continue;
         }
         if (b->expires_ns) {
-            if (now == 0) now = shmq_now();
+            if (now == 0) now = clock_now(ctx);
             if (b->expires_ns <= now) {
                 if (leased) unheld(ctx, entry, item.idx);
                 uint64_t m = ctl_next(own, SHMQ_MOVE, ctx->self);
@@ -134,7 +135,7 @@ shmq_au32 *take_space(shmq_ctx *ctx, local_queue *q, uint32_t freed, int leaving
     if (!waiter_present(&q->shared->space)) { q->space_owed = 0; return NULL; }
     q->space_owed += freed;
     if (q->space_owed == 0) return NULL;
-    uint64_t now = shmq_now(), before = q->taken_ns;
+    uint64_t now = clock_now(ctx), before = q->taken_ns;
     q->taken_ns = now;
     if (!leaving && q->space_owed < q->lot && now - before < 20000 && !take_none_left(ctx, q)) return NULL;
     q->space_owed = 0;

@@ -56,7 +56,7 @@ int main(void) {
     CHECK(shmq_depth(c, (uint64_t)dlq) == 1 && shmq_depth(c, (uint64_t)q) == 98);
     CHECK(shmq_take(c, (uint64_t)dlq, 1, 0, d) == 1 && d[0].reason == SHMQ_R_REJECTED && d[0].extra_size == 7);
     CHECK(shmq_ack(c, d, 1) == 1);
-    CHECK(shmq_take(c, (uint64_t)q, 2, 0, d) == 2 && d[0].redelivered && d[0].attempt == 2 && d[1].attempt == 1 && d[0].extra_size == 3);
+    CHECK(shmq_take(c, (uint64_t)q, 2, 0, d) == 2 && d[0].redelivered && d[0].attempt == 2 && d[1].attempt == 2 && d[0].extra_size == 3);
     CHECK(shmq_nack(c, &d[0], 0, NULL, 0) == 0 && shmq_depth(c, (uint64_t)dlq) == 1 && shmq_ack(c, &d[1], 1) == 1);
     sound(c);
     int p[2];
