@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from typing import Protocol
-
-try:
-    import rich.progress as rich_progress
-except ImportError:  # rich is a nicety, not a requirement
-    rich_progress = None  # type: ignore[assignment]
 
 REDRAW = 0.1  # seconds
 
@@ -31,6 +27,8 @@ class Rich:
     """A bar with the time left. Drawn by this thread: no helper thread, nothing to fork."""
 
     def __init__(self, rows: int) -> None:
+        import rich.progress as rich_progress
+
         self._bar = rich_progress.Progress(
             rich_progress.BarColumn(bar_width=16),
             rich_progress.TaskProgressColumn(),
@@ -81,6 +79,6 @@ class Plain:
 def best(rows: int, *, wanted: bool) -> Progress:
     if not wanted:
         return Silent()
-    if rich_progress is not None and sys.stdout.isatty():
+    if sys.stdout.isatty() and importlib.util.find_spec("rich"):  # a nicety, not a requirement
         return Rich(rows)
     return Plain(rows)

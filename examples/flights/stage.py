@@ -60,8 +60,7 @@ def work(raw: shmq.Queue, clean: shmq.Queue) -> None:
                 except Unusable as unusable:
                     delivery.reject(str(unusable))
             clean.publish_many(records)
-            for delivery in done:
-                delivery.ack()
+            consumer.ack_many(done)
 
 
 def aggregate(clean: shmq.Queue, report: shmq.Queue, rows: int) -> None:
@@ -79,7 +78,7 @@ def aggregate(clean: shmq.Queue, report: shmq.Queue, rows: int) -> None:
                 else:
                     seen[record["row"]] = 1
                     tables.add(record)
-                delivery.ack()
+            consumer.ack_many(batch)
     report.publish(tables.to_json(), headers={"duplicates": str(duplicates)})
 
 
