@@ -174,8 +174,10 @@ RESULTS: dict[str, tuple[type[ShmqError], str, str, str]] = {
         OutOfSharedMemory,
         "no free shared memory",
         "enough for this message",
-        "let consumers catch up, raise the memory limit, or enlarge /dev/shm "
-        "(docker run --shm-size=1g; or shm='sysv', which /dev/shm does not bound)",
+        (
+            "let consumers catch up, raise the memory limit, or enlarge /dev/shm "
+            "(docker run --shm-size=1g; or shm='sysv', which /dev/shm does not bound)"
+        ),
     ),
     "SHMQ_E_CORRUPT": (
         CorruptSegment,

@@ -22,10 +22,9 @@ import contextlib
 import errno
 import fcntl
 import os
-import socket
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmq._native import ffi, lib
 from shmq.errors import (
@@ -39,6 +38,9 @@ from shmq.errors import (
     StorageError,
     explain,
 )
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = [
     "Found",
@@ -301,6 +303,8 @@ class SysvSegment(Segment):
             return False
 
     def claim(self) -> bool:
+        import socket
+
         lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             lock.bind(f"\0shmq.{os.getuid()}.{self.id}.{self.memory.key}")
@@ -817,9 +821,7 @@ def _users(segment: Segment) -> list[str]:
     try:
         if segment.size and not segment.unfinished():
             segment.header()
-            return [
-                f"{owner.role} {owner.pid}" for owner in _owners_of(segment) if owner.pid
-            ]
+            return [f"{owner.role} {owner.pid}" for owner in _owners_of(segment) if owner.pid]
     except ShmqError:
         pass
     if isinstance(segment, SysvSegment):

@@ -189,4 +189,3 @@ class Sidecar:
         lib.shmq_trim(self.ctx, keep)
         lib.shmq_segment_snapshot(self.ctx, self._info)
         self._trim.trimmed(int(self._info.memory_used))
-

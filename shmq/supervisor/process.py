@@ -212,10 +212,7 @@ class Supervisor:
             if self._drain_until is None:
                 self._drain_until = time.monotonic() + GRACE_S
                 close_queues(self.ctx)
-            return (
-                time.monotonic() >= self._drain_until
-                or self.registry.held(lib.SHMQ_CLIENT) == 0
-            )
+            return time.monotonic() >= self._drain_until or self.registry.held(lib.SHMQ_CLIENT) == 0
         if self.anonymous and self.registry.count(lib.SHMQ_CLIENT) == 0:
             # Its creator may be on the way: ready was said, it has not attached yet.
             return self._creator_fd < 0
@@ -285,9 +282,7 @@ class Supervisor:
             if self._sidecar_child and os.waitpid(self._sidecar_child, os.WNOHANG)[0]:
                 self._sidecar_child = 0  # serve() tries again; a broker works without it
                 return
-            lib.shmq_wait_word(
-                self.ctx, lib.SHMQ_WORD_ATTACH, seen, lib.shmq_now() + 100_000_000
-            )
+            lib.shmq_wait_word(self.ctx, lib.SHMQ_WORD_ATTACH, seen, lib.shmq_now() + 100_000_000)
 
     def _fork_sidecar(self) -> None:
         try:

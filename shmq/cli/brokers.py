@@ -1,0 +1,192 @@
+"""Commands about brokers as a whole: up, down, status, ls, clean."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from typing import Any
+
+from shmq.broker import Broker, BrokerStats, connect, read_stats
+from shmq.errors import BrokerExists, BrokerNotRunning, ShmqError, explain
+from shmq.options import check_broker_name, parse_duration, to_ns
+from shmq.segment import Segment, list_segments, observe
+from shmq.segment import clean as clean_segments
+from shmq.settings import Settings, pack_defaults
+from shmq.supervisor.spawn import command, environment
+
+SETTINGS = (
+    "shm", "memory_limit", "max_message_size", "max_queue_depth", "max_retries", "default_ttl",
+)  # fmt: skip
+
+
+def up(options: argparse.Namespace) -> int:
+    """Start a broker, in the foreground or not."""
+    name = check_broker_name(options.name)
+    given = {key: getattr(options, key) for key in SETTINGS if getattr(options, key) is not None}
+    if options.detach:
+        broker = Broker(name, config=options.config, **given)
+        stats = broker.stats()
+        broker.close()
+        print(
+            f"broker {name!r} is up: supervisor {stats.supervisor_pid}, sidecar {stats.sidecar_pid}"
+        )
+        return 0
+    settings = Settings.load(given, config=options.config)
+    words = command(
+        name,
+        {
+            "shm": settings.shm,
+            "memory_limit": settings.memory_limit,
+            "max_message": settings.max_message_size,
+            "ttl_ns": to_ns(settings.default_ttl),
+            "user_word": pack_defaults(settings.max_queue_depth, settings.max_retries),
+        },
+    )
+    # This very process becomes the supervisor: what a service manager stops is what serves.
+    sys.stdout.flush()
+    os.execve(words[0], [*words, "--foreground"], environment())
+
+
+def down(options: argparse.Namespace) -> int:
+    """End a broker."""
+    timeout = parse_duration(options.timeout, "--timeout")
+    name = check_broker_name(options.name)
+    broker = connect(name)
+    left = sum(queue.ready for queue in broker.stats().queues)
+    broker.shutdown(timeout=timeout)
+    lost = f"; {left:,} queued messages at that time" if left else ""
+    print(f"broker {name!r} is down{lost}")
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Show one broker or all."""
+    if options.name is not None:
+        found = [_look(check_broker_name(options.name))]
+        if isinstance(found[0], BrokerNotRunning):
+            raise found[0]
+    else:
+        found = [_look(segment.name) for segment in list_segments()]
+    if options.json:
+        shown: Any = [_as_json(one) for one in found]
+        print(json.dumps(shown[0] if options.name is not None else shown, indent=2))
+    else:
+        print("\n\n".join(_as_text(one) for one in found) if found else "no brokers")
+    return 0 if all(_whole(one) for one in found) else 1
+
+
+def ls(options: argparse.Namespace) -> int:
+    """List brokers."""
+    found = [(segment.name, _look(segment.name)) for segment in list_segments()]
+    if options.json:
+        print(json.dumps([{"name": name, "state": _state(one)} for name, one in found], indent=2))
+    else:
+        width = max((len(name) for name, _ in found), default=0)
+        for name, one in found:
+            print(f"{name:<{width}}  {_state(one)}")
+    return 0
+
+
+def clean(options: argparse.Namespace) -> int:
+    """Remove segments in which nobody lives."""
+    found = clean_segments(dry_run=options.dry_run)
+    removed = 0
+    for one in found:
+        if one.removable:
+            removed += 1
+            verb = "would remove" if options.dry_run else "removed"
+            print(f"{verb} {one.name} ({one.provider}): {one.reason}")
+        else:
+            print(f"kept {one.name} ({one.provider}): {one.reason}")
+    if not removed:
+        print("nothing to clean")
+    return 0
+
+
+# ---- looking ------------------------------------------------------------------------------------
+
+Seen = BrokerStats | ShmqError
+
+
+def _look(name: str) -> Seen:
+    try:
+        with observe(name) as (segment, ctx):
+            return _read(segment, ctx)
+    except ShmqError as error:
+        return error
+
+
+def _read(segment: Segment, ctx: Any) -> BrokerStats:
+    return read_stats(segment, ctx)
+
+
+def _whole(one: Seen) -> bool:
+    return isinstance(one, BrokerStats) and bool(one.supervisor_pid and one.sidecar_pid)
+
+
+def _state(one: Seen) -> str:
+    if isinstance(one, BrokerNotRunning):
+        return "unfinished (shmq clean)"
+    if isinstance(one, ShmqError):
+        return f"unusable: {type(one).__name__} (shmq status)"
+    if one.closing:
+        return "shutting down"
+    if one.supervisor_pid and one.sidecar_pid:
+        return "up"
+    if one.supervisor_pid or one.attached:
+        missing = "supervisor" if not one.supervisor_pid else "sidecar"
+        return f"up without {missing} (shmq up NAME brings it back)"
+    return "down, messages kept (shmq up NAME, or shmq clean)"
+
+
+def _as_json(one: Seen) -> dict[str, Any]:
+    if isinstance(one, BrokerStats):
+        return {"state": _state(one), **dataclasses.asdict(one), "attached": [
+            owner._asdict() for owner in one.attached
+        ]}  # fmt: skip
+    return {"state": _state(one), "error": type(one).__name__, "text": str(one)}
+
+
+def _as_text(one: Seen) -> str:
+    if isinstance(one, ShmqError):
+        return str(one)
+    clients = [owner for owner in one.attached if owner.role == "client"]
+    lines = [
+        f"broker {one.name!r}: {_state(one)}",
+        f"  supervisor {one.supervisor_pid or 'missing'}, sidecar {one.sidecar_pid or 'missing'}, "
+        f"up {_duration(one.uptime)}",
+        f"  memory     {_size(one.memory_used)} used, limit {_size(one.memory_limit)}",
+        f"  clients    {len(clients)}"
+        + (": " + ", ".join(str(owner.pid) for owner in clients[:20]) if clients else ""),
+    ]
+    if one.corrupt:
+        lines.append(f"  corrupt    {one.corrupt} impossible values were put right")
+    width = max((len(queue.name) for queue in one.queues), default=0)
+    lines += [
+        f"  queue {queue.name:<{width}}  {queue.ready:,} ready, {queue.published:,} published, "
+        f"{queue.acked:,} acked{'' if queue.state == 'live' else f' ({queue.state})'}"
+        for queue in one.queues
+    ]
+    return "\n".join(lines)
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
