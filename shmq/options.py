@@ -212,7 +212,9 @@ class QueueOptions:
     """"none", "snapshot", "interval" or "sync" """
 
     def __post_init__(self) -> None:
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)  # frozen for everybody else
+
         put("max_depth", parse_count(self.max_depth, "max_depth", 1, MAX_DEPTH))
         if self.max_bytes is not None:
             put("max_bytes", parse_size(self.max_bytes, "max_bytes"))

@@ -90,7 +90,7 @@ class Found(NamedTuple):
 class Owner(NamedTuple):
     """One attached process that is proven alive at the time of asking."""
 
-    index: int
+    record: int
     pid: int
     role: str
     held: int

@@ -6,6 +6,7 @@ if there is one. Its keys are the keywords, at the top or in a table ``[shmq]``.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -148,14 +149,13 @@ def read_file(path: str, names: list[str]) -> dict[str, Any]:
 
 
 def _toml_loads() -> Callable[[str], dict[str, Any]] | None:
-    try:
-        if sys.version_info >= (3, 11):
-            import tomllib
-        else:
-            import tomli as tomllib
-    except ImportError:
-        return None
-    return tomllib.loads
+    for module in ("tomllib", "tomli"):
+        try:
+            loads: Callable[[str], dict[str, Any]] = importlib.import_module(module).loads
+        except ImportError:
+            continue
+        return loads
+    return None
 
 
 # ---- one parser per setting: (value, name) -> value -----------------------------------------------

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from shmq.broker import Broker, BrokerStats, connect, read_stats
-from shmq.errors import BrokerExists, BrokerNotRunning, ShmqError, explain
+from shmq.errors import BrokerNotRunning, ShmqError
 from shmq.options import check_broker_name, parse_duration, to_ns
 from shmq.segment import Segment, list_segments, observe
 from shmq.segment import clean as clean_segments
@@ -47,7 +47,7 @@ def up(options: argparse.Namespace) -> int:
     )
     # This very process becomes the supervisor: what a service manager stops is what serves.
     sys.stdout.flush()
-    os.execve(words[0], [*words, "--foreground"], environment())
+    return os.execve(words[0], [*words, "--foreground"], environment())
 
 
 def down(options: argparse.Namespace) -> int:
@@ -154,10 +154,12 @@ def _as_text(one: Seen) -> str:
     if isinstance(one, ShmqError):
         return str(one)
     clients = [owner for owner in one.attached if owner.role == "client"]
+    processes = (
+        f"supervisor {one.supervisor_pid or 'missing'}, sidecar {one.sidecar_pid or 'missing'}"
+    )
     lines = [
         f"broker {one.name!r}: {_state(one)}",
-        f"  supervisor {one.supervisor_pid or 'missing'}, sidecar {one.sidecar_pid or 'missing'}, "
-        f"up {_duration(one.uptime)}",
+        f"  {processes}, up {_duration(one.uptime)}",
         f"  memory     {_size(one.memory_used)} used, limit {_size(one.memory_limit)}",
         f"  clients    {len(clients)}"
         + (": " + ", ".join(str(owner.pid) for owner in clients[:20]) if clients else ""),
