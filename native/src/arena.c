@@ -74,6 +74,19 @@ void arena_return_all(shmq_ctx *ctx) {
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) return_some(ctx, &ctx->magazines[k], ctx->magazines[k].n);
 }
 
+/* Free every block that is NEW of ours: loans that nobody will publish any more. */
+void arena_abandon(shmq_ctx *ctx) {
+    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
+        uint64_t n = ld_acq(&ctx->header->hwm[k].n);
+        for (uint64_t i = 0; i < n; i++) {
+            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
+            uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
+            if (ctl_state(c) == SHMQ_NEW && ctl_owner(c) == ctx->self) arena_free(ctx, idx, c);
+        }
+    }
+    ctx->loans = 0;
+}
+
 /* I1 */
 static int claim(shmq_ctx *ctx, uint32_t idx, uint64_t *ctl) {
     shmq_block *b = block_at(ctx, idx);
@@ -259,10 +272,12 @@ int64_t shmq_trim(shmq_ctx *ctx, uint64_t keep_bytes) {
             uint32_t first = c->first + (uint32_t)g * group, got = 0, marked = 0;
             uint64_t ctl[64];
             if (ctl_state(ld_rlx(&block_at(ctx, first)->ctl)) != SHMQ_FREE) continue;
-            uint32_t mark = ld32_rlx(&block_at(ctx, first)->extra) & 255;
-            uint64_t have = group > 1 ? (mark ? 0 : SHMQ_PAGE) : mark * c->unit;
+            uint64_t have = group > 1 ? 0 : (ld32_rlx(&block_at(ctx, first)->extra) & 255) * c->unit;
+            for (uint32_t i = 0; group > 1 && i < group; i++)   /* one unmarked block: the page is there */
+                if (!(ld32_rlx(&block_at(ctx, first + i)->extra) & 255)) have = SHMQ_PAGE;
             if (have > c->stride && group == 1) have = c->stride;
-            if (have == 0) continue;
+            if (have == 0 && ctx->trimmed) continue;
+            if (have == 0) have = group > 1 ? SHMQ_PAGE : c->stride;   /* marked by one who may have died before the punch */
             if (kept + have <= keep_bytes) { kept += have; continue; }
             while (got < group && claim(ctx, first + got, &ctl[got])) got++;
             if (got == group) {   /* I4 */
@@ -277,6 +292,7 @@ int64_t shmq_trim(shmq_ctx *ctx, uint64_t keep_bytes) {
             if (g % 64 == 63) { ctx_unlock(ctx); ctx_lock(ctx); }
         }
     }
+    ctx->trimmed = 1;
     ctx_unlock(ctx);
     return total;
 }

@@ -112,6 +112,7 @@ int shmq_attach(shmq_ctx *ctx, uint32_t role) {
         ctx->held = ctx->held_base + (uint64_t)i * SHMQ_HELD;
         ctx->held_n = ctx->held_fresh = 0;
         ctx->next_id = ctx->end_id = 0;
+        ctx->loans = ctx->trimmed = 0;
         if (ctx->used) memset(ctx->local, 0, sizeof ctx->local);
         ctx->used = 1;
         clock_init(ctx);
@@ -138,6 +139,7 @@ int shmq_detach(shmq_ctx *ctx) {
         else if (ctl_state(c) == SHMQ_LIMBO) arena_limbo_check(ctx, idx);
     }
     op_end(ctx);
+    if (ctx->loans) arena_abandon(ctx);
     arena_return_all(ctx);
     CRASH_POINT("detach");
     ctx->attached = 0;

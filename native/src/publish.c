@@ -56,7 +56,7 @@ static int full(local_queue *q, uint64_t size) {
         uint64_t b = ld_rlx(&q->shared->bytes);
         if (b && b + size > q->max_bytes) return 1;
     }
-    return q->work.tail - q->work.head >= q->max_depth && ring_depth(&q->work) >= q->max_depth;
+    return (int64_t)(q->work.tail - q->work.head) >= (int64_t)q->max_depth && ring_depth(&q->work) >= q->max_depth;
 }
 
 /* Put a complete NEW block on its way. On FULL the caller still owns it. */
@@ -174,6 +174,7 @@ int shmq_loan(shmq_ctx *ctx, uint64_t qref, uint64_t size, uint32_t meta_size, s
         out->size = (uint32_t)size;
         out->meta_size = meta_size;
         out->queue = qref_index(qref);
+        ctx->loans++;
     }
     ctx_unlock(ctx);
     return rc;
@@ -209,6 +210,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
     }
     if (rc == SHMQ_OK) {
         loan->ctl = 0;
+        ctx->loans--;
         bump(&q->counters->published, 1);
         bump(&q->counters->published_bytes, m->size);
         if (waiter_present(&q->shared->evt)) evt = &q->shared->evt;
@@ -223,6 +225,7 @@ int shmq_loan_abort(shmq_ctx *ctx, shmq_delivery *loan) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     rc = loan_ours(ctx, loan) && arena_free(ctx, loan->idx, loan->ctl) ? SHMQ_OK : SHMQ_STALE;
+    if (rc == SHMQ_OK) ctx->loans--;
     loan->ctl = 0;
     ctx_unlock(ctx);
     return rc;

@@ -61,6 +61,7 @@ int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint6
     if (t < r->tail) t = r->tail;
     int rebuilt = 0;
     for (uint64_t n = 0; n < 4 * (r->mask + 1) + 65536; n++) {   /* each turn another process made progress, or t moves up */
+        if ((int64_t)(t - r->head) < 0) t = r->head;   /* both are lower bounds, and the true tail is not below the true head */
         if (t - r->head >= max_depth && t - walk_head(r, t) >= max_depth) { r->tail = t; return SHMQ_FULL; }
         shmq_au64 *slot = &r->slots[t & r->mask];
         uint64_t s = ld_acq(slot);
@@ -157,6 +158,7 @@ int ring_clear(local_ring *r, uint64_t position, uint32_t idx) {
 static uint64_t walk_tail(local_ring *r) {
     uint64_t t = ld_acq(&r->ends->tail);
     if (t < r->tail) t = r->tail;
+    if ((int64_t)(t - r->head) < 0) t = r->head;
     for (uint64_t n = 0; n <= r->mask + 1; n++, t++) {
         uint64_t s = ld_acq(&r->slots[t & r->mask]);
         int64_t d = round_diff(slot_round(s), t >> r->lg);

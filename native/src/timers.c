@@ -65,6 +65,11 @@ int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due
     return n;
 }
 
+static int room(shmq_ctx *ctx, local_queue *q, uint64_t fate) {
+    if (!fate_again(fate)) return ring_depth(&q->work) < q->max_depth;
+    return queue_again_ready(ctx, q) == SHMQ_OK && ring_depth(&q->again) <= q->again.mask;
+}
+
 /* OK: on its way. FULL: not yet, or no room; *due says when to try again. STALE: not delayed any more. */
 int shmq_timer_fire(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *due) {
     int rc = ctx_enter(ctx);
@@ -80,8 +85,10 @@ int shmq_timer_fire(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *due) {
             if (*due > now) rc = SHMQ_FULL;
             else {
                 rc = SHMQ_OK;   /* look for room first: firing into a full ring would only come back */
-                if (queue_open_local(ctx, fate_home(f), &q) == SHMQ_OK && queue_status(q) != SHMQ_GONE && !fate_again(f)
-                    && ring_depth(&q->work) >= q->max_depth) { *due = now + 20000000; rc = SHMQ_FULL; }
+                if (queue_open_local(ctx, fate_home(f), &q) == SHMQ_OK && queue_status(q) != SHMQ_GONE && !room(ctx, q, f)) {
+                    *due = now + 20000000;
+                    rc = SHMQ_FULL;
+                }
                 uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);   /* I1 */
                 if (rc == SHMQ_OK && cas(&b->ctl, c, m)) { CRASH_POINT("fired"); settle_route(ctx, idx, m); }
                 else if (rc == SHMQ_OK) rc = SHMQ_STALE;
