@@ -84,6 +84,8 @@ def _table(workload: Workload, table: dict[str, Any]) -> list[str]:
         cells = [_cell(row["rounds"], figure) for figure in workload.figures]
         if with_ratio:
             cells.append(_ratio(row["rounds"], reference, first))
+        if row["failures"] and not row["problem"]:
+            cells[0] += f" — one round failed: {row['failures'][0]}"
         if row["problem"]:
             cells[0] += f" — {row['problem']}"
         lines.append(f"| {label} | " + " | ".join(cells) + " |")

@@ -27,6 +27,10 @@ _WATCHDOG_S = 20.0
 _serial = itertools.count()
 
 
+class HungError(RuntimeError):
+    """A measurement did not end and was killed."""
+
+
 @dataclass
 class Row:
     """One line of a table: a peer (and variant), its rounds, or why there are none."""
@@ -37,6 +41,9 @@ class Row:
     params: dict[str, Any]
     rounds: list[dict[str, float]] = field(default_factory=list)
     problem: str = ""
+    """Why it is not measured (any more)."""
+    failures: list[str] = field(default_factory=list)
+    """Rounds that failed: a message lost or damaged, an exception."""
     n: int = 0
 
 
@@ -88,7 +95,8 @@ def measure(workload: Workload, row: Row, n: int, options: Options) -> dict[str,
         _clean(params, out.with_suffix(".pids"))
     if hung:
         text = f"hung (killed after {watchdog:.0f} s)"
-    elif "error" in result:
+        raise HungError(text)
+    if "error" in result:
         text = result["error"].strip()
     else:
         text = f"died with exit code {process.returncode}"
@@ -148,7 +156,7 @@ def _reason(error: Exception) -> str:
 
 
 def run_workload(workload: Workload, chosen: Iterable[str], options: Options) -> list[Row]:
-    """Measure all rows of a workload, interleaved; a row that fails is not tried again."""
+    """Measure all rows of a workload, interleaved; one that hangs or fails twice is given up."""
     rows = rows_of(workload, chosen)
     for row in rows:
         if row.problem or not workload.calibrate:
@@ -170,8 +178,10 @@ def run_workload(workload: Workload, chosen: Iterable[str], options: Options) ->
             try:
                 row.rounds.append(measure(workload, row, row.n, options))
             except RuntimeError as error:
-                row.problem = f"round {turn + 1}: {_reason(error)}"
                 _say(f"  {row.label}: {error}")
+                row.failures.append(_reason(error))
+                if isinstance(error, HungError) or len(row.failures) > 1:
+                    row.problem = f"given up in round {turn + 1}: {row.failures[-1]}"
                 continue
             first = workload.figures[0]
             value = row.rounds[-1][first.key] * first.scale

@@ -44,7 +44,7 @@ class Figures:
         mine, theirs = self.rows.get((workload, label)), self.rows.get((workload, REFERENCE))
         if not mine or not theirs:
             return None
-        return median(a[figure] / b[figure] for a, b in zip(mine, theirs, strict=False))
+        return float(median(a[figure] / b[figure] for a, b in zip(mine, theirs, strict=False)))
 
     def best_peer(
         self, workload: str, figure: str, *, highest: bool, only: str = ""

@@ -65,10 +65,16 @@ class Iceoryx2(Peer):
             "_size": self.spec.size,
             "_keep_p": (node, service, publisher),
         }
-        put = "_s = _loan(_size)\n_move_in(_s.payload_ptr, data, _size)\n_s.assume_init().send()"
+        put = """
+while True:
+    _s = _loan(_size)
+    _move_in(_s.payload_ptr, data, _size)
+    if _s.assume_init().send():
+        break
+"""
         if self.spec.blocking:
             env["_notify"] = self._events(node, channel).notifier_builder().create().notify
-            put += "\n_notify()"
+            put += "_notify()"
         return Endpoint(env=env, put=put)
 
     def consumer(self, channel: int = 0, index: int = 0) -> Endpoint:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import platform
+from queue import Empty
 from typing import Any
 
 from tools.bench.endpoint import Caps, Endpoint
 from tools.bench.peers import Peer
+
+_LISTS = "lists of 100"
 
 
 class MpQueue(Peer):
     """Unbounded, since the bounded one is slower still and its pipe holds 64 KiB anyway."""
 
     title = "multiprocessing.Queue"
-    caps = Caps(batch=True, notes="batch: a list of messages as one object")
+    caps = Caps(batch=True)
+    variants = {"batch": ("", _LISTS)}
 
     @classmethod
     def version(cls) -> str:
@@ -37,7 +41,7 @@ class MpQueue(Peer):
         return Endpoint(
             env={"_put": queue.put},
             put="_put(data)",
-            put_many="_put(batch)",
+            put_many="_put(batch)" if self.spec.variant else "for data in batch:\n    _put(data)",
             flush=flush,
             close=queue.close,
         )
@@ -45,7 +49,6 @@ class MpQueue(Peer):
     def consumer(self, channel: int = 0, index: int = 0) -> Endpoint:
         """Return get()."""
         queue: Any = self.queues[channel]
-        from queue import Empty
 
         spin = """
 while True:
@@ -59,7 +62,7 @@ while True:
             env={"_get": queue.get, "_get_nowait": queue.get_nowait, "_Empty": Empty},
             get="item = _get()",
             spin=spin,
-            get_many="items = _get()",
+            get_many="items = _get()" if self.spec.variant else "items = (_get(),)",
         )
 
 

@@ -52,7 +52,7 @@ class Shmq(Peer):
     def helper_pids(self) -> list[int]:
         """Return supervisor and sidecar."""
         stats = self.broker.stats()
-        return [stats.supervisor_pid, stats.sidecar_pid]
+        return [pid for pid in (stats.supervisor_pid, stats.sidecar_pid) if pid]
 
     def _queue(self, channel: int) -> Any:
         self.attached = shmq.connect(self.spec.tag)

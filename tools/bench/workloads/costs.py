@@ -45,7 +45,7 @@ def _broker(params: dict[str, Any], tag: str = "") -> Any:
 
     broker = shmq.Broker(tag or params["tag"])
     stats = broker.stats()
-    params["note_pids"]([stats.supervisor_pid, stats.sidecar_pid])
+    params["note_pids"]([pid for pid in (stats.supervisor_pid, stats.sidecar_pid) if pid])
     return broker
 
 

@@ -120,8 +120,8 @@ WORKLOADS = (
         "batch",
         "64 B, batch calls",
         "As above, put by 100 in one call and taken by up to 100 (or what the peer's call gives) in one call; every message "
-        "compared in full. Peers without batch calls are not listed; the ratio is against "
-        "multiprocessing.Queue with one call per message, measured in the same rounds.",
+        "compared in full. Peers without batch calls are not listed, except "
+        "multiprocessing.Queue, once with one call per message, once putting lists of 100 as one object.",
         _RATE,
         run,
         ("mp", "shmq", "faster-fifo", "cloudtoid", "redis"),
