@@ -74,19 +74,6 @@ void arena_return_all(shmq_ctx *ctx) {
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) return_some(ctx, &ctx->magazines[k], ctx->magazines[k].n);
 }
 
-/* Free every block that is NEW of ours: loans that nobody will publish any more. */
-void arena_abandon(shmq_ctx *ctx) {
-    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t n = ld_acq(&ctx->header->hwm[k].n);
-        for (uint64_t i = 0; i < n; i++) {
-            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
-            uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
-            if (ctl_state(c) == SHMQ_NEW && ctl_owner(c) == ctx->self) arena_free(ctx, idx, c);
-        }
-    }
-    ctx->loans = 0;
-}
-
 /* I1 */
 static int claim(shmq_ctx *ctx, uint32_t idx, uint64_t *ctl) {
     shmq_block *b = block_at(ctx, idx);
@@ -235,11 +222,13 @@ int arena_free(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
 }
 
 /* LIMBO -> FREE when no entry of a living owner names the block, whatever its generation. Called by whoever makes a block
- * LIMBO, whoever clears an entry and finds it LIMBO, and by recovery. */
+ * LIMBO, whoever clears an entry and finds it LIMBO, by recovery, and by the sidecar's scan. */
 void arena_limbo_check(shmq_ctx *ctx, uint32_t idx) {
     shmq_block *b = block_at(ctx, idx);
     uint64_t c = ld_sc(&b->ctl);
     if (ctl_state(c) != SHMQ_LIMBO) return;
+    /* an attached block (home: no queue) is kept by an entry that names its parent: the text is read through that lease */
+    uint32_t parent = fate_home(ld_rlx(&b->fate)) == SHMQ_NO_QUEUE ? (uint32_t)ld_rlx(&b->due_ns) : idx;
     uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
     for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
         if (owner_state(ld_sc(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
@@ -247,7 +236,7 @@ void arena_limbo_check(shmq_ctx *ctx, uint32_t idx) {
         shmq_held *h = ctx->held_base + (uint64_t)o * SHMQ_HELD;
         for (uint32_t i = 0; i < n && i < cap && i < SHMQ_HELD; i++) {
             uint64_t e = ld_sc(&h[i].word);
-            if (e && held_idx(e) == idx && !MUTANT(10)) return;
+            if (e && (held_idx(e) == idx || held_idx(e) == parent) && !MUTANT(10)) return;
         }
     }
     if (cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) arena_hint(ctx, idx);

@@ -8,7 +8,6 @@ int arena_alloc(shmq_ctx *ctx, uint64_t bytes, uint32_t *idx, uint64_t *ctl);
 int arena_free(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
 void arena_hint(shmq_ctx *ctx, uint32_t idx);
 void arena_return_all(shmq_ctx *ctx);
-void arena_abandon(shmq_ctx *ctx);
 void arena_limbo_check(shmq_ctx *ctx, uint32_t idx);
 
 static inline void arena_prefetch_next(shmq_ctx *ctx, unsigned k) {   /* the block that the next publish will write */

@@ -83,10 +83,14 @@ int shmq_audit(shmq_ctx *ctx, shmq_audit_report *out) {
     }
     uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
     for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
-        if (alive(ctx, o)) continue;
+        if (!alive(ctx, o)) continue;
         uint32_t n = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
-        for (uint32_t i = 0; i < n && i < cap && i < SHMQ_HELD; i++)
-            out->held += ld_acq(&ctx->held_base[(uint64_t)o * SHMQ_HELD + i].word) != 0;
+        for (uint32_t i = 0; i < n && i < cap && i < SHMQ_HELD; i++) {
+            uint64_t e = ld_acq(&ctx->held_base[(uint64_t)o * SHMQ_HELD + i].word);
+            if (e == 0 || (held_flags(e) & SHMQ_HELD_VIEW)) continue;
+            uint64_t c = block_known(ctx, held_idx(e)) ? ld_acq(&block_at(ctx, held_idx(e))->ctl) : 0;
+            out->held += !(ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == o && held_names(e, c));
+        }
     }
     ctx_unlock(ctx);
     return SHMQ_OK;

@@ -137,7 +137,7 @@ struct shmq_ctx {
     struct { uint64_t ns, tsc, window, scale, first_ns, first_tsc; uint32_t trusted; } clock;
     magazine magazines[SHMQ_CLASSES];
     shmq_detail detail;
-    uint32_t loans;          /* NEW blocks in the user's hands */
+    uint32_t bare;           /* blocks in the user's hands without a held entry: loans, and takes for good not yet acked */
     uint32_t trimmed;        /* this context has trimmed before: marks of punched pages can be trusted */
     uint32_t held_n;         /* entries on the free stack */
     uint32_t held_fresh;     /* entries never used by this attachment start here */

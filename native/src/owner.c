@@ -7,8 +7,8 @@
  * I1  pid and start time are in the word: one load names a process beyond pid re-use; one CAS declares exactly that one.
  * I2  DEAD is stored only by who has proven the death of the process that this very word names. A timeout proves nothing;
  *     a stopped process is alive.
- * I3  held entries are written by their owner only (CAS to 0 by recovery once it is proven dead); an entry is written before
- *     the ctl CAS that it covers, and cleared before the CAS that ends the lease.
+ * I3  held entries are written by their owner only; an entry is written before the ctl CAS that it covers, and cleared
+ *     before the CAS that ends the lease. What a former owner of the record left is cleared before held_hwm admits it.
  * I4  A record becomes FREE only after a full recovery, or by its own owner with nothing held.
  *
  * Proof: a pidfd of that pid is readable (all threads have exited; a zombie counts), or there is no such pid, or its start
@@ -112,7 +112,7 @@ int shmq_attach(shmq_ctx *ctx, uint32_t role) {
         ctx->held = ctx->held_base + (uint64_t)i * SHMQ_HELD;
         ctx->held_n = ctx->held_fresh = 0;
         ctx->next_id = ctx->end_id = 0;
-        ctx->loans = ctx->trimmed = 0;
+        ctx->bare = ctx->trimmed = 0;
         if (ctx->used) memset(ctx->local, 0, sizeof ctx->local);
         ctx->used = 1;
         clock_init(ctx);
@@ -138,8 +138,8 @@ int shmq_detach(shmq_ctx *ctx) {
             settle_return(ctx, idx, c, (held_flags(e) & SHMQ_HELD_STARTED) != 0);
         else if (ctl_state(c) == SHMQ_LIMBO) arena_limbo_check(ctx, idx);
     }
+    if (ctx->bare) settle_abandon(ctx);
     op_end(ctx);
-    if (ctx->loans) arena_abandon(ctx);
     arena_return_all(ctx);
     CRASH_POINT("detach");
     ctx->attached = 0;
@@ -169,6 +169,8 @@ int owner_held_get(shmq_ctx *ctx, uint32_t *entry) {
         if (rc != SHMQ_OK) return rc;
         st32_rel(&ctx->me->held_cap, want);
     }
+    st_rlx(&ctx->held[i].word, 0);   /* I3 */
+    st_rlx(&ctx->held[i].deadline, 0);
     ctx->held_fresh = i + 1;
     st32_rel(&ctx->me->held_hwm, i + 1);   /* before the entry is used */
     *entry = i;

@@ -174,7 +174,7 @@ int shmq_loan(shmq_ctx *ctx, uint64_t qref, uint64_t size, uint32_t meta_size, s
         out->size = (uint32_t)size;
         out->meta_size = meta_size;
         out->queue = qref_index(qref);
-        ctx->loans++;
+        ctx->bare++;
     }
     ctx_unlock(ctx);
     return rc;
@@ -210,7 +210,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
     }
     if (rc == SHMQ_OK) {
         loan->ctl = 0;
-        ctx->loans--;
+        ctx->bare--;
         bump(&q->counters->published, 1);
         bump(&q->counters->published_bytes, m->size);
         if (waiter_present(&q->shared->evt)) evt = &q->shared->evt;
@@ -225,7 +225,7 @@ int shmq_loan_abort(shmq_ctx *ctx, shmq_delivery *loan) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     rc = loan_ours(ctx, loan) && arena_free(ctx, loan->idx, loan->ctl) ? SHMQ_OK : SHMQ_STALE;
-    if (rc == SHMQ_OK) ctx->loans--;
+    if (rc == SHMQ_OK) ctx->bare--;
     loan->ctl = 0;
     ctx_unlock(ctx);
     return rc;

@@ -13,7 +13,8 @@
  *     if it was put there and taken meanwhile, ctl has changed and our exact CAS fails.
  * I2  After each ctl load the owner word is read again (DEAD): only while it still shows this very death may that ctl be acted
  *     on. A recoverer that was stopped while the record was re-used stops there.
- * I3  The record becomes FREE only after one full pass by the one who frees it; held entries are cleared by exact CAS.
+ * I3  The record becomes FREE only after one full pass by the one who frees it. Recovery never writes held entries: a late
+ *     recoverer could hit the next owner's; they mean nothing once ctl has changed, and the next owner clears them before use.
  * I4  Sleepers are woken first, unconditionally, on every queue: the dead may have carried a wake-up (waiter.c, I3).
  * A recoverer that dies leaves p DEAD and its own blocks OWNED/MOVE(me): the next one recovers both, in any order.
  */
@@ -83,7 +84,7 @@ static int recover_held(shmq_ctx *ctx, uint32_t p, uint64_t word) {
         uint32_t idx = held_idx(e);
         uint64_t c = block_known(ctx, idx) ? ld_acq(&block_at(ctx, idx)->ctl) : 0;
         if (!still_dead(ctx, p, word)) return 0;
-        if (ctl_state(c) != SHMQ_OWNED || ctl_owner(c) != p) { cas(&h[i].word, e, 0); continue; }
+        if (ctl_state(c) != SHMQ_OWNED || ctl_owner(c) != p) continue;
         uint64_t pos = ld_rlx(&block_at(ctx, idx)->pos);
         ctx->scratch[n].idx = idx;
         ctx->scratch[n].entry = i;
@@ -101,7 +102,6 @@ static int recover_held(shmq_ctx *ctx, uint32_t p, uint64_t word) {
             settle_return(ctx, idx, c, names && (held_flags(e) & SHMQ_HELD_STARTED));
             CRASH_POINT("recovered_one");
         }
-        cas(&h[ctx->scratch[i].entry].word, e, 0);
     }
     return 1;
 }

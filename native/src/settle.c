@@ -42,7 +42,8 @@ static void extra_drop(shmq_ctx *ctx, uint32_t idx) {   /* owner of MOVE only */
     uint32_t e = settle_extra(ctx, idx);
     if (e != NOBODY) {
         uint64_t c = ld_acq(&block_at(ctx, e)->ctl);
-        if (ctl_state(c) == SHMQ_ATTACHED) arena_free(ctx, e, c);
+        uint64_t viewed = (uint64_t)(ctl_flags(ld_rlx(&b->ctl)) & SHMQ_FLAG_VIEWED) << 56;
+        if (ctl_state(c) == SHMQ_ATTACHED && (!viewed || cas(&block_at(ctx, e)->ctl, c, c | viewed))) arena_free(ctx, e, c | viewed);
         CRASH_POINT("extra_freed");
     }
     st32_rel(&b->extra, ld32_rlx(&b->extra) & 255);
@@ -177,6 +178,21 @@ static void wake_closed(local_queue *q) {   /* the last settled message of a clo
     if (ld_rlx(&q->shared->word) != q->live) waiter_announce(&q->shared->evt);
 }
 
+/* Detaching: blocks of ours that no held entry names go back (taken for good, not acked) or are freed (loans). */
+void settle_abandon(shmq_ctx *ctx) {
+    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
+        uint64_t n = ld_acq(&ctx->header->hwm[k].n);
+        for (uint64_t i = 0; i < n; i++) {
+            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
+            uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
+            if (ctl_owner(c) != ctx->self) continue;
+            if (ctl_state(c) == SHMQ_NEW) arena_free(ctx, idx, c);
+            else if (ctl_state(c) == SHMQ_OWNED) settle_return(ctx, idx, c, 0);
+        }
+    }
+    ctx->bare = 0;
+}
+
 int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
     int rc = ctx_enter(ctx), done = 0;
     if (rc != SHMQ_OK) return rc;
@@ -185,6 +201,7 @@ int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
         if (!lease_ours(ctx, d)) { d->ctl = 0; continue; }
         int leased = d->held != 0;
         let_go(ctx, d);
+        if (!leased && ctx->bare) ctx->bare--;
         if (!settle_free(ctx, d->idx, d->ctl)) { stale(ctx, d); continue; }
         d->ctl = 0;
         done++;
@@ -222,6 +239,7 @@ static int settle(shmq_ctx *ctx, shmq_delivery *d, enum verdict v, uint64_t dela
         shmq_block *b = block_at(ctx, d->idx);
         uint64_t m = ctl_next(d->ctl, SHMQ_MOVE, ctx->self);
         int attempted = v == NACK || (d->held && (held_flags(ld_rlx(&ctx->held[d->held - 1].word)) & SHMQ_HELD_STARTED));
+        if (d->held == 0 && ctx->bare) ctx->bare--;
         let_go(ctx, d);
         if (!cas(&b->ctl, d->ctl, m)) stale(ctx, d);
         else {

@@ -8,6 +8,7 @@ int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason);
 void settle_again(shmq_ctx *ctx, uint32_t idx, int attempted);
 int settle_return(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, int attempted);
 int settle_free(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
+void settle_abandon(shmq_ctx *ctx);
 void settle_discard_home(shmq_ctx *ctx, uint32_t home);
 uint32_t settle_extra(shmq_ctx *ctx, uint32_t idx);
 void settle_quarantine(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
