@@ -71,7 +71,7 @@ class Peer:
     def teardown(self) -> None:
         """Remove what is left; also called, in a fresh process, after a measurement was killed."""
 
-    def helper_pids(self) -> list[int]:
+    def server_pids(self) -> list[int]:
         """Return processes started by `setup` that would outlive a kill of this one."""
         return []
 

@@ -61,7 +61,7 @@ class RedisStreams(Peer):
             client.xgroup_create(self.name(channel), "g", id="0", mkstream=True)
         client.close()
 
-    def helper_pids(self) -> list[int]:
+    def server_pids(self) -> list[int]:
         """Return the server."""
         return [self.server.pid]
 

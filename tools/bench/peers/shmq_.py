@@ -49,7 +49,7 @@ class Shmq(Peer):
         for channel in range(self.spec.channels):
             self.broker.create_queue(self.name(channel), max_depth=self.spec.room)
 
-    def helper_pids(self) -> list[int]:
+    def server_pids(self) -> list[int]:
         """Return supervisor and sidecar."""
         stats = self.broker.stats()
         return [pid for pid in (stats.supervisor_pid, stats.sidecar_pid) if pid]

@@ -73,7 +73,7 @@ def run_publish(params: dict[str, Any]) -> dict[str, float]:
     spec = Spec(params["tag"], 64, params["room"], variant=params["variant"])
     peer = load(params["peer"])(spec)
     peer.setup()
-    params["note_pids"](peer.helper_pids())
+    params["note_pids"](peer.server_pids())
     try:
         consumer = Child(_watcher, peer, params, core=CONSUMER_CORE)
         consumer.wait()
@@ -142,7 +142,7 @@ def run_round_trip(params: dict[str, Any]) -> dict[str, float]:
     )
     peer = load(params["peer"])(spec)
     peer.setup()
-    params["note_pids"](peer.helper_pids())
+    params["note_pids"](peer.server_pids())
     try:
         server = Child(_server, peer, params, core=CONSUMER_CORE)
         server.wait()

@@ -74,7 +74,7 @@ def run(params: dict[str, Any]) -> dict[str, float]:
     )
     peer = load(params["peer"])(spec)
     peer.setup()
-    params["note_pids"](peer.helper_pids())
+    params["note_pids"](peer.server_pids())
     try:
         consumers = [Child(_consumer, peer, params, i, core=CONSUMER_CORE) for i in range(_SIDES)]
         for child in consumers:

@@ -62,7 +62,7 @@ def run(params: dict[str, Any]) -> dict[str, float]:
     spec = Spec(params["tag"], size, room, variant=params["variant"])
     peer = load(params["peer"])(spec)
     peer.setup()
-    params["note_pids"](peer.helper_pids())
+    params["note_pids"](peer.server_pids())
     try:
         consumer = Child(_consumer, peer, params, core=CONSUMER_CORE)
         consumer.wait()
