@@ -35,7 +35,6 @@
 /* Outcomes of a consumer that the core does not know; shmq/_native/pure.py has the same numbers. */
 #define CONSUMER_CLOSED (-101)
 #define CONSUMER_LIMIT (-102)
-#define VIEWS_ALIVE (-103)
 
 enum mode { MANUAL = 0, AUTO = 1, NONE = 2 };
 enum kind { ACK = 0, NACK = 1, REJECT = 2, RELEASE = 3 };
@@ -80,8 +79,6 @@ typedef struct {
     PyObject *payload, *meta, *extra;   /* NULL = not copied / none */
 } DeliveryObject;
 
-int shmq_view_keep(shmq_ctx *ctx, shmq_delivery *delivery) __attribute__((weak));
-
 static PyTypeObject QueueType, ConsumerType, DeliveryType;
 static PyObject *str_publish_slow, *str_publish_many_slow, *str_recover, *str_deadline, *str_ack_failed, *str_ack_many_failed;
 static DeliveryObject *pool[POOL];
@@ -111,7 +108,7 @@ static void lease_unlink(ConsumerObject *c, lease *l) {
 static int lease_settle(ConsumerObject *c, shmq_ctx *ctx, lease *l, int kind, uint64_t delay_ns, const void *extra, uint32_t size) {
     int rc, keep = 0;
     if (l->views && kind != ACK) {
-        keep = shmq_view_keep ? shmq_view_keep(ctx, &l->d) : VIEWS_ALIVE;
+        keep = shmq_view_keep(ctx, &l->d);
         if (keep < 0 && keep != SHMQ_STALE) return keep;
     }
     switch (kind) {

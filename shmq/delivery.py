@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Delivery"]
 
 ACK, NACK, REJECT, RELEASE = 0, 1, 2, 3
-VIEWS_ALIVE = -103
 MAX_ERROR_BYTES = 8192
 DEATHS = ("", "retries", "rejected", "expired", "overflow")
 _NO_ERROR = {
@@ -116,12 +115,6 @@ class Delivery(DeliveryBase):
                     'a consumer with ack="none"',
                     "one that settles",
                     "leave the call out, or subscribe with ack='manual'",
-                )
-            )
-        if rc == VIEWS_ALIVE:
-            raise BufferError(
-                explain(
-                    what, "views of it that are alive", "none at a nack or reject", "del them first"
                 )
             )
         self._consumer._client.check(rc, what)

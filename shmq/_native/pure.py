@@ -27,7 +27,6 @@ EAGER = 4096
 CHUNK = 64
 CONSUMER_CLOSED = -101
 CONSUMER_LIMIT = -102
-VIEWS_ALIVE = -103
 MANUAL, AUTO, NONE = 0, 1, 2
 ACK, NACK, REJECT, RELEASE = 0, 1, 2, 3
 _SETTLED, _LIVE, _VIEWED = 0, 1, 2
@@ -334,7 +333,7 @@ class ConsumerBase:
     def _lease_settle(self, lease: Lease, kind: int, delay_ns: int, extra: bytes | None) -> int:
         ctx, d, keep = lease.ctx, lease.d, 0
         if lease.views and kind != ACK:
-            keep = lib.shmq_view_keep(ctx, d) if hasattr(lib, "shmq_view_keep") else VIEWS_ALIVE
+            keep = lib.shmq_view_keep(ctx, d)
             if keep < 0 and keep != lib.SHMQ_STALE:
                 return keep
         viewed = bool(lease.views)

@@ -1,0 +1,69 @@
+"""A broker's memory without its processes: what tests of the data path need.
+
+Nothing fires timers here; `fire_timers` does what the sidecar would do.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from shmq._native import ffi, lib
+from shmq.client import Client
+from shmq.options import QueueOptions
+from shmq.queue import Queue
+from shmq.segment import create_segment
+
+
+class Rig:
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def queue(self, name: str = "q", dead_letter: Queue | None = None, **options: Any) -> Queue:
+        number, word = lib.SHMQ_NO_QUEUE, 0
+        if dead_letter is not None:
+            number = dead_letter._qref & 0xFFFF
+            word = dead_letter._qref >> 16 << 8 | lib.SHMQ_Q_LIVE
+        struct = ffi.new("shmq_queue_options *", QueueOptions(**options).to_core(number, word))
+        qref = lib.shmq_queue_create(self.client.ctx, name.encode(), struct)
+        return Queue(self.client, name, self.client.check(qref, name))
+
+    def fire_timers(self) -> None:
+        ctx = self.client.ctx
+        idx, due = ffi.new("uint32_t[1024]"), ffi.new("uint64_t[1024]")
+        start, late = ffi.new("uint32_t *"), ffi.new("uint64_t *")
+        n = lib.shmq_timers_scan(ctx, start, idx, due, 1024)
+        for i in range(n):
+            lib.shmq_timer_fire(ctx, idx[i], lib.shmq_now(), late)
+
+    def audit(self) -> dict[str, int]:
+        report = ffi.new("shmq_audit_report *")
+        self.client.check(lib.shmq_audit(self.client.ctx, report), "audit")
+        names = ("orphans", "unlinked", "dangling", "limbo", "attached", "held", "bad")
+        return {name: getattr(report, name) for name in names if getattr(report, name)}
+
+    def states(self) -> list[int]:
+        report = ffi.new("shmq_audit_report *")
+        self.client.check(lib.shmq_audit(self.client.ctx, report), "audit")
+        return list(report.states)
+
+
+@contextmanager
+def memory(**config: int) -> Iterator[Rig]:
+    """Yield a Rig over a fresh segment."""
+    name = f"t-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    settings = {"memory_limit": 1 << 28, "max_message": 1 << 20, "provider": lib.SHMQ_POSIX}
+    struct = ffi.new("shmq_config *", settings | config)
+    segment, _ = create_segment(name, "posix", struct)
+    try:
+        client = Client.connect(name)
+        try:
+            yield Rig(client)
+        finally:
+            client.close()
+    finally:
+        segment.unlink()
+        segment.close()
