@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted: all processes ended, the queues are gone", file=sys.stderr)
         return 130
-    except (StageError, ChaosError) as error:
+    except (StageError, ChaosError, shmq.ShmqError) as error:
         print(f"NOT exact: {error}")
         return 1
 

@@ -139,10 +139,7 @@ class Job:
         """Until every row is published. All kills happen here: the last rows wait for the last kill."""
         while self._reader.exitcode is None or not self.chaos.finished:
             settled = self._look(progress)
-            victim = self.chaos.step(settled)
-            if victim == "supervisor":
-                self.broker.start()  # adopts the queues and whatever else is alive
-            if victim:
+            if self.chaos.step(settled):
                 self._permit()
 
     def _until_worked(self, progress: Progress) -> None:
@@ -156,7 +153,8 @@ class Job:
         self._look(progress)
 
     def _look(self, progress: Progress) -> int:
-        """One tick: draw, restart dead workers, wait a little. Returns the flights settled so far."""
+        """One tick: draw, restart the dead, wait a little. Returns the flights settled so far."""
+        self.broker.start()  # does nothing while its supervisor lives; a new one adopts all queues
         raw = self.raw.stats()
         settled = raw.acked + raw.rejected
         progress.show(
