@@ -24,7 +24,7 @@ class Silent:
 
 
 class Rich:
-    """A bar with the time left. Drawn by this thread: no helper thread, nothing to fork."""
+    """A bar with the time left. Drawn by this thread: no second thread, safe to fork."""
 
     def __init__(self, rows: int) -> None:
         import rich.progress as rich_progress
