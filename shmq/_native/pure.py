@@ -36,11 +36,12 @@ _FOR_GOOD = (lib.SHMQ_STALE, lib.SHMQ_GONE)
 class Lease:
     """What is taken and not settled: a delivery struct and who it was handed to."""
 
-    __slots__ = ("ctx", "d", "looped", "state", "thread", "views")
+    __slots__ = ("batch", "ctx", "d", "looped", "state", "thread", "views")
 
     def __init__(self, ctx: CData, d: CData) -> None:
         self.ctx = ctx
         self.d = d
+        self.batch: CData = None  # the array that d lies in, which d alone would not keep
         self.state = _SETTLED
         self.thread = 0
         self.looped = False
@@ -284,8 +285,8 @@ class ConsumerBase:
     ) -> None:
         self.closed = False
         self._leases: dict[int, Lease] = {}
-        self._ahead: deque[CData] = deque()
-        self._taken: dict[int, CData] = {}  # what is or may be read ahead
+        self._ahead: deque[Lease] = deque()
+        self._taken: dict[int, Lease] = {}  # what is or may be read ahead
         self._client: Any = client
         self._ctx_pointer = ffi.cast("shmq_ctx *", address)
         self._qref = qref
@@ -373,8 +374,8 @@ class ConsumerBase:
         self.closed = True
         given = 0
         self._ahead.clear()
-        for d in list(self._taken.values()):
-            given += d.ctl != 0 and lib.shmq_release(self._ctx_pointer, d) >= 0
+        for lease in list(self._taken.values()):
+            given += lease.d.ctl != 0 and lib.shmq_release(lease.ctx, lease.d) >= 0
         self._taken.clear()
         for lease in list(self._leases.values()):
             if lease.d.ctl == 0:  # registered, never filled
@@ -505,11 +506,11 @@ class ConsumerBase:
         while True:
             while self._ahead:
                 try:
-                    lease.d = self._ahead.popleft()
+                    lease = self._ahead.popleft()
                 except IndexError:  # another thread was faster
                     break
                 self._leases[id(lease)] = lease
-                self._taken.pop(id(lease.d), None)
+                self._taken.pop(id(lease), None)
                 rc = lib.shmq_start(ctx, lease.d)
                 if rc >= 0:
                     return lease, 1
@@ -517,14 +518,16 @@ class ConsumerBase:
                 if rc != lib.SHMQ_STALE:  # STALE: given up to a consumer that waited
                     return lease, rc
             batch = ffi.new("shmq_delivery[]", self._prefetch)
-            structs = _each(batch, self._prefetch)
-            self._taken.update((id(d), d) for d in structs)
+            leases = [Lease(ctx, batch + i) for i in range(self._prefetch)]
+            for new in leases:
+                new.batch = batch
+                self._taken[id(new)] = new
             rc = lib.shmq_take(ctx, qref, self._prefetch, lib.SHMQ_TAKE_AHEAD, batch)
-            for d in structs[max(rc, 0) :]:
-                del self._taken[id(d)]
+            for unused in leases[max(rc, 0) :]:
+                del self._taken[id(unused)]
             if rc <= 0:
                 return lease, rc
-            self._ahead.extend(structs[:rc])
+            self._ahead.extend(leases[:rc])
 
     def __del__(self) -> None:
         try:
@@ -532,8 +535,3 @@ class ConsumerBase:
                 self._close()
         except Exception:  # at interpreter exit anything may be gone; death gives back as well
             pass
-
-
-def _each(batch: CData, n: int) -> list[CData]:
-    """Return ``n`` pointers to structs of ``batch``, each keeping all of it alive."""
-    return [ffi.gc(batch + i, lambda _, keep=batch: None) for i in range(n)]
