@@ -42,6 +42,7 @@ SHUTDOWN_S = 10.0
 CALM_S = 0.2  # nothing moved for so long: what is left waits for consumers that do not come
 END_S = 10.0
 SIDECAR_S = 5.0
+PF_EXITING = 0x4  # in the flags of /proc/PID/stat, from linux/sched.h
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,9 @@ class Broker:
             else check_broker_name(name)
         )
         self._starter = os.getpid()
-        start_supervisor(self.name, self._supervisor_options())
+        with start_supervisor(self.name, self._supervisor_options()):
+            self._client = Client.connect(self.name)
         self._open = True
-        self._client = Client.connect(self.name)
 
     @classmethod
     def _attach(cls, name: str) -> Broker:
@@ -284,14 +285,15 @@ class Broker:
         if not self._open:
             if self._settings is None:
                 raise Detached(self._closed_text())
-            start_supervisor(self.name, self._supervisor_options())
-            self._client = Client.connect(self.name)
+            with start_supervisor(self.name, self._supervisor_options()):
+                self._client = Client.connect(self.name)
             self._starter = os.getpid()
             self._open = True
             return
-        if self._find("supervisor") is None:
+        supervisor = self._find("supervisor")
+        if supervisor is None or _dies(supervisor.pid):
             try:
-                start_supervisor(self.name, {**self._supervisor_options(), "adopt": 1})
+                start_supervisor(self.name, {**self._supervisor_options(), "adopt": 1}).attached()
             except BrokerExists:
                 pass  # somebody else was quicker
         self._await_sidecar()
@@ -322,13 +324,12 @@ class Broker:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
         client = self._live_client()
-        if client.segment.current():
-            self._close_queues()
-            if timeout != 0:
-                self._await_calm(deadline)
-            self._call(lib.shmq_set_flag, 1, 1)
-            self._end_processes()
-            client.segment.unlink()
+        self._close_queues()
+        if timeout != 0:
+            self._await_calm(deadline)
+        self._call(lib.shmq_set_flag, 1, 1)
+        self._end_processes()
+        client.segment.unlink()
         self._open = False
         client.detach()
 
@@ -384,7 +385,11 @@ class Broker:
                 os.close(fd)
 
     def close(self) -> None:
-        """Detach this process; the broker goes on. Unsettled deliveries go back to their queues."""
+        """Detach this process; the broker goes on. Unsettled deliveries go back to their queues.
+
+        Handles that were connected separately keep the process attached. A broker object that is
+        dropped without `close` detaches when its queues, consumers and deliveries are dropped too.
+        """
         if self._open:
             self._open = False
             self._client.close()
@@ -403,11 +408,6 @@ class Broker:
             self.shutdown(timeout=SHUTDOWN_S if kind is None else 0)
         else:
             self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_open", False) and hasattr(self, "_client"):
-            self._open = False
-            self._client.close()
 
     # ---- calls into the core ---------------------------------------------------------------
 
@@ -452,6 +452,35 @@ def connect(url_or_name: str) -> Broker:
             )
         )
     return Broker._attach(check_broker_name(rest if separator else url_or_name))
+
+
+def _dies(pid: int) -> bool:
+    """Return whether a process is about to be gone (killed, but not yet taken apart); waits for it.
+
+    Who kills the supervisor and calls `Broker.start` in the next line finds it in this state.
+    """
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        if poll.poll(0):
+            return True
+        with open(f"/proc/{pid}/stat") as file:
+            state, *numbers = file.read().rpartition(")")[2].split()
+        with open(f"/proc/{pid}/status") as file:
+            pending = [
+                int(line.split()[1], 16) for line in file if line.startswith(("SigPnd", "ShdPnd"))
+            ]
+        exiting = state in "ZX" or int(numbers[5]) & PF_EXITING
+        killed = any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)
+        return bool((exiting or killed) and poll.poll(END_S * 1000))
+    except (OSError, ValueError):
+        return not os.path.exists(f"/proc/{pid}")
+    finally:
+        os.close(fd)
 
 
 def _refuse_later_features(options: QueueOptions) -> None:

@@ -197,6 +197,8 @@ class Client:
         if not self._closed:
             self._closed = True
             detach(self.ctx)
+            with contextlib.suppress(Exception):
+                self._last_one_out()
         unmap(self.ctx)
         delete(self.ctx)
         self.segment.close()

@@ -65,7 +65,7 @@ SYSV_TABLE = "/proc/sysvipc/shm"
 SHM_NORESERVE = 0o10000
 KEY_MARK = 0x53 << 24  # the top byte of our System V keys
 KEY_TRIES = 8
-NAME_OFFSET: int = ffi.offsetof("shmq_header", "pad0")
+NAME_OFFSET: int = ffi.offsetof("shmq_header", "name")
 USER_WORD_OFFSET: int = ffi.offsetof("shmq_header", "user_word")
 
 
@@ -256,9 +256,10 @@ class SysvSegment(Segment):
 
     provider = "sysv"
 
-    def __init__(self, name: str, memory: Any) -> None:
+    def __init__(self, name: str, memory: Any, key: int) -> None:
         self.name = name
         self.memory = memory
+        self.key = key
         self.id: int = memory.id
         self.size = memory.size
         self._pid = os.getpid()
@@ -290,24 +291,15 @@ class SysvSegment(Segment):
         _raise_for(lib.shmq_map_address(ctx, address, self.size, self.id), ctx, self.name)
 
     def current(self) -> bool:
-        import sysv_ipc
-
-        try:
-            memory = self._here()
-            key = memory.key
-            if key == 0:
-                return False
-            # After a removal the kernel forgets the key; a new segment has another id.
-            return _sysv_ids().get(key) == self.id
-        except (sysv_ipc.Error, OSError):
-            return False
+        # After a removal the kernel forgets the key; a new segment has another id.
+        return _sysv_ids().get(self.key) == self.id
 
     def claim(self) -> bool:
         import socket
 
         lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            lock.bind(f"\0shmq.{os.getuid()}.{self.id}.{self.memory.key}")
+            lock.bind(f"\0shmq.{os.getuid()}.{self.id}.{self.key}")
         except OSError as error:
             lock.close()
             if error.errno == errno.EADDRINUSE:
@@ -373,7 +365,7 @@ def _open_sysv(name: str) -> Segment | None:
     for key in sysv_keys(name):
         if key not in ids:
             return None  # keys are filled in order, and removed with their broker only
-        segment = _attach_sysv(name, ids[key])
+        segment = _attach_sysv(name, key, ids[key])
         if segment is not None and _name_in(segment) == name:
             return segment
         if segment is not None:
@@ -381,11 +373,11 @@ def _open_sysv(name: str) -> Segment | None:
     return None
 
 
-def _attach_sysv(name: str, shmid: int) -> SysvSegment | None:
+def _attach_sysv(name: str, key: int, shmid: int) -> SysvSegment | None:
     import sysv_ipc
 
     try:
-        return SysvSegment(name, sysv_ipc.attach(shmid))
+        return SysvSegment(name, sysv_ipc.attach(shmid), key)
     except (sysv_ipc.Error, OSError, ValueError):
         return None
 
@@ -420,8 +412,8 @@ def list_segments() -> list[Found]:
         for entry in os.listdir(DEV_SHM):
             if entry.startswith(prefix) and len(entry) > len(prefix):
                 found.add(Found(entry[len(prefix) :], "posix"))
-    for shmid in _sysv_ids().values():
-        segment = _attach_sysv("", shmid)
+    for key, shmid in _sysv_ids().items():
+        segment = _attach_sysv("", key, shmid)
         if segment is not None:
             name = _name_in(segment)
             if name:
@@ -650,7 +642,7 @@ def _create_sysv(name: str, config: Any) -> Segment | None:
         memory.mode = 0o600
         memory.detach()
         memory.attach()
-        return SysvSegment(name, memory)
+        return SysvSegment(name, memory, key)
     raise StorageError(
         explain(
             f"System V segment of broker {name!r}",

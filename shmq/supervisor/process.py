@@ -98,7 +98,6 @@ class Supervisor:
         self.provider = options.get("shm", "posix")
         self.user_word = int(options.get("user_word", 0))
         self.must_exist = "adopt" in options
-        creator = int(options.get("creator", 0))
         self.config = ffi.new("shmq_config *")
         self.config.memory_limit = int(options.get("memory_limit", 1 << 30))
         self.config.max_message = int(options.get("max_message", 1 << 20))
@@ -116,8 +115,7 @@ class Supervisor:
         self._sidecar_started = 0.0
         self._sidecar_not_before = 0.0
         self._early_deaths = 0
-        self._creator_fd = _open_pid(creator) if creator else -1
-        self._creator_pid = creator
+        self._hello_fd = int(options.get("hello_fd", -1))
         self._terminate = 0
         self._drain_until: float | None = None
         self._sweep_at = 0.0
@@ -161,8 +159,8 @@ class Supervisor:
         self._ensure_sidecar()
         self._await_sidecar()
         self.liveness.watch_table(self.ctx)
-        if self._creator_fd >= 0:
-            self.liveness.epoll.register(self._creator_fd)
+        if self._hello_fd >= 0:
+            self.liveness.epoll.register(self._hello_fd)
 
     def _install_signals(self) -> None:
         signal.signal(signal.SIGTERM, self._on_signal)
@@ -183,8 +181,8 @@ class Supervisor:
         while not self._over():
             fds, poked = self.liveness.wait(self._pause())
             for fd in fds:
-                if fd == self._creator_fd:
-                    self._drop_creator()
+                if fd == self._hello_fd:
+                    self._drop_hello()
                 else:
                     self.registry.died(fd)
             if poked or fds:
@@ -214,19 +212,15 @@ class Supervisor:
                 close_queues(self.ctx)
             return time.monotonic() >= self._drain_until or self.registry.held(lib.SHMQ_CLIENT) == 0
         if self.anonymous and self.registry.count(lib.SHMQ_CLIENT) == 0:
-            # Its creator may be on the way: ready was said, it has not attached yet.
-            return self._creator_fd < 0
-        if self._creator_fd >= 0 and any(
-            watched.pid == self._creator_pid for watched in self.registry.alive.values()
-        ):
-            self._drop_creator()
+            # Its starter may be on the way: ready was said, it has not attached yet.
+            return self._hello_fd < 0
         return False
 
-    def _drop_creator(self) -> None:
-        if self._creator_fd >= 0:
-            self.liveness.epoll.unregister(self._creator_fd)
-            os.close(self._creator_fd)
-            self._creator_fd = -1
+    def _drop_hello(self) -> None:
+        # Closed at the other end: the starter has attached, or is dead. The table knows which.
+        self.liveness.epoll.unregister(self._hello_fd)
+        os.close(self._hello_fd)
+        self._hello_fd = -1
 
     def _sweep(self) -> None:
         before = time.monotonic()
@@ -297,8 +291,8 @@ class Supervisor:
             self.segment.drop_claim()
             self.registry.close_in_child()
             self.liveness.close_in_child()
-            if self._creator_fd >= 0:
-                os.close(self._creator_fd)
+            if self._hello_fd >= 0:
+                os.close(self._hello_fd)
             os.setsid()
             run_sidecar(self.segment)
             code = 0

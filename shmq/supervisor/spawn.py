@@ -34,19 +34,42 @@ def environment() -> dict[str, str]:
             "SHMQ_NO_ACCEL": "1"}  # fmt: skip
 
 
-def start_supervisor(name: str, options: Mapping[str, object]) -> None:
+class Started:
+    """A supervisor that is ready, and expects its starter to attach."""
+
+    def __init__(self, hello: int) -> None:
+        self._hello = hello
+
+    def attached(self) -> None:
+        """Tell it that its starter has attached, or never will (its death says the same)."""
+        if self._hello >= 0:
+            os.close(self._hello)
+            self._hello = -1
+
+    def __enter__(self) -> Started:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.attached()
+
+
+def start_supervisor(name: str, options: Mapping[str, object]) -> Started:
     """Start a supervisor for ``name`` in the background and wait until it is ready.
+
+    Until the result is told `attached`, the broker does not end for want of users.
 
     Raises what it reports: BrokerExists, OutOfSharedMemory, LayoutMismatch, …
     """
     reader, writer = os.pipe()
+    heard, hello = os.pipe()
+    started = Started(hello)
     try:
         process = subprocess.Popen(
-            command(name, {**options, "ready_fd": writer, "creator": os.getpid()}),
+            command(name, {**options, "ready_fd": writer, "hello_fd": heard}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=writer,
-            pass_fds=(writer,),
+            pass_fds=(writer, heard),
             start_new_session=True,
             env=environment(),
         )
@@ -54,11 +77,16 @@ def start_supervisor(name: str, options: Mapping[str, object]) -> None:
         writer = -1
         said = _read_line(reader, time.monotonic() + START_TIMEOUT_S)
         process.wait()
+        _interpret(name, said)
+    except BaseException:
+        started.attached()
+        raise
     finally:
         os.close(reader)
+        os.close(heard)
         if writer >= 0:
             os.close(writer)
-    _interpret(name, said)
+    return started
 
 
 def _read_line(fd: int, deadline: float) -> str:

@@ -1,0 +1,6 @@
+"""``python -m shmq.cli``."""
+
+from shmq.cli.main import entry
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,131 @@
+"""What tests about processes need: waiting for a condition, programs in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import shmq
+
+T = TypeVar("T")
+WATCHDOG_S = 30.0  # until a test that waits gives up; never a limit on speed
+
+# In front of every program below: errors as in production, deaths of the test end it as well.
+PROLOGUE = """
+import os, signal, sys, time
+import shmq
+name = sys.argv[1]
+def say(text):
+    sys.stdout.write(f"{text}\\n"); sys.stdout.flush()
+"""
+
+
+def wait_until(condition: Callable[[], T], what: str = "", timeout: float = WATCHDOG_S) -> T:
+    """Return the first true value of ``condition``."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"waited {timeout:g} s in vain: {what or condition}"
+        time.sleep(0.002)
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process runs: a zombie does not, one with a thread left does."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        return not select.select([fd], [], [], 0)[0]
+    finally:
+        os.close(fd)
+
+
+def kill(pid: int) -> None:
+    """SIGKILL a process and wait until it is gone."""
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid), f"the end of {pid}")
+
+
+def shm_path(name: str) -> str:
+    return f"/dev/shm/shmq.{os.getuid()}.{name}"
+
+
+class Program:
+    """A Python program in a process of its own; talks by lines on its stdout."""
+
+    def __init__(self, source: str, *arguments: str, options: tuple[str, ...] = ()) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *options, "-c", PROLOGUE + textwrap.dedent(source), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self.process.pid
+
+    def line(self) -> str:
+        """Return its next line; fails the test when it ends instead."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"ended with {self.process.wait()}: {self.process.communicate()[1]}"
+        return line.rstrip("\n")
+
+    def tell(self, text: str = "") -> None:
+        """Send it a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(text + "\n")
+        self.process.stdin.flush()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def finish(self) -> tuple[int, str, str]:
+        """Wait for its end; returns (exit code, stdout, stderr)."""
+        out, err = self.process.communicate(timeout=WATCHDOG_S)
+        return self.process.returncode, out, err
+
+
+@contextlib.contextmanager
+def program(source: str, *arguments: str, options: tuple[str, ...] = ()) -> Iterator[Program]:
+    """Run a `Program`; killed at the end of the block if it still runs."""
+    running = Program(source, *arguments, options=options)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.kill()
+        for pipe in (running.process.stdin, running.process.stdout, running.process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+@contextlib.contextmanager
+def ended(*names: str) -> Iterator[None]:
+    """Take brokers of these names away after the block, whatever became of them."""
+    try:
+        yield
+    finally:
+        for name in names:
+            with contextlib.suppress(shmq.ShmqError):
+                shmq.connect(name).shutdown(timeout=0)
+
+
+def processes_of(broker: shmq.Broker) -> tuple[int, int]:
+    """Return (supervisor, sidecar), both alive."""
+    stats = broker.stats()
+    assert stats.supervisor_pid is not None
+    assert stats.sidecar_pid is not None
+    return stats.supervisor_pid, stats.sidecar_pid

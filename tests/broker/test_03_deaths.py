@@ -1,0 +1,205 @@
+"""Any process of a broker may be killed; messages and the others do not notice."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from kit import alive, ended, kill, processes_of, program, shm_path, wait_until
+
+import shmq
+
+CONSUMER = """
+    with shmq.connect(name).get_queue("orders").subscribe() as consumer:
+        delivery = consumer.get(timeout=20)
+        say(delivery.payload.decode())
+        sys.stdin.readline()
+"""
+
+
+def round_trip(queue: shmq.Queue) -> None:
+    queue.publish(b"round trip")
+    with queue.subscribe() as consumer:
+        delivery = consumer.get(timeout=10)
+        assert delivery.payload == b"round trip"
+        delivery.ack()
+
+
+def test_a_killed_sidecar_is_replaced(broker_name: str) -> None:
+    with shmq.Broker(broker_name) as broker:
+        queue = broker.create_queue("orders")
+        for _ in range(3):
+            supervisor, sidecar = processes_of(broker)
+            kill(sidecar)
+            round_trip(queue)
+            wait_until(lambda old=sidecar: broker.stats().sidecar_pid not in (None, old))
+            assert broker.stats().supervisor_pid == supervisor
+
+
+def test_a_killed_supervisor_stops_nobody_and_start_brings_it_back(broker_name: str) -> None:
+    with shmq.Broker(broker_name) as broker:
+        queue = broker.create_queue("orders")
+        supervisor, sidecar = processes_of(broker)
+        kill(supervisor)
+        assert broker.stats().supervisor_pid is None
+        round_trip(queue)
+        broker.start()
+        assert processes_of(broker)[0] != supervisor
+        assert processes_of(broker)[1] == sidecar
+        broker.start()  # nothing is missing: nothing happens
+        round_trip(queue)
+
+
+def test_with_both_killed_the_data_path_goes_on(broker_name: str) -> None:
+    with shmq.Broker(broker_name) as broker:
+        queue = broker.create_queue("orders")
+        queue.publish(b"before")
+        old = processes_of(broker)
+        for pid in old:
+            kill(pid)
+        with queue.subscribe() as consumer:
+            delivery = consumer.get(timeout=10)
+            assert delivery.payload == b"before"
+            delivery.ack()
+        round_trip(queue)
+        broker.start()
+        assert not set(processes_of(broker)) & set(old)
+        round_trip(queue)
+
+
+def test_a_sidecar_of_an_earlier_supervisor_is_watched_by_the_next_one(broker_name: str) -> None:
+    with shmq.Broker(broker_name) as broker:
+        supervisor, sidecar = processes_of(broker)
+        kill(supervisor)
+        broker.start()
+        kill(sidecar)
+        wait_until(lambda: broker.stats().sidecar_pid not in (None, sidecar))
+
+
+def test_after_everybody_was_killed_the_next_start_finds_the_messages(broker_name: str) -> None:
+    source = """
+        broker = shmq.Broker(name)
+        queue = broker.create_queue("orders")
+        for i in range(100):
+            queue.publish(b"%d" % i)
+        with queue.subscribe(max_unsettled=10) as consumer:
+            held = [consumer.get(timeout=10) for _ in range(10)]
+            stats = broker.stats()
+            for pid in (stats.supervisor_pid, stats.sidecar_pid, os.getpid()):
+                os.kill(pid, signal.SIGKILL)
+    """
+    with ended(broker_name):
+        with program(source, broker_name) as everybody:
+            assert everybody.process.wait(30) == -9
+        assert os.path.exists(shm_path(broker_name))
+        with shmq.Broker(broker_name) as broker:
+            queue = broker.get_queue("orders")
+            found = set()
+            with queue.subscribe() as consumer:
+                for _ in range(100):
+                    delivery = consumer.get(timeout=10)
+                    found.add(int(delivery.payload))
+                    delivery.ack()
+            assert found == set(range(100))
+
+
+def test_what_a_killed_consumer_held_is_delivered_again(broker_name: str) -> None:
+    with shmq.Broker(broker_name) as broker:
+        queue = broker.create_queue("orders")
+        queue.publish(b"precious")
+        with program(CONSUMER, broker_name) as consumer:
+            assert consumer.line() == "precious"
+            consumer.kill()
+        with queue.subscribe() as here:
+            delivery = here.get(timeout=20)
+            assert delivery.payload == b"precious"
+            assert delivery.redelivered
+            assert delivery.attempt == 2
+            delivery.ack()
+
+
+def test_without_a_supervisor_the_sidecar_finds_the_dead(broker_name: str) -> None:
+    with shmq.Broker(broker_name) as broker:
+        queue = broker.create_queue("orders")
+        queue.publish(b"precious")
+        with program(CONSUMER, broker_name) as consumer:
+            assert consumer.line() == "precious"
+            kill(processes_of(broker)[0])
+            consumer.kill()
+        with queue.subscribe() as here:
+            delivery = here.get(timeout=20)
+            assert delivery.payload == b"precious"
+            delivery.ack()
+
+
+def test_what_a_process_held_before_exec_is_delivered_again(broker_name: str) -> None:
+    source = """
+        with shmq.connect(name).get_queue("orders").subscribe() as consumer:
+            delivery = consumer.get(timeout=20)
+            say(delivery.payload.decode())
+            os.execvp("sleep", ["sleep", "300"])
+    """
+    with shmq.Broker(broker_name) as broker:
+        queue = broker.create_queue("orders")
+        queue.publish(b"precious")
+        with program(source, broker_name) as consumer:
+            assert consumer.line() == "precious"
+            with queue.subscribe() as here:
+                delivery = here.get(timeout=20)
+                assert delivery.payload == b"precious"
+                delivery.ack()
+            assert alive(consumer.pid)
+
+
+def test_a_retry_is_not_lost_with_the_sidecar(broker_name: str) -> None:
+    with shmq.Broker(broker_name) as broker:
+        queue = broker.create_queue("orders", retry_backoff="300ms", retry_jitter=0)
+        queue.publish(b"again")
+        with queue.subscribe() as consumer:
+            consumer.get(timeout=10).nack()
+            kill(processes_of(broker)[1])
+            delivery = consumer.get(timeout=20)
+            assert delivery.attempt == 2
+            delivery.ack()
+
+
+def test_the_supervisor_is_not_in_the_users_session(broker_name: str) -> None:
+    with shmq.Broker(broker_name) as broker:
+        for pid in processes_of(broker):
+            assert os.getsid(pid) != os.getsid(0)
+            assert os.getpgid(pid) != os.getpgid(0)
+
+
+@pytest.mark.parametrize("which", ["supervisor", "sidecar"])
+def test_ctrl_c_does_not_end_them(broker_name: str, which: str) -> None:
+    import signal
+
+    with shmq.Broker(broker_name) as broker:
+        pid = processes_of(broker)[0 if which == "supervisor" else 1]
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGHUP)
+        broker.create_queue("orders")
+        assert wait_until(lambda: pid in processes_of(broker))
+        assert alive(pid)
+
+
+def test_shutdown_works_with_both_killed(broker_name: str) -> None:
+    broker = shmq.Broker(broker_name)
+    for pid in processes_of(broker):
+        kill(pid)
+    broker.shutdown()
+    assert not os.path.exists(shm_path(broker_name))
+
+
+def test_start_right_after_a_kill_does_not_believe_in_the_dying(broker_name: str) -> None:
+    import signal
+
+    with shmq.Broker(broker_name) as broker:
+        for _ in range(5):
+            supervisor, sidecar = processes_of(broker)
+            os.kill(supervisor, signal.SIGKILL)
+            os.kill(sidecar, signal.SIGKILL)
+            broker.start()
+            stats = broker.stats()
+            assert stats.supervisor_pid not in (None, supervisor)
+            assert stats.sidecar_pid not in (None, sidecar)
