@@ -4,7 +4,7 @@
 #   make run        the flights example
 #   make test       the quick suite                  ARGS="-k ring -n0" is passed on to pytest
 #   make crash      processes killed at named points ARGS=... likewise
-#   make model      the protocol models, by spin     MODEL_ARGS=...
+#   make model      the protocol models, by spin; the memory orders, by Relacy     MODEL_ARGS=...
 #   make mutants    delete guards one by one: each time a test has to notice
 #   make san        C tests under asan+ubsan, then tsan
 #   make lint       ruff, formatting, types
@@ -86,6 +86,8 @@ crash: dev
 model: dev
 	@bash tools/need.sh spin
 	$(PY) tests/model/run.py $(MODEL_ARGS)
+	bash tools/need.sh g++ relacy-dev:/usr/include/relacy
+	$(PY) tests/model/weak/run.py
 
 mutants: dev
 	$(PY) tools/mutants.py $(MUTANT_ARGS)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # need.sh TOOL...: make sure that each tool is on PATH, installing the Debian package of the same
 # name where that is possible without asking anybody. Otherwise say what to do and exit 3.
+# TOOL may be PACKAGE:PATH for a package that is recognised by a file instead (relacy-dev:/usr/include/relacy).
 set -euo pipefail
 
 install() {
@@ -19,10 +20,17 @@ install() {
             "${as_root[@]}" apt-get install -y --no-install-recommends "$1" >&2; }
 }
 
+have() {
+    case "$1" in
+        *:*) [ -e "${1#*:}" ] ;;
+        *) command -v "$1" >/dev/null ;;
+    esac
+}
+
 missing=()
 for tool in "$@"; do
-    command -v "$tool" >/dev/null || install "$tool" || true
-    command -v "$tool" >/dev/null || missing+=("$tool")
+    have "$tool" || install "${tool%%:*}" || true
+    have "$tool" || missing+=("${tool%%:*}")
 done
 
 if [ "${#missing[@]}" -gt 0 ]; then

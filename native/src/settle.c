@@ -162,6 +162,7 @@ static int lease_ours(shmq_ctx *ctx, const shmq_delivery *d) {
 /* I2. Call before the CAS that ends the lease. */
 static void let_go(shmq_ctx *ctx, shmq_delivery *d) {
     if (d->held == 0) return;
+    ctx->last_held = d->held - 1;
     st_rel(&ctx->held[d->held - 1].word, 0);
     st_rlx(&ctx->held[d->held - 1].deadline, 0);
     owner_held_put(ctx, d->held - 1);
@@ -169,6 +170,8 @@ static void let_go(shmq_ctx *ctx, shmq_delivery *d) {
 }
 
 static int stale(shmq_ctx *ctx, shmq_delivery *d) {
+    /* HELD: cleared before the look at ctl, in the one order of all seq_cst accesses; a failed CAS alone orders nothing */
+    st_sc(&ctx->held[ctx->last_held].word, 0);
     arena_limbo_check(ctx, d->idx);
     d->ctl = 0;
     return SHMQ_STALE;
