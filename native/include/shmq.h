@@ -202,7 +202,7 @@ typedef struct {
     shmq_au32 evt;           /* consumers sleep here */
     uint8_t pad1[124];
     shmq_au32 space;         /* producers sleep here */
-    uint32_t pad2;
+    uint32_t ahead;          /* 1 = some consumer reads ahead: an idle one may look for what it can have */
     shmq_au64 bytes;         /* ready payload bytes, kept only when max_bytes is set; a hint, resynchronised by the sidecar */
     uint8_t pad3[112];
     shmq_ring_ends ends[11];
@@ -327,6 +327,7 @@ int shmq_queue_snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out);
 int shmq_queue_census(shmq_ctx *ctx, uint64_t queue, shmq_census *out);
 int64_t shmq_depth(shmq_ctx *ctx, uint64_t queue);
 int64_t shmq_purge(shmq_ctx *ctx, uint64_t queue);
+int shmq_queue_discard(shmq_ctx *ctx, uint64_t queue);
 
 /* messages */
 int shmq_publish(shmq_ctx *ctx, uint64_t queue, shmq_message *message);

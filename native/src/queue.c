@@ -241,7 +241,11 @@ int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_opti
     CRASH_POINT("create");
     st_rel(&rec->word, queue_make(gen + 1, SHMQ_Q_LIVE));   /* I1: last */
     if (index == hwm) st32_rel(&ctx->header->queue_hwm, hwm + 1);
-    if (options->ack_timeout_ns) st32_rel(&ctx->header->leases, 1);
+    if (options->ack_timeout_ns) {   /* the sidecar has leases to watch from now on */
+        st32_rel(&ctx->header->leases, 1);
+        add32(&ctx->header->timer_evt, 2);
+        futex_wake(&ctx->header->timer_evt, 1);
+    }
     admin_leave(ctx);
     return (int64_t)((gen + 1) << 16 | index);
 }

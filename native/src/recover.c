@@ -99,6 +99,8 @@ static int recover_held(shmq_ctx *ctx, uint32_t p, uint64_t word) {
             /* gen+1: it died in touch or start, between the entry and the ctl */
             int names = held_names(e, c) || held_names(e, c + 1);
             clear_slot(ctx, idx, c);
+            local_queue *q;
+            if (queue_open_local(ctx, fate_home(ld_rlx(&block_at(ctx, idx)->fate)), &q) == SHMQ_OK) bump(&q->counters->recovered, 1);
             settle_return(ctx, idx, c, names && (held_flags(e) & SHMQ_HELD_STARTED));
             CRASH_POINT("recovered_one");
         }

@@ -299,6 +299,7 @@ int shmq_segment_snapshot(shmq_ctx *ctx, shmq_segment_info *out) {
     struct stat st;
     out->total = ctx->size;
     if (ctx->fd >= 0 && fstat(ctx->fd, &st) == 0) out->memory_used = (uint64_t)st.st_blocks * 512;
+    else out->memory_used = ctx->geometry.l0;   /* what format reserved; blocks are added below */
     out->memory_limit = ctx->geometry.memory_limit;
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
         uint64_t n = ld_acq(&h->hwm[k].n);

@@ -288,12 +288,12 @@ int shmq_touch(shmq_ctx *ctx, shmq_delivery *d, uint64_t extend_ns) {
     if (lease_ours(ctx, d) && d->held) {
         shmq_held *h = &ctx->held[d->held - 1];
         uint64_t next = ctl_next(d->ctl, SHMQ_OWNED, ctx->self), e = ld_rlx(&h->word);
-        st_rel(&h->deadline, extend_ns ? clock_now(ctx) + extend_ns : 0);
+        int timed = ctx->local[d->queue % SHMQ_QUEUES].options.ack_timeout_ns != 0;   /* others end with their holder only */
+        st_rel(&h->deadline, timed && extend_ns ? clock_now(ctx) + extend_ns : 0);
         st_rel(&h->word, held_make(held_flags(e), ctl_gen(next), d->idx));
         CRASH_POINT("touched");
         if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, next)) {
             d->ctl = next;
-            if (extend_ns) st32_rel(&ctx->header->leases, 1);
             rc = SHMQ_OK;
         } else {
             let_go(ctx, d);
@@ -382,6 +382,24 @@ int shmq_view_end(shmq_ctx *ctx, uint32_t held, uint32_t idx) {
         }
     }
     ctx_unlock(ctx);
+    return rc;
+}
+
+/* Drop all that is ready or delayed: shutdown(immediate). What consumers hold is theirs to settle. */
+int shmq_queue_discard(shmq_ctx *ctx, uint64_t qref) {
+    local_queue *q;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
+    rc = queue_local(ctx, qref, &q);
+    if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) rc = SHMQ_GONE;
+    if (rc == SHMQ_OK) settle_discard_home(ctx, qref_index(qref));
+    op_end(ctx);
+    ctx_unlock(ctx);
+    if (rc == SHMQ_OK) {
+        waiter_announce(&q->shared->evt);
+        waiter_announce(&q->shared->space);
+    }
     return rc;
 }
 

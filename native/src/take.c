@@ -150,12 +150,13 @@ int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_d
     op_begin(ctx);
     rc = queue_local(ctx, qref, &q);
     if (rc == SHMQ_OK) {
+        if ((flags & SHMQ_TAKE_AHEAD) && !__atomic_load_n(&q->shared->ahead, __ATOMIC_RELAXED)) __atomic_store_n(&q->shared->ahead, 1, __ATOMIC_RELEASE);
         int status = queue_status(q);
         rc = status == SHMQ_GONE ? SHMQ_GONE : take_some(ctx, q, qref_index(qref), max, flags, out);
         if (rc > 0) {
             if (flags & SHMQ_TAKE_FREE) ctx->bare += (uint32_t)rc;
             space = take_space(ctx, q, (uint32_t)rc, 0);
-            if (waiter_present(&q->shared->evt) && !take_none_left(ctx, q)) evt = &q->shared->evt;   /* more work: wake one more */
+            if (waiter_present(&q->shared->evt) && ((flags & SHMQ_TAKE_AHEAD) || !take_none_left(ctx, q))) evt = &q->shared->evt;   /* more work: wake one more */
         } else if (rc == SHMQ_EMPTY && status == SHMQ_CLOSED && queue_drained(ctx, qref_index(qref))) rc = SHMQ_CLOSED;
     }
     op_end(ctx);

@@ -1,12 +1,10 @@
-/* timers.c: delayed blocks, and the leases that end by the clock; the sidecar's side of the shared memory.
+/* timers.c: delayed blocks; the sidecar's side of the shared memory.
  *
  *   timers[4096]   word: idx+1, 0 = empty       a lossy mailbox: truth is ctl DELAYED and block.due_ns
  *
  * I1  DELAYED has no owner: whoever CASes it to MOVE(me) fires it; two sidecars cannot fire one block twice.
  * I2  A hint may be lost (its writer died, the mailbox was full): timer_lost is set then, or by recovery, and a new sidecar
  *     scans all blocks anyway. Late, never lost.
- * I3  A lease ends by the clock only when its held entry names exactly the ctl generation that is replaced; the slot is
- *     cleared first (the taker may be paused before its own clear), and VIEWED is set: the old holder may still read.
  */
 #include "timers.h"
 #include "arena.h"
@@ -99,45 +97,6 @@ int shmq_timer_fire(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *due) {
     op_end(ctx);
     ctx_unlock(ctx);
     return rc;
-}
-
-/* I3. Returns how many leases ended; *next = the earliest deadline still to come, 0 = none. */
-int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next) {
-    int n = 0, rc = ctx_enter(ctx);
-    if (rc != SHMQ_OK) return rc;
-    *next = 0;
-    uint32_t owners = ld32_acq(&ctx->header->leases) ? ld32_acq(&ctx->header->owner_hwm) : 0;
-    op_begin(ctx);
-    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
-        if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
-        uint32_t used = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
-        shmq_held *h = ctx->held_base + (uint64_t)o * SHMQ_HELD;
-        for (uint32_t i = 0; i < used && i < cap && i < SHMQ_HELD; i++) {
-            uint64_t e = ld_acq(&h[i].word), deadline = ld_acq(&h[i].deadline);
-            if (e == 0 || deadline == 0 || (held_flags(e) & SHMQ_HELD_VIEW) || ld_acq(&h[i].word) != e) continue;
-            if (deadline > now) { if (*next == 0 || deadline < *next) *next = deadline; continue; }
-            uint32_t idx = held_idx(e);
-            if (!block_known(ctx, idx)) continue;
-            shmq_block *b = block_at(ctx, idx);
-            uint64_t c = ld_acq(&b->ctl);
-            if (ctl_state(c) != SHMQ_OWNED || ctl_owner(c) != o || !held_names(e, c)) continue;
-            if (ld_acq(&h[i].deadline) != deadline || ld_acq(&h[i].word) != e) continue;   /* touched meanwhile */
-            uint64_t pos = ld_rlx(&b->pos);
-            if (ld_acq(&b->ctl) != c) continue;   /* pos belongs to this lease */
-            local_ring *r = queue_ring(ctx, pos_ring(pos));
-            if (r) ring_clear(r, pos_position(pos), idx);
-            uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | (uint64_t)(MUTANT(11) ? 0 : SHMQ_FLAG_VIEWED) << 56;
-            if (!cas(&b->ctl, c, m)) continue;
-            CRASH_POINT("expired");
-            settle_again(ctx, idx, held_flags(e) & SHMQ_HELD_STARTED);
-            st_rlx(&b->due_ns, 0);
-            settle_route(ctx, idx, m);
-            n++;
-        }
-    }
-    op_end(ctx);
-    ctx_unlock(ctx);
-    return n;
 }
 
 /* max_bytes counts what is ready; deaths make it drift. When nothing moved meanwhile, put the exact sum there. */

@@ -4,6 +4,7 @@
  * consumer costs nothing and a busy one never pays a wake-up. Every sleep is bounded by a second; whoever has waited that
  * long looks for dead processes itself, so that recovery needs no supervisor.
  */
+#include "lease.h"
 #include "owner.h"
 #include "queue.h"
 #include "ring.h"
@@ -69,10 +70,14 @@ int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
         return SHMQ_OK;
     }
     if (spin_ns == UINT64_MAX && q->spin_ns > SPIN_MIN) q->spin_ns -= q->spin_ns / 4;
-    ctx_lock(ctx);
+    if ((rc = ctx_enter(ctx)) != SHMQ_OK) return rc;
     shmq_au32 *space = take_space(ctx, q, 0, 1);   /* what we owe, before we sleep */
+    op_begin(ctx);
+    int stolen = lease_steal(ctx, q, qref_index(qref));
+    op_end(ctx);
     ctx_unlock(ctx);
     if (space) waiter_wake(space);
+    if (stolen) return SHMQ_OK;
     uint32_t seen = MUTANT(5) ? (ld32_sc(&q->shared->evt) | 1) : waiter_prepare(&q->shared->evt);
     if (!MUTANT(9) && items_ready(ctx, q)) return SHMQ_OK;   /* EVT: bit set, then the ring */
     status = queue_status(q);

@@ -1,0 +1,79 @@
+/* lease.c: leases that end although their holder lives: by the clock (ack_timeout), or because the message was only read
+ * ahead and somebody else waits idle.
+ *
+ * I1  A lease is ended only when its held entry names exactly the ctl generation that is replaced; one CAS decides against
+ *     the holder's own ack, touch or start.
+ * I2  The slot is cleared first: the taker may be stopped between its CAS to OWNED and its own clear.
+ * I3  VIEWED is set: the old holder may still be reading (or be stopped inside its copy). Its held entry keeps the block in
+ *     LIMBO after the last free, until it lets go of the entry.
+ * Who dies where: after the CAS to MOVE: recovery routes it, with or without the attempt. The holder loses nothing but the
+ * right to settle.
+ */
+#include "lease.h"
+#include "arena.h"
+#include "queue.h"
+#include "ring.h"
+#include "settle.h"
+#include "waiter.h"
+
+/* 1 = the lease that entry e of owner o names was ended and the message is on its way back. */
+static int take_back(shmq_ctx *ctx, uint32_t o, shmq_held *h, uint64_t e, uint64_t deadline) {
+    uint32_t idx = held_idx(e);
+    if (!block_known(ctx, idx)) return 0;
+    shmq_block *b = block_at(ctx, idx);
+    uint64_t c = ld_acq(&b->ctl);
+    if (ctl_state(c) != SHMQ_OWNED || ctl_owner(c) != o || !held_names(e, c)) return 0;
+    if (ld_acq(&h->deadline) != deadline || ld_acq(&h->word) != e) return 0;   /* touched or settled meanwhile */
+    uint64_t pos = ld_rlx(&b->pos);
+    if (ld_acq(&b->ctl) != c) return 0;   /* pos belongs to this lease */
+    local_ring *r = queue_ring(ctx, pos_ring(pos));
+    if (r) ring_clear(r, pos_position(pos), idx);   /* I2 */
+    uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | (uint64_t)(MUTANT(11) ? 0 : SHMQ_FLAG_VIEWED) << 56;   /* I3 */
+    if (!cas(&b->ctl, c, m)) return 0;
+    CRASH_POINT("expired");
+    settle_again(ctx, idx, held_flags(e) & SHMQ_HELD_STARTED);
+    st_rlx(&b->due_ns, 0);
+    settle_route(ctx, idx, m);
+    return 1;
+}
+
+/* Returns how many leases ended; *next = the earliest deadline still to come, 0 = none. */
+int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next) {
+    int n = 0, rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    *next = 0;
+    uint32_t owners = ld32_acq(&ctx->header->leases) ? ld32_acq(&ctx->header->owner_hwm) : 0;
+    op_begin(ctx);
+    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
+        if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
+        uint32_t used = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
+        shmq_held *h = ctx->held_base + (uint64_t)o * SHMQ_HELD;
+        for (uint32_t i = 0; i < used && i < cap && i < SHMQ_HELD; i++) {
+            uint64_t e = ld_acq(&h[i].word), deadline = ld_acq(&h[i].deadline);
+            if (e == 0 || deadline == 0 || (held_flags(e) & SHMQ_HELD_VIEW) || ld_acq(&h[i].word) != e) continue;
+            if (deadline > now) { if (*next == 0 || deadline < *next) *next = deadline; }
+            else n += take_back(ctx, o, &h[i], e, deadline);
+        }
+    }
+    op_end(ctx);
+    ctx_unlock(ctx);
+    return n;
+}
+
+/* For a consumer that would sleep: one message of this queue that another one has only read ahead. Under the ctx lock, in op. */
+int lease_steal(shmq_ctx *ctx, local_queue *q, uint32_t index) {
+    if (!__atomic_load_n(&q->shared->ahead, __ATOMIC_ACQUIRE)) return 0;
+    uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
+    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
+        if (o == ctx->self || owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
+        uint32_t used = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
+        shmq_held *h = ctx->held_base + (uint64_t)o * SHMQ_HELD;
+        for (uint32_t i = 0; i < used && i < cap && i < SHMQ_HELD; i++) {
+            uint64_t e = ld_acq(&h[i].word);
+            if (e == 0 || held_flags(e) != 0 || !block_known(ctx, held_idx(e))) continue;
+            if (fate_home(ld_rlx(&block_at(ctx, held_idx(e))->fate)) != index) continue;
+            if (take_back(ctx, o, &h[i], e, ld_acq(&h[i].deadline))) return 1;
+        }
+    }
+    return 0;
+}
