@@ -55,6 +55,7 @@ typedef struct {
     shmq_ctx *ctx;
     uint64_t qref;
     PyObject *client;
+    int waits;                   /* a full queue is waited for; otherwise Python decides */
 } QueueObject;
 
 typedef struct {
@@ -320,8 +321,8 @@ static PyTypeObject DeliveryType = {
 static int queue_init(QueueObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *client;
     unsigned long long ctx, qref;
-    static char *names[] = {"client", "address", "qref", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKK", names, &client, &ctx, &qref)) return -1;
+    static char *names[] = {"client", "address", "qref", "waits", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKKp", names, &client, &ctx, &qref, &self->waits)) return -1;
     Py_INCREF(client);
     Py_XSETREF(self->client, client);
     self->ctx = (shmq_ctx *)(uintptr_t)ctx;
@@ -360,10 +361,24 @@ static int send_one(QueueObject *self, shmq_message *m) {
     return rc;
 }
 
+/* Wait, without a time limit, until there may be room again. False: raised. */
+static bool wait_for_room(QueueObject *self) {
+    shmq_ctx *ctx = self->ctx;
+    uint64_t qref = self->qref;
+    if (PyErr_CheckSignals() < 0) return false;
+    Py_BEGIN_ALLOW_THREADS
+    shmq_wait_space(ctx, qref, 0, UINT64_MAX);   /* whatever it says, the next publish says it too */
+    Py_END_ALLOW_THREADS
+    return PyErr_CheckSignals() >= 0;
+}
+
 static PyObject *queue_publish(QueueObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
     if (n == 1 && !kwnames && PyBytes_CheckExact(args[0]) && self->ctx) {
         shmq_message m = {.data = PyBytes_AS_STRING(args[0]), .size = (uint64_t)PyBytes_GET_SIZE(args[0]), .ttl_ns = SHMQ_DELAY_DEFAULT};
-        if (send_one(self, &m) >= 0) return PyLong_FromUnsignedLongLong(m.id);
+        int rc;
+        while ((rc = send_one(self, &m)) == SHMQ_FULL && self->waits)
+            if (!wait_for_room(self)) return NULL;
+        if (rc >= 0) return PyLong_FromUnsignedLongLong(m.id);
     }
     return call_slow((PyObject *)self, str_publish_slow, args, n, kwnames);
 }
@@ -391,7 +406,13 @@ static PyObject *queue_publish_many(QueueObject *self, PyObject *const *args, Py
     if (n == 1 && !kwnames && self->ctx && (PyList_CheckExact(args[0]) || PyTuple_CheckExact(args[0]))) {
         int rc;
         Py_ssize_t sent = send_many(self, args[0], 0, &rc), all = PySequence_Fast_GET_SIZE(args[0]);
-        if (sent == all) return PyLong_FromSsize_t(sent);
+        while (rc == SHMQ_FULL && self->waits) {
+            if (!wait_for_room(self)) return NULL;
+            if (sent < PySequence_Fast_GET_SIZE(args[0])) sent += send_many(self, args[0], sent, &rc);
+            else rc = SHMQ_OK;
+        }
+        all = PySequence_Fast_GET_SIZE(args[0]);   /* another thread may have changed the list while we waited */
+        if (sent >= all) return PyLong_FromSsize_t(sent);
         PyObject *rest = PySequence_GetSlice(args[0], sent, all);
         PyObject *done = rest ? PyLong_FromSsize_t(sent) : NULL;
         PyObject *result = done ? PyObject_CallMethodObjArgs((PyObject *)self, str_publish_many_slow, rest, done, NULL) : NULL;

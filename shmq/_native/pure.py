@@ -53,7 +53,7 @@ class QueueBase:
 
     __slots__ = ("_client", "_ctx_pointer", "_qref")
 
-    def __init__(self, client: object, address: int, qref: int) -> None:
+    def __init__(self, client: object, address: int, qref: int, waits: bool) -> None:
         self._client: Any = client
         self._bind(address, qref)
 
