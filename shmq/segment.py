@@ -23,7 +23,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmq._native import ffi, lib
@@ -257,9 +257,12 @@ class SysvSegment(Segment):
     provider = "sysv"
 
     def __init__(self, name: str, memory: Any, key: int) -> None:
+        import sysv_ipc
+
         self.name = name
         self.memory = memory
         self.key = key
+        self._ipc = sysv_ipc  # still there when the last handle goes, at interpreter exit
         self.id: int = memory.id
         self.size = memory.size
         self._pid = os.getpid()
@@ -270,10 +273,8 @@ class SysvSegment(Segment):
         # The core keeps the mapping out of forked children (MADV_DONTFORK). The inherited object
         # must not detach an address that is somebody else's here: it is kept, and never used.
         if self._pid != os.getpid():
-            import sysv_ipc
-
             self._inherited.append(self.memory)
-            self.memory = sysv_ipc.attach(self.id)
+            self.memory = self._ipc.attach(self.id)
             self._pid = os.getpid()
         return self.memory
 
@@ -314,18 +315,14 @@ class SysvSegment(Segment):
             self._lock = None
 
     def unlink(self) -> None:
-        import sysv_ipc
-
         if self.current():
-            with contextlib.suppress(sysv_ipc.Error):
+            with contextlib.suppress(self._ipc.Error):
                 self._here().remove()
 
     def close(self) -> None:
-        import sysv_ipc
-
         self.drop_claim()
         if self._pid == os.getpid() and self.memory.attached:
-            with contextlib.suppress(sysv_ipc.Error):
+            with contextlib.suppress(self._ipc.Error):
                 self.memory.detach()
 
 
@@ -762,15 +759,19 @@ class Stale(NamedTuple):
     reason: str
 
 
-def clean(dry_run: bool = False, prefix: str = "") -> list[Stale]:
+def clean(
+    dry_run: bool = False, prefix: str = "", names: Collection[str] | None = None
+) -> list[Stale]:
     """Remove this user's segments in which nobody lives; returns what was found about each.
+
+    ``prefix`` and ``names`` narrow it down to brokers of such names.
 
     Somebody lives in it when its supervisor's claim is held, when an attached process is alive (pid
     and start time agree), or, where its layout cannot be read, when any process maps it.
     """
     found = []
     for name, provider in list_segments():
-        if not name.startswith(prefix):
+        if not name.startswith(prefix) or (names and name not in names):
             continue
         try:
             verdict = _clean_one(name, provider, dry_run)

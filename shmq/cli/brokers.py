@@ -92,7 +92,8 @@ def ls(options: argparse.Namespace) -> int:
 
 def clean(options: argparse.Namespace) -> int:
     """Remove segments in which nobody lives."""
-    found = clean_segments(dry_run=options.dry_run)
+    found = clean_segments(dry_run=options.dry_run, names=options.name)
+    missing = sorted(set(options.name) - {one.name for one in found})
     removed = 0
     for one in found:
         if one.removable:
@@ -101,9 +102,11 @@ def clean(options: argparse.Namespace) -> int:
             print(f"{verb} {one.name} ({one.provider}): {one.reason}")
         else:
             print(f"kept {one.name} ({one.provider}): {one.reason}")
-    if not removed:
+    for name in missing:
+        print(f"shmq: broker {name!r}: no segment of that name", file=sys.stderr)
+    if not removed and not missing:
         print("nothing to clean")
-    return 0
+    return 3 if missing else 0
 
 
 # ---- looking ------------------------------------------------------------------------------------

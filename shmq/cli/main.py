@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
         "clean", brokers.clean, "remove segments in which nobody lives",
         "Only this user's, and only those without a living process (pid and start time).",
     )  # fmt: skip
+    clean.add_argument("name", metavar="NAME", nargs="*", help="only these (default: all)")
     clean.add_argument("-n", "--dry-run", action="store_true", help="only say what would be done")
     return top
 

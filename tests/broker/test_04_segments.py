@@ -143,17 +143,17 @@ def test_a_process_of_another_pid_namespace_is_refused(broker_name: str) -> None
 
 def test_clean_removes_only_what_nobody_lives_in(broker_names: Callable[[], str]) -> None:
     stale, used, noise = broker_names(), broker_names(), broker_names()
-    prefix = os.path.commonprefix([stale, used, noise])
+    names = (stale, used, noise)
     make_stale(stale)
     Path(shm_path(noise)).write_bytes(os.urandom(5000))
     with ended(used), shmq.Broker(used):
-        dry = {one.name: one for one in clean(dry_run=True, prefix=prefix)}
+        dry = {one.name: one for one in clean(dry_run=True, names=names)}
         assert dry[stale].removable
         assert dry[noise].removable
         assert not dry[used].removable
         assert "supervisor is alive" in dry[used].reason
         assert os.path.exists(shm_path(stale))
-        done = {one.name: one for one in clean(prefix=prefix)}
+        done = {one.name: one for one in clean(names=names)}
         assert {name for name, one in done.items() if one.removable} == {stale, noise}
         assert not os.path.exists(shm_path(stale))
         assert not os.path.exists(shm_path(noise))

@@ -142,11 +142,11 @@ def test_looking_does_not_keep_an_anonymous_broker_alive() -> None:
 def test_clean_says_what_it_would_do_and_does_it(broker_name: str) -> None:
     with ended(broker_name), open(shm_path(broker_name), "wb"):
         try:
-            code, out, _ = run("clean", "--dry-run")
+            code, out, _ = run("clean", "--dry-run", broker_name)
             assert code == 0
             assert f"would remove {broker_name} (posix)" in out
             assert os.path.exists(shm_path(broker_name))
-            code, out, _ = run("clean")
+            code, out, _ = run("clean", broker_name)
             assert code == 0
             assert f"removed {broker_name} (posix)" in out
             assert not os.path.exists(shm_path(broker_name))
@@ -155,7 +155,7 @@ def test_clean_says_what_it_would_do_and_does_it(broker_name: str) -> None:
                 os.unlink(shm_path(broker_name))
 
 
-@pytest.mark.parametrize("command", ["down", "status"])
+@pytest.mark.parametrize("command", ["down", "status", "clean"])
 def test_what_is_not_there_is_not_found(broker_name: str, command: str) -> None:
     code, out, err = run(command, broker_name)
     assert (code, out) == (3, "")

@@ -1,0 +1,118 @@
+"""Settings: keyword > environment > file > default, each with a clear complaint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shmq.errors import InvalidOption, InvalidOptionType, StorageError
+from shmq.settings import Settings, pack_defaults, ram_bytes, unpack_defaults
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_are_those_of_the_documentation() -> None:
+    settings = Settings.load({}, {})
+    assert settings == Settings(
+        storage="memory",
+        data_dir="./data",
+        default_ttl=86400,
+        max_message_size=1 << 20,
+        max_queue_depth=100_000,
+        max_retries=3,
+        listen_addr="127.0.0.1:5672",
+        metrics=True,
+        metrics_interval=1,
+        shm="posix",
+        memory_limit=ram_bytes(),
+    )
+
+
+def test_each_source_wins_over_the_next(tmp_path: Path) -> None:
+    file = tmp_path / "broker.toml"
+    file.write_text('max_retries = 1\nmax_queue_depth = 1\ndefault_ttl = "1s"\n')
+    environ = {"SHMQ_MAX_RETRIES": "2", "SHMQ_MAX_QUEUE_DEPTH": "2", "SHMQ_CONFIG": str(file)}
+    settings = Settings.load({"max_retries": 3}, environ)
+    assert (settings.max_retries, settings.max_queue_depth, settings.default_ttl) == (3, 2, 1.0)
+
+
+def test_the_file_in_the_working_directory_is_found_and_may_have_a_table(tmp_path: Path) -> None:
+    (tmp_path / "shmq.toml").write_text('[shmq]\nmax_message_size = "2MB"\nmetrics = false\n')
+    settings = Settings.load({}, {})
+    assert (settings.max_message_size, settings.metrics) == (2 << 20, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("max_retrys = 1", "did you mean 'max_retries'"),
+        ("max_retries = -1", "0 to 65534"),
+        ("not toml", "valid TOML"),
+        ("shmq = 5", "a table"),
+    ],
+)
+def test_what_is_wrong_in_a_file_names_the_file(tmp_path: Path, text: str, complaint: str) -> None:
+    file = tmp_path / "broker.toml"
+    file.write_text(text)
+    with pytest.raises(InvalidOption, match=complaint) as caught:
+        Settings.load({}, {}, config=file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file_is_an_error_when_it_was_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match=r"nothing\.toml"):
+        Settings.load({}, {}, config=tmp_path / "nothing.toml")
+
+
+def test_what_is_wrong_in_the_environment_names_the_variable() -> None:
+    with pytest.raises(InvalidOption, match="SHMQ_MAX_QUEUE_DEPTH"):
+        Settings.load({}, {"SHMQ_MAX_QUEUE_DEPTH": "0"})
+
+
+def test_an_empty_variable_is_none_at_all() -> None:
+    assert Settings.load({}, {"SHMQ_MAX_QUEUE_DEPTH": ""}).max_queue_depth == 100_000
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("storage", "tape"), ("shm", "mmap"), ("max_message_size", 0), ("max_message_size", "2GB"),
+        ("max_queue_depth", 0), ("metrics", "perhaps"), ("metrics_interval", 0), ("data_dir", ""),
+        ("memory_limit", 5), ("default_ttl", 0), ("default_ttl", "soon"), ("listen_addr", 5),
+    ],
+)  # fmt: skip
+def test_impossible_values_name_the_setting(keyword: str, value: object) -> None:
+    with pytest.raises(InvalidOption, match=keyword):
+        Settings.load({keyword: value}, {})
+
+
+def test_unknown_keywords_suggest_the_nearest() -> None:
+    with pytest.raises(InvalidOptionType, match="did you mean 'memory_limit'"):
+        Settings.load({"memory_limits": 1}, {})
+
+
+@pytest.mark.parametrize("storage", ["disk", "hybrid"])
+def test_storage_that_this_version_lacks_is_refused(storage: str) -> None:
+    with pytest.raises(StorageError, match="this version"):
+        Settings.load({"storage": storage}, {})
+
+
+def test_a_message_fits_into_the_memory() -> None:
+    with pytest.raises(InvalidOption, match="memory_limit"):
+        Settings(max_message_size=4 << 20, memory_limit=2 << 20)
+
+
+def test_defaults_survive_the_way_through_the_user_word() -> None:
+    assert unpack_defaults(0) is None
+    assert unpack_defaults(pack_defaults(100_000, 3)) == (100_000, 3)
+    assert unpack_defaults(pack_defaults(1 << 23, 65534)) == (1 << 23, 65534)
+    assert pack_defaults(1 << 23, 65534) < 1 << 64
+
+
+def test_ram_is_a_plausible_number() -> None:
+    assert os.sysconf("SC_PAGE_SIZE") < ram_bytes() < 1 << 50
