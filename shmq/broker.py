@@ -260,10 +260,9 @@ class Broker:
         return sorted(summary.name for summary in _summaries(self._client.ctx))
 
     def _queue_defaults(self) -> dict[str, Any]:
-        client = self._live_client()
-        header = client.segment.header()
-        packed = unpack_defaults(client.segment.user_word())
-        defaults: dict[str, Any] = {"ttl": from_ns(header.default_ttl_ns)}
+        info = self._segment_info()
+        packed = unpack_defaults(info.user_word)
+        defaults: dict[str, Any] = {"ttl": from_ns(info.default_ttl_ns)}
         if packed is not None:
             defaults["max_depth"], defaults["max_retries"] = packed
         return defaults
@@ -349,15 +348,18 @@ class Broker:
         since = time.monotonic()
         while deadline is None or time.monotonic() < deadline:
             ctx = self._client.ctx
-            others = [o for o in owners_alive(ctx) if o.role == "client" and o.pid != me]
+            clients = [owner for owner in owners_alive(ctx) if owner.role == "client"]
             summaries = _summaries(ctx)
-            held = sum(owner.held for owner in others)
-            if held == 0 and (not others or not any(s.ready for s in summaries)):
+            held = sum(owner.held for owner in clients)
+            alone = all(owner.pid == me for owner in clients)
+            if held == 0 and (alone or not any(summary.ready for summary in summaries)):
                 return
-            now_progress = (held, [(s.ready, s.acked) for s in summaries])
+            now_progress = (held, [(summary.ready, summary.acked) for summary in summaries])
             if now_progress != progress:
                 progress, since = now_progress, time.monotonic()
-            elif held == 0 and time.monotonic() - since > CALM_S:
+            # What this process holds may be in the hands of the very thread that waits here.
+            in_other_hands = any(owner.held for owner in clients if owner.pid != me)
+            if not in_other_hands and time.monotonic() - since > CALM_S:
                 return
             time.sleep(0.002)
 

@@ -12,7 +12,7 @@ MS = 1_000_000
 SECOND = 1_000 * MS
 NEVER = 0
 
-LEASE_LEAST = 5 * MS
+LEASE_LEAST = 10 * MS
 LEASE_MOST = SECOND
 REAP_ALONE = 250 * MS  # between two looks for dead processes while there is no supervisor
 RESYNC = 5 * SECOND

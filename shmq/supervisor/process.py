@@ -110,6 +110,8 @@ class Supervisor:
         self.registry: Registry
         self.ctx: Any = ffi.NULL
         self.anonymous = False
+        self.adopted = False
+        self._abandoned = False
         self.sidecar_pid = 0
         self._sidecar_child = 0
         self._sidecar_started = 0.0
@@ -131,13 +133,13 @@ class Supervisor:
         if self.must_exist:
             # Called to restart what is missing, not to bring an empty broker into being.
             open_segment(self.name).close()
-        self.segment, adopted = create_segment(
+        self.segment, self.adopted = create_segment(
             self.name, self.provider, self.config, self.user_word
         )
         try:
             self.client = Client(self.segment, lib.SHMQ_SUPERVISOR)
         except BaseException:
-            if not adopted:
+            if not self.adopted:
                 self.segment.unlink()
             raise
         self.ctx = self.client.ctx
@@ -148,7 +150,7 @@ class Supervisor:
                 f"broker {self.name!r}: found one that was shutting down, expected a running one; "
                 "start it anew"
             )
-        if adopted:
+        if self.adopted:
             lib.shmq_set_flag(self.ctx, 1, 0)
         self.anonymous = bool(self._info.anonymous)
         self.registry = Registry(self.ctx, self.liveness.epoll)
@@ -211,13 +213,15 @@ class Supervisor:
                 self._drain_until = time.monotonic() + GRACE_S
                 close_queues(self.ctx)
             return time.monotonic() >= self._drain_until or self.registry.held(lib.SHMQ_CLIENT) == 0
-        if self.anonymous and self.registry.count(lib.SHMQ_CLIENT) == 0:
+        if (self.anonymous or self._abandoned) and self.registry.count(lib.SHMQ_CLIENT) == 0:
             # Its starter may be on the way: ready was said, it has not attached yet.
             return self._hello_fd < 0
+        self._abandoned = False
         return False
 
     def _drop_hello(self) -> None:
-        # Closed at the other end: the starter has attached, or is dead. The table knows which.
+        # A byte: the starter has attached. None: it died or gave up between "ready" and then.
+        self._abandoned = not os.read(self._hello_fd, 1) and not self.adopted
         self.liveness.epoll.unregister(self._hello_fd)
         os.close(self._hello_fd)
         self._hello_fd = -1

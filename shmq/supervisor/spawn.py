@@ -6,6 +6,7 @@ that same pipe until then, so that what it could not say in order arrives as wel
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -35,13 +36,23 @@ def environment() -> dict[str, str]:
 
 
 class Started:
-    """A supervisor that is ready, and expects its starter to attach."""
+    """A supervisor that is ready, and expects its starter to attach.
+
+    As a context manager: attach inside the block. When the block fails, or this process dies in
+    it, a broker that was made for it and that nobody else uses ends again.
+    """
 
     def __init__(self, hello: int) -> None:
         self._hello = hello
 
     def attached(self) -> None:
-        """Tell it that its starter has attached, or never will (its death says the same)."""
+        """Tell it that its starter has attached, or does not mean to."""
+        with contextlib.suppress(OSError):
+            os.write(self._hello, b"!")
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Tell it that its starter will not come; so does the starter's death."""
         if self._hello >= 0:
             os.close(self._hello)
             self._hello = -1
@@ -49,8 +60,11 @@ class Started:
     def __enter__(self) -> Started:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.attached()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.attached()
+        else:
+            self.give_up()
 
 
 def start_supervisor(name: str, options: Mapping[str, object]) -> Started:
@@ -79,7 +93,7 @@ def start_supervisor(name: str, options: Mapping[str, object]) -> Started:
         process.wait()
         _interpret(name, said)
     except BaseException:
-        started.attached()
+        started.give_up()
         raise
     finally:
         os.close(reader)

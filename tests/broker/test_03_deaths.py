@@ -203,3 +203,70 @@ def test_start_right_after_a_kill_does_not_believe_in_the_dying(broker_name: str
             stats = broker.stats()
             assert stats.supervisor_pid not in (None, supervisor)
             assert stats.sidecar_pid not in (None, sidecar)
+
+
+def test_many_who_restart_a_supervisor_at_once_get_one(broker_name: str) -> None:
+    import threading
+
+    with shmq.Broker(broker_name) as broker:
+        kill(processes_of(broker)[0])
+        errors: list[BaseException] = []
+
+        def start() -> None:
+            try:
+                broker.start()
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=start) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors
+        roles = [owner.role for owner in broker.stats().attached]
+        assert sorted(roles) == ["client", "sidecar", "supervisor"]
+
+
+@pytest.mark.parametrize("what", ["new", "adopted"])
+def test_a_supervisor_killed_at_any_moment_of_its_start_leaves_a_usable_name(
+    broker_name: str, what: str
+) -> None:
+    import random
+    import subprocess
+    import time
+
+    from shmq.supervisor.spawn import command, environment
+
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    choice = random.Random(seed)
+    if what == "adopted":
+        with program("shmq.Broker(name).create_queue('orders').publish(b'kept')", broker_name) as p:
+            p.finish()
+        kill(processes_of(shmq.connect(broker_name))[0])
+    with ended(broker_name):
+        for _ in range(15):
+            process = subprocess.Popen(
+                [*command(broker_name, {"memory_limit": 1 << 26}), "--foreground"],
+                stdout=subprocess.DEVNULL,
+                env=environment(),
+            )
+            time.sleep(choice.uniform(0.02, 0.12))
+            process.kill()
+            process.wait()
+        with shmq.Broker(broker_name) as broker:
+            if what == "adopted":
+                assert broker.get_queue("orders").depth() == 1
+            round_trip(broker.create_queue("another"))
+
+
+def test_a_starter_killed_before_it_attached_leaves_no_broker(broker_name: str) -> None:
+    source = """
+        from shmq.supervisor.spawn import start_supervisor
+        started = start_supervisor(name, {"memory_limit": 1 << 26})
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    with program(source, broker_name) as starter:
+        assert starter.process.wait(30) == -9
+    wait_until(lambda: not os.path.exists(shm_path(broker_name)), "the broker to go")
