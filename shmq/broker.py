@@ -540,7 +540,7 @@ def read_stats(segment: Segment, ctx: Any) -> BrokerStats:
         supervisor_pid=by_role.get("supervisor"),
         sidecar_pid=by_role.get("sidecar"),
         uptime=(lib.shmq_now() - info.created_ns) / 1e9,
-        memory_used=info.memory_used,
+        memory_used=segment.memory_used(),
         memory_reserved=info.total,
         memory_limit=info.memory_limit,
         blocks=info.blocks,

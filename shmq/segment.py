@@ -65,6 +65,7 @@ SYSV_TABLE = "/proc/sysvipc/shm"
 SHM_NORESERVE = 0o10000
 KEY_MARK = 0x53 << 24  # the top byte of our System V keys
 KEY_TRIES = 8
+CONTENTION_S = 2.0  # how long makers and removers of one name may be in each other's way
 NAME_OFFSET: int = ffi.offsetof("shmq_header", "name")
 USER_WORD_OFFSET: int = ffi.offsetof("shmq_header", "user_word")
 
@@ -110,11 +111,16 @@ def posix_name(name: str) -> str:
     return "/" + posix_prefix() + name
 
 
-def sysv_keys(name: str) -> Iterator[int]:
-    """Yield the System V keys of broker ``name``, in the order in which they are tried."""
-    hashed = 0xCBF29CE484222325
+def _hash(name: str) -> int:
+    hashed = 0xCBF29CE484222325  # FNV-1a; not for secrets
     for byte in f"{os.getuid()}:{name}".encode():
         hashed = (hashed ^ byte) * 0x100000001B3 & (1 << 64) - 1
+    return hashed
+
+
+def sysv_keys(name: str) -> Iterator[int]:
+    """Yield the System V keys of broker ``name``, in the order in which they are tried."""
+    hashed = _hash(name)
     for _ in range(KEY_TRIES):
         hashed = (hashed ^ 0x5B) * 0x100000001B3 & (1 << 64) - 1
         yield KEY_MARK | (hashed >> 20) & 0xFFFFFF
@@ -144,6 +150,10 @@ class Segment:
 
     def map(self, ctx: Any) -> None:
         """Map the segment into ``ctx``."""
+        raise NotImplementedError
+
+    def memory_used(self) -> int:
+        """Return how many bytes of the segment have memory behind them."""
         raise NotImplementedError
 
     def current(self) -> bool:
@@ -218,6 +228,9 @@ class PosixSegment(Segment):
     def map(self, ctx: Any) -> None:
         _raise_for(lib.shmq_map_fd(ctx, self.fd, self.size), ctx, self.name)
 
+    def memory_used(self) -> int:
+        return os.fstat(self.fd).st_blocks * 512
+
     def current(self) -> bool:
         try:
             return os.fstat(self.fd).st_nlink > 0
@@ -256,7 +269,7 @@ class SysvSegment(Segment):
 
     provider = "sysv"
 
-    def __init__(self, name: str, memory: Any, key: int) -> None:
+    def __init__(self, name: str, memory: Any, key: int, lock: socket.socket | None = None) -> None:
         import sysv_ipc
 
         self.name = name
@@ -267,7 +280,7 @@ class SysvSegment(Segment):
         self.size = memory.size
         self._pid = os.getpid()
         self._inherited: list[Any] = []
-        self._lock: socket.socket | None = None
+        self._lock = lock
 
     def _here(self) -> Any:
         # The core keeps the mapping out of forked children (MADV_DONTFORK). The inherited object
@@ -291,23 +304,18 @@ class SysvSegment(Segment):
         address = ffi.cast("void *", _address_of(self._here()))
         _raise_for(lib.shmq_map_address(ctx, address, self.size, self.id), ctx, self.name)
 
+    def memory_used(self) -> int:
+        rows = [row for row in _sysv_table() if row["shmid"] == self.id]
+        return rows[0]["rss"] + rows[0]["swap"] if rows else 0
+
     def current(self) -> bool:
         # After a removal the kernel forgets the key; a new segment has another id.
         return _sysv_ids().get(self.key) == self.id
 
     def claim(self) -> bool:
-        import socket
-
-        lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            lock.bind(f"\0shmq.{os.getuid()}.{self.id}.{self.key}")
-        except OSError as error:
-            lock.close()
-            if error.errno == errno.EADDRINUSE:
-                return False
-            raise
-        self._lock = lock
-        return True
+        if self._lock is None:
+            self._lock = _sysv_lock(self.name)
+        return self._lock is not None
 
     def drop_claim(self) -> None:
         if self._lock is not None:
@@ -318,6 +326,7 @@ class SysvSegment(Segment):
         if self.current():
             with contextlib.suppress(self._ipc.Error):
                 self._here().remove()
+        self.drop_claim()  # which was on the name
 
     def close(self) -> None:
         self.drop_claim()
@@ -358,15 +367,21 @@ def _open_posix(name: str) -> Segment | None:
 
 
 def _open_sysv(name: str) -> Segment | None:
-    ids = _sysv_ids()
     for key in sysv_keys(name):
-        if key not in ids:
-            return None  # keys are filled in order, and removed with their broker only
-        segment = _attach_sysv(name, key, ids[key])
-        if segment is not None and _name_in(segment) == name:
+        shmid = _sysv_ids().get(key)
+        if shmid is None:
+            return None  # keys are filled in order
+        segment = _attach_sysv(name, key, shmid)
+        for _ in range(50):
+            if segment is not None or _sysv_ids().get(key) != shmid:
+                break
+            time.sleep(0.001)  # for the moment after its creation it is read-only
+            segment = _attach_sysv(name, key, shmid)
+        # Without a name it is unfinished: being made for this name, or rubble that may go.
+        if segment is not None and _name_in(segment) in (name, ""):
             return segment
         if segment is not None:
-            segment.close()
+            segment.close()  # of another name with the same hash
     return None
 
 
@@ -386,19 +401,21 @@ def _name_in(segment: Segment) -> str:
 
 def _sysv_ids() -> dict[int, int]:
     """Return {key: id} of this user's System V segments that carry our mark."""
+    mine = os.getuid()
+    return {
+        row["key"]: row["shmid"]
+        for row in _sysv_table()
+        if row["uid"] == mine and row["key"] & 0xFF << 24 == KEY_MARK
+    }
+
+
+def _sysv_table() -> list[dict[str, int]]:
     try:
         with open(SYSV_TABLE, encoding="ascii") as table:
             columns = table.readline().split()
-            rows = [line.split() for line in table]
+            return [dict(zip(columns, map(int, line.split()), strict=False)) for line in table]
     except OSError:
-        return {}
-    key, shmid, uid = (columns.index(column) for column in ("key", "shmid", "uid"))
-    mine = str(os.getuid())
-    return {
-        int(row[key]): int(row[shmid])
-        for row in rows
-        if row[uid] == mine and int(row[key]) & 0xFF << 24 == KEY_MARK
-    }
+        return []
 
 
 def list_segments() -> list[Found]:
@@ -531,38 +548,41 @@ def create_segment(
         OutOfSharedMemory: there is not even room for the header.
         LayoutMismatch, CorruptSegment, ForeignSegment: something else has that name.
     """
-    for _ in range(20):
+    deadline = time.monotonic() + CONTENTION_S
+    while time.monotonic() < deadline:
         segment = open_handle(name)
-        if segment is not None:
+        if segment is None:
+            segment = _create_posix(name) if provider == "posix" else _create_sysv(name, config)
+            if segment is None:  # somebody else is making it, or taking it away
+                time.sleep(0.001)
+                continue
             if not segment.claim():
                 segment.close()
                 raise _exists(name)
-            if not segment.current():  # unlinked between open and claim
-                segment.close()
-                continue
-            if (segment.size == 0 or segment.unfinished()) and not _being_created(segment):
+            try:
+                _format(segment, config, user_word)
+            except BaseException:
                 segment.unlink()
                 segment.close()
-                continue
-            try:
-                segment.header()
-            except BaseException:
-                segment.close()
                 raise
-            return segment, True
-        segment = _create_posix(name) if provider == "posix" else _create_sysv(name, config)
-        if segment is None:
-            continue
+            return segment, False
         if not segment.claim():
             segment.close()
             raise _exists(name)
-        try:
-            _format(segment, config, user_word)
-        except BaseException:
+        if not segment.current():  # unlinked between open and claim
+            segment.close()
+            continue
+        if segment.size == 0 or segment.unfinished():
+            # Its creator is dead, or finds our claim and gives up.
             segment.unlink()
             segment.close()
+            continue
+        try:
+            segment.header()
+        except BaseException:
+            segment.close()
             raise
-        return segment, False
+        return segment, True
     raise _exists(name)
 
 
@@ -575,23 +595,6 @@ def _exists(name: str) -> BrokerExists:
             f"use shmq.connect({name!r}), or stop it first: `shmq down {name}`",
         )
     )
-
-
-def _being_created(segment: Segment) -> bool:
-    # A POSIX creator that we overtook finds our claim and gives up. A System V creator may be
-    # between shmget and its claim, but only while it lives.
-    if not isinstance(segment, SysvSegment):
-        return False
-    creator = segment.memory.creator_pid
-    if creator == os.getpid():
-        return False
-    try:
-        os.kill(creator, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _create_posix(name: str) -> Segment | None:
@@ -613,13 +616,50 @@ def _create_posix(name: str) -> Segment | None:
     return PosixSegment(name, memory.fd)
 
 
+def _sysv_lock(name: str) -> socket.socket | None:
+    """Return what only one process at a time can have for this name; the kernel takes it back."""
+    import socket
+
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        lock.bind(f"\0shmq.{os.getuid()}.{_hash(name):016x}")
+    except OSError as error:
+        lock.close()
+        if error.errno == errno.EADDRINUSE:
+            return None
+        raise
+    return lock
+
+
 def _create_sysv(name: str, config: Any) -> Segment | None:
+    # The claim comes first: from here on nobody else makes or adopts a segment of this name.
+    lock = _sysv_lock(name)
+    if lock is None:
+        return None
+    try:
+        segment = _make_sysv(name, config, lock)
+    except BaseException:
+        lock.close()
+        raise
+    if segment is None:
+        lock.close()
+    return segment
+
+
+def _make_sysv(name: str, config: Any, lock: socket.socket) -> Segment | None:
     import sysv_ipc
 
     size = lib.shmq_plan(config, ffi.new("shmq_geometry *"))
     for key in sysv_keys(name):
-        if key in _sysv_ids():
-            continue
+        shmid = _sysv_ids().get(key)
+        if shmid is not None:
+            other = _attach_sysv(name, key, shmid)
+            taken = other is None or _name_in(other) not in (name, "")
+            if other is not None:
+                other.close()
+            if taken:
+                continue
+            return None  # made since we looked
         try:
             # Created read-only: sysv_ipc fills what it creates writable, all of a sparse segment.
             memory = sysv_ipc.SharedMemory(
@@ -639,7 +679,7 @@ def _create_sysv(name: str, config: Any) -> Segment | None:
         memory.mode = 0o600
         memory.detach()
         memory.attach()
-        return SysvSegment(name, memory, key)
+        return SysvSegment(name, memory, key, lock)
     raise StorageError(
         explain(
             f"System V segment of broker {name!r}",

@@ -182,10 +182,9 @@ class Sidecar:
     def _consider_trim(self) -> None:
         lib.shmq_segment_snapshot(self.ctx, self._info)
         keep = self._trim.decide(
-            int(self._info.memory_used), int(self._info.blocks), int(self._info.free_blocks)
+            self.segment.memory_used(), int(self._info.blocks), int(self._info.free_blocks)
         )
         if keep is None:
             return
         lib.shmq_trim(self.ctx, keep)
-        lib.shmq_segment_snapshot(self.ctx, self._info)
-        self._trim.trimmed(int(self._info.memory_used))
+        self._trim.trimmed(self.segment.memory_used())

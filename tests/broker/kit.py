@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import shmq
+from shmq.segment import list_segments
 
 T = TypeVar("T")
 WATCHDOG_S = 30.0  # until a test that waits gives up; never a limit on speed
@@ -59,6 +60,11 @@ def kill(pid: int) -> None:
 
 def shm_path(name: str) -> str:
     return f"/dev/shm/shmq.{os.getuid()}.{name}"
+
+
+def exists(name: str) -> bool:
+    """Return whether a broker of that name has a segment, by whichever provider."""
+    return any(found.name == name for found in list_segments())
 
 
 class Program:

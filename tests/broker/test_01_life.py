@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from kit import alive, ended, kill, processes_of, program, shm_path, wait_until
+from kit import alive, ended, exists, kill, processes_of, program, shm_path, wait_until
 
 import shmq
 
@@ -29,9 +29,9 @@ def test_a_broker_has_a_living_supervisor_and_sidecar(broker_name: str) -> None:
 def test_shutdown_takes_processes_and_memory_away(broker_name: str) -> None:
     broker = shmq.Broker(broker_name)
     pids = processes_of(broker)
-    assert os.path.exists(shm_path(broker_name))
+    assert exists(broker_name)
     broker.shutdown()
-    assert not os.path.exists(shm_path(broker_name))
+    assert not exists(broker_name)
     wait_until(lambda: not any(map(alive, pids)), "the end of both processes")
     with pytest.raises(shmq.BrokerNotRunning, match=broker_name):
         shmq.connect(broker_name)
@@ -41,7 +41,7 @@ def test_shutdown_takes_processes_and_memory_away(broker_name: str) -> None:
 def test_the_segment_is_of_this_user_alone(broker_name: str) -> None:
     mask = os.umask(0)
     try:
-        with shmq.Broker(broker_name):
+        with shmq.Broker(broker_name, shm="posix"):
             assert os.stat(shm_path(broker_name)).st_mode & 0o777 == 0o600
     finally:
         os.umask(mask)
@@ -190,7 +190,7 @@ def test_shutdown_with_timeout_zero_waits_for_nobody(broker_name: str) -> None:
     with program(source, broker_name) as worker:
         assert worker.line() == "got it"
         broker.shutdown(timeout=0)
-        assert not os.path.exists(shm_path(broker_name))
+        assert not exists(broker_name)
 
 
 def test_sigterm_to_the_supervisor_ends_the_broker(broker_name: str) -> None:
@@ -198,7 +198,7 @@ def test_sigterm_to_the_supervisor_ends_the_broker(broker_name: str) -> None:
     pids = processes_of(broker)
     os.kill(pids[0], signal.SIGTERM)
     wait_until(lambda: not any(map(alive, pids)), "the end of both processes")
-    assert not os.path.exists(shm_path(broker_name))
+    assert not exists(broker_name)
     broker.shutdown()
 
 
@@ -252,7 +252,7 @@ def test_an_anonymous_broker_ends_with_its_last_user(how: str) -> None:
                 third.finish()
             assert all(map(alive, pids))
             second.kill() if how == "kill" else second.tell()
-            wait_until(lambda: not os.path.exists(shm_path(name)), "the segment to be taken away")
+            wait_until(lambda: not exists(name), "the segment to be taken away")
             wait_until(lambda: not any(map(alive, pids)), "the end of both processes")
 
 
@@ -263,7 +263,7 @@ def test_an_anonymous_broker_without_processes_ends_with_its_last_user() -> None
         kill(sidecar)
         user.tell()
         assert user.finish()[0] == 0
-        assert not os.path.exists(shm_path(name))
+        assert not exists(name)
 
 
 def test_an_orphaned_sidecar_takes_an_anonymous_broker_away() -> None:
@@ -271,7 +271,7 @@ def test_an_orphaned_sidecar_takes_an_anonymous_broker_away() -> None:
         name, supervisor, sidecar = user.line(), int(user.line()), int(user.line())
         kill(supervisor)
         user.kill()
-        wait_until(lambda: not os.path.exists(shm_path(name)), "the segment to be taken away")
+        wait_until(lambda: not exists(name), "the segment to be taken away")
         wait_until(lambda: not alive(sidecar))
 
 
@@ -279,7 +279,7 @@ def test_a_dropped_anonymous_broker_ends() -> None:
     broker = shmq.Broker()
     name, pids = broker.name, processes_of(broker)
     del broker
-    wait_until(lambda: not os.path.exists(shm_path(name)), "the segment to be taken away")
+    wait_until(lambda: not exists(name), "the segment to be taken away")
     wait_until(lambda: not any(map(alive, pids)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from kit import alive, ended, kill, processes_of, program, shm_path, wait_until
+from kit import alive, ended, exists, kill, processes_of, program, wait_until
 
 import shmq
 
@@ -91,7 +91,7 @@ def test_after_everybody_was_killed_the_next_start_finds_the_messages(broker_nam
     with ended(broker_name):
         with program(source, broker_name) as everybody:
             assert everybody.process.wait(30) == -9
-        assert os.path.exists(shm_path(broker_name))
+        assert exists(broker_name)
         with shmq.Broker(broker_name) as broker:
             queue = broker.get_queue("orders")
             found = set()
@@ -188,7 +188,7 @@ def test_shutdown_works_with_both_killed(broker_name: str) -> None:
     for pid in processes_of(broker):
         kill(pid)
     broker.shutdown()
-    assert not os.path.exists(shm_path(broker_name))
+    assert not exists(broker_name)
 
 
 def test_start_right_after_a_kill_does_not_believe_in_the_dying(broker_name: str) -> None:
@@ -269,4 +269,4 @@ def test_a_starter_killed_before_it_attached_leaves_no_broker(broker_name: str) 
     """
     with program(source, broker_name) as starter:
         assert starter.process.wait(30) == -9
-    wait_until(lambda: not os.path.exists(shm_path(broker_name)), "the broker to go")
+    wait_until(lambda: not exists(broker_name), "the broker to go")

@@ -342,3 +342,17 @@ def test_creating_touches_little_memory(broker_name: str) -> None:
         finally:
             segment.unlink()
             segment.close()
+
+
+@pytest.mark.slow
+def test_all_of_this_holds_for_system_v_segments_as_well() -> None:
+    here = Path(__file__).parent
+    files = ("01_life", "02_queues", "03_deaths", "06_quiet", "07_sidecar")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "2", *(here / f"test_{f}.py" for f in files)],
+        env={**os.environ, "SHMQ_SHM": "sysv"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
-from kit import ended, processes_of, program, shm_path, wait_until
+from kit import ended, exists, processes_of, program, wait_until
 
 import shmq
 
@@ -103,7 +101,7 @@ def test_ctrl_c_in_a_with_block_shows_only_the_programs_own_traceback(broker_nam
         assert out == ""
         assert err.strip().endswith("KeyboardInterrupt")
         assert err.count("Traceback") == 1
-        assert not os.path.exists(shm_path(broker_name))
+        assert not exists(broker_name)
 
 
 def test_the_end_of_the_starter_does_not_end_a_named_broker(broker_name: str) -> None:
