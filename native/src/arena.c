@@ -90,7 +90,7 @@ static int claim(shmq_ctx *ctx, uint32_t idx, uint64_t *ctl) {
 static int refill(shmq_ctx *ctx, unsigned k) {
     magazine *m = &ctx->magazines[k];
     uint32_t first = ctx->classes[k].first / 64;
-    uint64_t hwm = ld_acq(&ctx->header->hwm[k].n);
+    uint64_t hwm = class_hwm(ctx, k);
     if (hwm == 0) return 0;
     uint32_t last = first + (uint32_t)((hwm - 1) / 64), want = m->cap > 32 ? 32 : m->cap;
     for (uint32_t v = first / 64; v <= last / 64; v++) {
@@ -120,7 +120,7 @@ static int refill(shmq_ctx *ctx, unsigned k) {
 /* Make more blocks of class k. Any number of processes may be at it; each step is idempotent. */
 static int grow(shmq_ctx *ctx, unsigned k) {
     class_place *c = &ctx->classes[k];
-    uint64_t n = ld_acq(&ctx->header->hwm[k].n), step;
+    uint64_t n = class_hwm(ctx, k), step;
     if (n >= c->limit) return fail(ctx, SHMQ_E_NOMEM, WHAT_CLASS, k, n, c->limit, 0);
     step = c->stride < SHMQ_PAGE ? n / 8 / 64 * 64 : 0;
     if (step < 64) step = 64;
@@ -166,7 +166,22 @@ static int back(shmq_ctx *ctx, unsigned k, uint32_t idx, uint64_t bytes) {
     return rc;
 }
 
-static int alloc_in(shmq_ctx *ctx, unsigned k, uint64_t bytes, int may_scan, uint32_t *idx, uint64_t *ctl) {
+/* I2: hint bits may all be in magazines, of the living or the dead; and after a trim the lowest blocks are those without
+ * memory. So before "no memory" is said: all blocks of the class, those with memory behind them only. */
+static int scan(shmq_ctx *ctx, unsigned k, uint64_t bytes, uint32_t *idx, uint64_t *ctl) {
+    class_place *c = &ctx->classes[k];
+    uint64_t n = class_hwm(ctx, k);
+    for (uint64_t i = 0; !MUTANT(12) && i < n; i++) {
+        uint32_t b = c->first + (uint32_t)i, marked = ld32_rlx(&block_at(ctx, b)->extra) & 255;
+        if (c->stride < SHMQ_PAGE ? marked != 0 : bytes > marked * c->unit) continue;
+        if (!claim(ctx, b, ctl)) continue;
+        if (back(ctx, k, b, bytes) == SHMQ_OK) { *idx = b; return SHMQ_OK; }
+        if (cas(&block_at(ctx, b)->ctl, *ctl, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(*ctl)))) arena_hint(ctx, b);
+    }
+    return SHMQ_E_NOMEM;
+}
+
+static int alloc_in(shmq_ctx *ctx, unsigned k, uint64_t bytes, uint32_t *idx, uint64_t *ctl) {
     magazine *m = &ctx->magazines[k];
     int rc;
     for (unsigned tries = 0; tries < 100000; tries++) {
@@ -175,22 +190,14 @@ static int alloc_in(shmq_ctx *ctx, unsigned k, uint64_t bytes, int may_scan, uin
             if (!claim(ctx, i, ctl)) continue;   /* a stale bit, or stolen by a scan */
             rc = back(ctx, k, i, bytes);
             if (rc == SHMQ_OK) { *idx = i; return SHMQ_OK; }
-            arena_free(ctx, i, *ctl);
-            return rc;
+            if (cas(&block_at(ctx, i)->ctl, *ctl, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(*ctl)))) arena_hint(ctx, i);
+            if (rc != SHMQ_E_NOMEM) return rc;
+            return scan(ctx, k, bytes, idx, ctl);   /* others may have memory behind them already */
         }
         if (refill(ctx, k)) continue;
         rc = grow(ctx, k);
         if (rc == SHMQ_OK) continue;
-        if (rc != SHMQ_E_NOMEM || !may_scan) return rc;
-        uint64_t n = ld_acq(&ctx->header->hwm[k].n);   /* I2: the bits may all be in magazines, of the living or the dead */
-        for (uint64_t i = 0; !MUTANT(12) && i < n; i++) {
-            uint32_t b = ctx->classes[k].first + (uint32_t)i;
-            if (!claim(ctx, b, ctl)) continue;
-            if (back(ctx, k, b, bytes) == SHMQ_OK) { *idx = b; return SHMQ_OK; }
-            arena_free(ctx, b, *ctl);
-            return SHMQ_E_NOMEM;
-        }
-        return SHMQ_E_NOMEM;
+        return rc == SHMQ_E_NOMEM ? scan(ctx, k, bytes, idx, ctl) : rc;
     }
     return SHMQ_BUSY;
 }
@@ -200,7 +207,7 @@ int arena_alloc(shmq_ctx *ctx, uint64_t bytes, uint32_t *idx, uint64_t *ctl) {
     if (k < 0) return fail(ctx, SHMQ_E_TOOBIG, WHAT_CLASS, 0, bytes, ctx->classes[SHMQ_CLASSES - 1].stride, 0);
     for (int j = k; j < SHMQ_CLASSES && j <= k + 2; j++) {
         if (ctx->classes[j].limit == 0) break;
-        rc = alloc_in(ctx, (unsigned)j, bytes, 1, idx, ctl);
+        rc = alloc_in(ctx, (unsigned)j, bytes, idx, ctl);
         if (rc != SHMQ_E_NOMEM) return rc;
     }
     return rc;
@@ -256,7 +263,7 @@ int64_t shmq_trim(shmq_ctx *ctx, uint64_t keep_bytes) {
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
         class_place *c = &ctx->classes[k];
         uint32_t group = c->stride < SHMQ_PAGE ? (uint32_t)(SHMQ_PAGE / c->stride) : 1;
-        uint64_t n = ld_acq(&ctx->header->hwm[k].n) / group, kept = 0;
+        uint64_t n = class_hwm(ctx, k) / group, kept = 0;
         for (uint64_t g = 0; g < n; g++) {
             uint32_t first = c->first + (uint32_t)g * group, got = 0, marked = 0;
             uint64_t ctl[64];
@@ -266,14 +273,14 @@ int64_t shmq_trim(shmq_ctx *ctx, uint64_t keep_bytes) {
                 if (!(ld32_rlx(&block_at(ctx, first + i)->extra) & 255)) have = SHMQ_PAGE;
             if (have > c->stride && group == 1) have = c->stride;
             if (have == 0 && ctx->trimmed) continue;
-            if (have == 0) have = group > 1 ? SHMQ_PAGE : c->stride;   /* marked by one who may have died before the punch */
-            if (kept + have <= keep_bytes) { kept += have; continue; }
+            if (have && kept + have <= keep_bytes) { kept += have; continue; }
+            /* have == 0: marked by one who may have died before the punch; punched silently by the first trim of a context */
             while (got < group && claim(ctx, first + got, &ctl[got])) got++;
             if (got == group) {   /* I4 */
                 for (uint32_t i = 0; i < group; i++, marked++) st32_rel(&block_at(ctx, first + i)->extra, group > 1 ? 1 : 0);
                 CRASH_POINT("trim");
                 uint64_t at = (uint64_t)(c->payload - ctx->base) + g * group * c->stride;
-                if (punch(ctx, at, have) == 0) total += (int64_t)have;
+                if (punch(ctx, at, have ? have : group > 1 ? SHMQ_PAGE : c->stride) == 0) total += (int64_t)have;
             }
             for (uint32_t i = 0; i < got; i++)
                 if (cas(&block_at(ctx, first + i)->ctl, ctl[i], ctl_make(SHMQ_FREE, 0, 0, ctl_gen(ctl[i]))))

@@ -69,9 +69,10 @@ static void audit_ring(shmq_ctx *ctx, local_ring *ring, shmq_audit_report *r) {
 int shmq_audit(shmq_ctx *ctx, shmq_audit_report *out) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);   /* no ring is punched under us */
     memset(out, 0, sizeof *out);
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t n = ld_acq(&ctx->header->hwm[k].n);
+        uint64_t n = class_hwm(ctx, k);
         for (uint64_t i = 0; i < n; i++) audit_block(ctx, ctx->classes[k].first + (uint32_t)i, out);
     }
     uint32_t queues = ld32_acq(&ctx->header->queue_hwm);
@@ -92,6 +93,7 @@ int shmq_audit(shmq_ctx *ctx, shmq_audit_report *out) {
             out->held += !(ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == o && held_names(e, c));
         }
     }
+    op_end(ctx);
     ctx_unlock(ctx);
     return SHMQ_OK;
 }

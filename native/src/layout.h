@@ -36,9 +36,10 @@ static inline uint64_t slot_round(uint64_t s) { return s >> 24; }
 static inline int slot_is_empty(uint64_t s) { return (s & 0xffffff) == 0; }
 static inline uint32_t slot_idx(uint64_t s) { return (uint32_t)(s & 0xffffff) - 1; }
 static inline int64_t round_diff(uint64_t a, uint64_t b) { return (int64_t)((a - b) << 24) >> 24; }   /* 40-bit circular */
-static inline uint64_t pos_make(unsigned ring, uint64_t position) { return (uint64_t)ring << 48 | position; }
+#define POSITION_MASK ((UINT64_C(1) << 48) - 1)
+static inline uint64_t pos_make(unsigned ring, uint64_t position) { return (uint64_t)ring << 48 | (position & POSITION_MASK); }
 static inline unsigned pos_ring(uint64_t p) { return (unsigned)(p >> 48); }
-static inline uint64_t pos_position(uint64_t p) { return p & ((UINT64_C(1) << 48) - 1); }
+static inline uint64_t pos_position(uint64_t p) { return p & POSITION_MASK; }
 
 /* ---- fate ---- */
 static inline unsigned fate_home(uint64_t f) { return (unsigned)f & 0xfff; }
@@ -98,7 +99,7 @@ typedef struct {             /* one queue as this process sees it; options are a
     uint64_t taken_ns;       /* when this process last took, kept only while producers sleep */
     uint32_t space_owed;     /* slots freed since producers were last woken */
     uint32_t lot;            /* how many make a wake-up worth while */
-    uint64_t spin_ns;        /* adaptive */
+    shmq_au64 spin_ns;       /* adaptive */
     shmq_queue_options options;
 } local_queue;
 
@@ -116,7 +117,8 @@ struct shmq_ctx {
     shmq_au32 lock;
     shmq_au32 admin_lock;
     uint32_t self;           /* owner record */
-    uint32_t attached;
+    shmq_au32 attached;
+    shmq_counters spare;     /* counts go here while a full file system denies us our own */
     uint64_t self_word;
     uint8_t *base;
     uint64_t size, inode;
@@ -143,7 +145,7 @@ struct shmq_ctx {
     uint32_t held_n;         /* entries on the free stack */
     uint32_t held_fresh;     /* entries never used by this attachment start here */
     uint32_t held_free[SHMQ_HELD];
-    local_queue local[SHMQ_QUEUES];
+    local_queue local[SHMQ_QUEUES];   /* an entry changes under the lock only */
     struct { uint32_t idx; uint32_t entry; uint64_t key; } scratch[SHMQ_HELD];   /* recovery sorts here */
 };
 
@@ -165,12 +167,19 @@ static inline uint8_t *payload_of(shmq_ctx *ctx, uint32_t idx) {
     class_place *k = &ctx->classes[class_of(ctx, idx)];
     return k->payload + (uint64_t)(idx - k->first) * k->stride;
 }
+/* blocks of class k ever made; never more than there is room for, whatever the word says */
+static inline uint64_t class_hwm(shmq_ctx *ctx, unsigned k) {
+    uint64_t n = ld_acq(&ctx->header->hwm[k].n);
+    return n < ctx->classes[k].limit ? n : ctx->classes[k].limit;
+}
 /* is that a block that has ever been made? every index read from shared memory passes here */
 static inline int block_known(shmq_ctx *ctx, uint32_t idx) {
     if (idx >= SHMQ_BLOCKS) return 0;
     unsigned k = class_of(ctx, idx);
-    return idx - ctx->classes[k].first < ld_acq(&ctx->header->hwm[k].n);
+    return idx - ctx->classes[k].first < class_hwm(ctx, k);
 }
+/* times from outside saturate: "for ever" must not wrap into the past */
+static inline uint64_t later(uint64_t now, uint64_t ns) { return ns > UINT64_MAX - now ? UINT64_MAX : now + ns; }
 static inline uint32_t extra_idx(uint32_t extra) { return (extra >> 8) - 1; }      /* NOBODY-like when none: check extra>>8 */
 static inline uint32_t align8(uint32_t n) { return (n + 7) & ~7u; }
 
@@ -189,9 +198,9 @@ static inline void ctx_unlock(shmq_ctx *ctx) { st32_rel(&ctx->lock, 0); }
 /* every entry point that touches the segment as an owner */
 static inline int ctx_enter(shmq_ctx *ctx) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
-    if (!ctx->attached) return SHMQ_E_DETACHED;
+    if (!ld32_rlx(&ctx->attached)) return SHMQ_E_DETACHED;
     ctx_lock(ctx);
-    if (!ctx->attached) { ctx_unlock(ctx); return SHMQ_E_DETACHED; }
+    if (!ld32_rlx(&ctx->attached)) { ctx_unlock(ctx); return SHMQ_E_DETACHED; }
     return SHMQ_OK;
 }
 

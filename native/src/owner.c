@@ -78,10 +78,20 @@ static int maps_hold(shmq_ctx *ctx, uint32_t pid) {
 
 static int kill_zero(uint32_t pid) { return kill((pid_t)pid, 0) == 0 ? 0 : errno; }
 
+static int attach(shmq_ctx *ctx, uint32_t role);
+
 int shmq_attach(shmq_ctx *ctx, uint32_t role) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
-    if (ctx->attached) return (int)ctx->self;
+    ctx_lock(ctx);
+    int rc = attach(ctx, role);
+    ctx_unlock(ctx);
+    if (rc >= 0) owner_ping(ctx);
+    return rc;
+}
+
+static int attach(shmq_ctx *ctx, uint32_t role) {
+    if (ld32_rlx(&ctx->attached)) return (int)ctx->self;
     uint64_t start = 0, stack = 0;
     uint32_t pid = (uint32_t)getpid();
     int err = proc_stat(pid, &start, &stack);
@@ -116,8 +126,7 @@ int shmq_attach(shmq_ctx *ctx, uint32_t role) {
         if (ctx->used) memset(ctx->local, 0, sizeof ctx->local);
         ctx->used = 1;
         clock_init(ctx);
-        ctx->attached = 1;
-        owner_ping(ctx);
+        st32_rel(&ctx->attached, 1);
         return (int)i;
     }
     return fail(ctx, SHMQ_E_OWNERS, WHAT_NONE, 0, SHMQ_OWNERS, SHMQ_OWNERS, 0);
@@ -136,13 +145,13 @@ int shmq_detach(shmq_ctx *ctx) {
         st_sc(&ctx->held[i].word, 0);
         if (ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == ctx->self && held_names(e, c))
             settle_return(ctx, idx, c, (held_flags(e) & SHMQ_HELD_STARTED) != 0);
-        else if (ctl_state(c) == SHMQ_LIMBO) arena_limbo_check(ctx, idx);
+        else if (c) arena_limbo_check(ctx, idx);   /* whatever c was: it may have become LIMBO before we let go */
     }
     if (ctx->bare) settle_abandon(ctx);
     op_end(ctx);
     arena_return_all(ctx);
     CRASH_POINT("detach");
-    ctx->attached = 0;
+    st32_rel(&ctx->attached, 0);
     cas(&ctx->me->word, ctx->self_word,
         owner_make(SHMQ_OWNER_FREE, owner_epoch(ctx->self_word) + 1, 0, 0));   /* I4 */
     ctx_unlock(ctx);
@@ -150,8 +159,8 @@ int shmq_detach(shmq_ctx *ctx) {
     return SHMQ_OK;
 }
 
-int shmq_attached(shmq_ctx *ctx) { return !ld32_rlx(&ctx->alive) ? SHMQ_E_FORKED : ctx->attached ? 1 : 0; }
-int shmq_self(shmq_ctx *ctx) { return ctx->attached ? (int)ctx->self : SHMQ_E_DETACHED; }
+int shmq_attached(shmq_ctx *ctx) { return !ld32_rlx(&ctx->alive) ? SHMQ_E_FORKED : ld32_rlx(&ctx->attached) ? 1 : 0; }
+int shmq_self(shmq_ctx *ctx) { return ld32_rlx(&ctx->attached) ? (int)ctx->self : SHMQ_E_DETACHED; }
 
 void owner_ping(shmq_ctx *ctx) {
     add32(&ctx->header->attach_evt, 1);
@@ -237,7 +246,7 @@ int shmq_owner_declare(shmq_ctx *ctx, uint32_t owner, uint64_t word) {
 /* Prove, declare and recover whoever is dead. Returns how many were. */
 int shmq_reap(shmq_ctx *ctx, int look_for_exec) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
-    if (!ctx->attached) return SHMQ_E_DETACHED;
+    if (!ld32_rlx(&ctx->attached)) return SHMQ_E_DETACHED;
     int n = 0;
     uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
     for (uint32_t i = 0; i < owners && i < SHMQ_OWNERS; i++) {

@@ -33,11 +33,11 @@ static uint64_t new_id(shmq_ctx *ctx) {
 static void put_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_message *m, local_queue *q, uint64_t now) {
     uint64_t ttl = m->ttl_ns == SHMQ_DELAY_DEFAULT ? q->options.ttl_ns : m->ttl_ns;
     m->id = new_id(ctx);
-    b->id = m->id;
-    b->published_ns = now;
-    b->expires_ns = ttl && ttl < UINT64_MAX - now ? now + ttl : 0;
-    b->size = (uint32_t)m->size;
-    st_rlx(&b->due_ns, m->delay_ns ? now + m->delay_ns : 0);
+    st_rlx(&b->id, m->id);
+    st_rlx(&b->published_ns, now);
+    st_rlx(&b->expires_ns, ttl && ttl < UINT64_MAX - now ? now + ttl : 0);
+    st32_rlx(&b->size, (uint32_t)m->size);
+    st_rlx(&b->due_ns, m->delay_ns ? later(now, m->delay_ns) : 0);
     st32_rlx(&b->extra, ld32_rlx(&b->extra) & 255);
     st_rlx(&b->fate, fate_make(index, index, 0, 0, 0, 0, m->priority > 15 ? 15 : m->priority, m->meta_size != 0));   /* I2 */
 }
@@ -82,7 +82,7 @@ static int make_room(shmq_ctx *ctx, local_queue *q) {   /* overflow = drop-oldes
         if (!cas(&block_at(ctx, item.idx)->ctl, item.ctl, own)) continue;
         ring_taken(&q->work, &item);
         uint64_t move = ctl_next(own, SHMQ_MOVE, ctx->self);
-        queue_bytes_out(q, block_at(ctx, item.idx)->size);
+        queue_bytes_out(q, ld32_rlx(&block_at(ctx, item.idx)->size));
         if (cas(&block_at(ctx, item.idx)->ctl, own, move)) settle_kill(ctx, item.idx, move, SHMQ_R_OVERFLOW);
         return SHMQ_OK;
     }
@@ -207,6 +207,8 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
             if (rc != SHMQ_FULL || tries == 64 || make_room(ctx, q) != SHMQ_OK) break;
             rc = SHMQ_OK;
         }
+        /* still a loan: no queue's census may count it */
+        if (rc != SHMQ_OK) st_rlx(&block_at(ctx, loan->idx)->fate, fate_make(SHMQ_NO_QUEUE, 0, 0, 0, 0, 0, 0, 0));
     }
     if (rc == SHMQ_OK) {
         loan->ctl = 0;

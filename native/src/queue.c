@@ -58,7 +58,7 @@ static void admin_unlock(shmq_ctx *ctx) { cas(&ctx->header->admin, ctx->self_wor
 /* Two threads of one process share an owner word: they exclude each other here. */
 static int admin_enter(shmq_ctx *ctx) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
-    if (!ctx->attached) return SHMQ_E_DETACHED;
+    if (!ld32_rlx(&ctx->attached)) return SHMQ_E_DETACHED;
     for (unsigned n = 0; xchg32(&ctx->admin_lock, 1); n++) {
         struct timespec t = { 0, 100000 };
         nanosleep(&t, NULL);
@@ -85,11 +85,16 @@ static int counters_ready(shmq_ctx *ctx, uint32_t index) {
     return rc;
 }
 
+/* Bytes of a ring whose place is sound, else 0. */
+static uint64_t place_bytes(shmq_ctx *ctx, shmq_ring_place p) {
+    if (p.lg < 1 || p.lg > 24 || p.offset < ctx->geometry.rings || p.offset % SHMQ_PAGE) return 0;
+    uint64_t bytes = ((UINT64_C(8) << p.lg) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
+    return p.offset <= ctx->geometry.rings + ctx->geometry.rings_size - bytes ? bytes : 0;
+}
+
 static int ring_open(shmq_ctx *ctx, shmq_queue *rec, uint32_t index, unsigned lane, local_ring *r) {
     shmq_ring_place p = rec->place[lane];
-    uint64_t bytes = UINT64_C(8) << (p.lg & 63);
-    if (p.lg < 1 || p.lg > 24 || p.offset < ctx->geometry.rings || p.offset % SHMQ_PAGE
-        || p.offset + bytes > ctx->geometry.rings + ctx->geometry.rings_size)
+    if (place_bytes(ctx, p) == 0)
         return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)&rec->place[lane] - ctx->base), p.offset, ctx->geometry.rings, 0);
     *r = (local_ring){ .slots = (shmq_au64 *)(ctx->base + p.offset), .ends = &rec->ends[lane], .mask = (UINT64_C(1) << p.lg) - 1,
                        .lg = p.lg, .ring = index * SHMQ_LANES + lane };
@@ -106,17 +111,17 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
         return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)rec - ctx->base), w, SHMQ_Q_DELETING, 0);
     if (q->live == queue_make(queue_gen(w), SHMQ_Q_LIVE)) { *out = q; return SHMQ_OK; }
     local_queue fresh = { .shared = rec, .options = rec->options };
-    int rc = counters_ready(ctx, index);
-    if (rc == SHMQ_OK) rc = ring_open(ctx, rec, index, SHMQ_LANE_WORK, &fresh.work);
+    int counted = counters_ready(ctx, index) == SHMQ_OK;   /* a full file system must not cost messages, only their count */
+    int rc = ring_open(ctx, rec, index, SHMQ_LANE_WORK, &fresh.work);
     if (rc == SHMQ_OK) rc = ring_open(ctx, rec, index, SHMQ_LANE_AGAIN, &fresh.again);
     if (rc != SHMQ_OK) return rc;
     if (queue_gen(ld_acq(&rec->word)) != queue_gen(w)) return SHMQ_E_NOTFOUND;
-    fresh.counters = &ctx->counters[(uint64_t)ctx->self * SHMQ_QUEUES + index];
+    fresh.counters = counted ? &ctx->counters[(uint64_t)ctx->self * SHMQ_QUEUES + index] : &ctx->spare;
     fresh.max_depth = fresh.options.max_depth;
     if (fresh.max_depth < 1 || fresh.max_depth > fresh.work.mask + 1) fresh.max_depth = fresh.work.mask + 1;
     fresh.max_bytes = fresh.options.max_bytes;
     fresh.lot = fresh.max_depth / 4 > 32 ? 32 : fresh.max_depth / 4 < 1 ? 1 : (uint32_t)(fresh.max_depth / 4);
-    fresh.spin_ns = 20000;
+    st_rlx(&fresh.spin_ns, 20000);
     fresh.live = queue_make(queue_gen(w), SHMQ_Q_LIVE);
     fresh.closed = queue_make(queue_gen(w), SHMQ_Q_CLOSED);
     *q = fresh;
@@ -185,6 +190,12 @@ static uint64_t ring_space(shmq_ctx *ctx, uint64_t bytes, uint64_t also_at, uint
     return at + bytes <= end ? at : 0;
 }
 
+/* The word of a record that may have no memory yet: a FREE one then. */
+static uint64_t queue_word_at(shmq_ctx *ctx, uint32_t index) {
+    if (index >= SHMQ_QUEUES || shmq_reserve(ctx, ctx->geometry.queues + (uint64_t)index * sizeof(shmq_queue), sizeof(shmq_queue)) != SHMQ_OK) return 0;
+    return ld_acq(&ctx->queues[index].word);
+}
+
 static uint32_t lg_for(uint64_t n) {
     uint32_t lg = 1;
     while ((UINT64_C(1) << lg) < n) lg++;
@@ -211,7 +222,9 @@ int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_opti
     uint32_t hwm = ld32_acq(&ctx->header->queue_hwm), index = NOBODY;
     int64_t found = find_name(ctx, name, &index);
     if (found >= 0) { admin_leave(ctx); return SHMQ_E_EXISTS; }
-    if (index == NOBODY || hwm < 64) index = hwm;   /* a fresh record while they are cheap: old numbers live on in dead letters */
+    if (index == NOBODY || (hwm < 64 && queue_state(queue_word_at(ctx, hwm)) == SHMQ_Q_FREE)) index = hwm;   /* a fresh record while they are cheap: old numbers live on in dead letters */
+    while (index == hwm && index < SHMQ_QUEUES && queue_state(queue_word_at(ctx, index)) != SHMQ_Q_FREE)
+        st32_rel(&ctx->header->queue_hwm, index = ++hwm);   /* the hint was too low: that record lives */
     if (index >= SHMQ_QUEUES) { admin_leave(ctx); return fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 0, hwm, SHMQ_QUEUES, 0); }
     shmq_queue *rec = &ctx->queues[index];
     uint32_t lg[2] = { lg_for(options->max_depth), lg_for(options->max_depth > 65536 ? 65536 : options->max_depth) };
@@ -319,7 +332,7 @@ static int counted(unsigned state) {
 static void census(shmq_ctx *ctx, uint32_t home, shmq_census *out) {
     memset(out, 0, sizeof *out);
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t n = ld_acq(&ctx->header->hwm[k].n);
+        uint64_t n = class_hwm(ctx, k);
         for (uint64_t i = 0; i < n; i++) {
             shmq_block *b = block_at(ctx, ctx->classes[k].first + (uint32_t)i);
             unsigned st = ctl_state(ld_acq(&b->ctl));
@@ -327,8 +340,9 @@ static void census(shmq_ctx *ctx, uint32_t home, shmq_census *out) {
             if (fate_home(ld_rlx(&b->fate)) != home) continue;
             if (st == SHMQ_READY) {
                 out->ready++;
-                out->bytes += b->size;
-                if (out->oldest_ns == 0 || b->published_ns < out->oldest_ns) out->oldest_ns = b->published_ns;
+                out->bytes += ld32_rlx(&b->size);
+                uint64_t at = ld_rlx(&b->published_ns);
+                if (out->oldest_ns == 0 || at < out->oldest_ns) out->oldest_ns = at;
             } else if (st == SHMQ_OWNED) out->unsettled++;
             else if (st == SHMQ_DELAYED) out->delayed++;
             else if (st == SHMQ_MOVE) out->moving++;
@@ -337,9 +351,26 @@ static void census(shmq_ctx *ctx, uint32_t home, shmq_census *out) {
     }
 }
 
+static int somebody_holds(shmq_ctx *ctx, uint32_t home) {
+    uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
+    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
+        if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
+        uint32_t n = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
+        for (uint32_t i = 0; i < n && i < cap && i < SHMQ_HELD; i++) {
+            uint64_t e = ld_acq(&ctx->held_base[(uint64_t)o * SHMQ_HELD + i].word);
+            if (e == 0 || (held_flags(e) & SHMQ_HELD_VIEW) || !block_known(ctx, held_idx(e))) continue;
+            shmq_block *b = block_at(ctx, held_idx(e));
+            uint64_t c = ld_acq(&b->ctl);
+            if (ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == o && held_names(e, c) && fate_home(ld_rlx(&b->fate)) == home) return 1;
+        }
+    }
+    return 0;
+}
+
 /* After close: does no block anywhere belong to the queue any more? One pass decides, since a message keeps its block. */
 int queue_drained(shmq_ctx *ctx, uint32_t index) {
     shmq_census c;
+    if (somebody_holds(ctx, index)) return 0;   /* cheap, and the usual answer */
     census(ctx, index, &c);
     return c.ready + c.unsettled + c.delayed + c.moving + c.fresh == 0;
 }
@@ -375,11 +406,12 @@ int shmq_queue_collect(shmq_ctx *ctx) {
         if (busy || c.ready + c.unsettled + c.delayed + c.moving) continue;
         for (unsigned lane = 0; lane < 11; lane++) {
             shmq_ring_place p = rec->place[lane];
-            if (p.offset == 0 || p.lg > 24) continue;
-            uint64_t bytes = ((UINT64_C(8) << p.lg) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
-            if (ctx->provider == SHMQ_POSIX)
-                (void)!fallocate(ctx->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)p.offset, (off_t)bytes);
-            else madvise(ctx->base + p.offset, bytes, MADV_REMOVE);
+            uint64_t bytes = place_bytes(ctx, p);
+            if (bytes == 0) continue;
+            int bad = ctx->provider == SHMQ_POSIX
+                ? fallocate(ctx->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)p.offset, (off_t)bytes)
+                : madvise(ctx->base + p.offset, bytes, MADV_REMOVE);
+            if (bad && p.ready) memset(ctx->base + p.offset, 0, bytes);   /* a fresh ring is a zero page, however it comes */
         }
         CRASH_POINT("collect");
         if (cas(&rec->word, w, queue_make(queue_gen(w), SHMQ_Q_FREE))) done++;
@@ -407,11 +439,15 @@ int shmq_queue_snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
     if (out->state != SHMQ_Q_LIVE && out->state != SHMQ_Q_CLOSED) return SHMQ_OK;
     sum_counters(ctx, index, out->counters);
     for (int i = 0; i < 16; i++) out->counters[i] -= rec->base[i];
-    for (unsigned lane = 0; lane < 11; lane++) {
+    int counted = ctx->me != NULL && ld32_rlx(&ctx->attached);   /* an observer has no op word: it looks without */
+    if (counted && ctx_enter(ctx) != SHMQ_OK) return SHMQ_E_DETACHED;
+    if (counted) op_begin(ctx);
+    for (unsigned lane = 0; lane < 11 && ld_acq(&rec->word) == out->word; lane++) {
         local_ring r;
         if (!__atomic_load_n(&rec->place[lane].ready, __ATOMIC_ACQUIRE)) continue;
         if (ring_open(ctx, rec, index, lane, &r) == SHMQ_OK) out->ready += ring_depth(&r);
     }
+    if (counted) { op_end(ctx); ctx_unlock(ctx); }
     return SHMQ_OK;
 }
 
@@ -419,6 +455,7 @@ int64_t shmq_depth(shmq_ctx *ctx, uint64_t qref) {
     local_queue *q;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
     rc = queue_local(ctx, qref, &q);
     int64_t n = rc;
     if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) n = SHMQ_GONE;
@@ -426,6 +463,7 @@ int64_t shmq_depth(shmq_ctx *ctx, uint64_t qref) {
         n = (int64_t)ring_depth(&q->work);
         if (__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) n += (int64_t)ring_depth(&q->again);
     }
+    op_end(ctx);
     ctx_unlock(ctx);
     return n;
 }

@@ -84,7 +84,8 @@ static int recover_held(shmq_ctx *ctx, uint32_t p, uint64_t word) {
         uint32_t idx = held_idx(e);
         uint64_t c = block_known(ctx, idx) ? ld_acq(&block_at(ctx, idx)->ctl) : 0;
         if (!still_dead(ctx, p, word)) return 0;
-        if (ctl_state(c) != SHMQ_OWNED || ctl_owner(c) != p) continue;
+        if (ctl_state(c) != SHMQ_OWNED || ctl_owner(c) != p || (held_flags(e) & SHMQ_HELD_VIEW)) continue;
+        if (!held_names(e, c) && !held_names(e, c + 1)) continue;   /* of an older lease; gen+1: it died in touch or start */
         uint64_t pos = ld_rlx(&block_at(ctx, idx)->pos);
         ctx->scratch[n].idx = idx;
         ctx->scratch[n].entry = i;
@@ -96,12 +97,10 @@ static int recover_held(shmq_ctx *ctx, uint32_t p, uint64_t word) {
         uint64_t e = ld_acq(&h[ctx->scratch[i].entry].word), c = ld_acq(&block_at(ctx, idx)->ctl);
         if (!still_dead(ctx, p, word)) return 0;
         if (e && ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == p) {
-            /* gen+1: it died in touch or start, between the entry and the ctl */
-            int names = held_names(e, c) || held_names(e, c + 1);
             clear_slot(ctx, idx, c);
             local_queue *q;
             if (queue_open_local(ctx, fate_home(ld_rlx(&block_at(ctx, idx)->fate)), &q) == SHMQ_OK) bump(&q->counters->recovered, 1);
-            settle_return(ctx, idx, c, names && (held_flags(e) & SHMQ_HELD_STARTED));
+            settle_return(ctx, idx, c, (held_flags(e) & SHMQ_HELD_STARTED) != 0);
             CRASH_POINT("recovered_one");
         }
     }
@@ -111,7 +110,7 @@ static int recover_held(shmq_ctx *ctx, uint32_t p, uint64_t word) {
 static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
     int delayed = 0;
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t n = ld_acq(&ctx->header->hwm[k].n);
+        uint64_t n = class_hwm(ctx, k);
         for (uint64_t i = 0; i < n; i++) {
             uint32_t idx = ctx->classes[k].first + (uint32_t)i;
             shmq_block *b = block_at(ctx, idx);

@@ -55,23 +55,41 @@ static uint64_t walk_head(local_ring *r, uint64_t to) {
     return h;
 }
 
+/* Is t what a tail can be: is the position before it filled, or filled and cleared? */
+static int tail_credible(local_ring *r, uint64_t t) {
+    uint64_t s = ld_acq(&r->slots[(t - 1) & r->mask]);
+    int64_t d = round_diff(slot_round(s), (t - 1) >> r->lg);
+    return t == 0 || d > 0 || (d == 0 && !slot_is_empty(s));
+}
+
+/* One step up; every 64th looks at the hint again, which may be far ahead of one who was stopped. */
+static uint64_t step(shmq_au64 *hint, uint64_t at, uint64_t n) {
+    uint64_t h = (n & 63) == 63 ? ld_acq(hint) : 0;
+    return h > at ? h : at + 1;
+}
+
+#define RING_TURNS(r) (4 * ((r)->mask + 1) + 65536)   /* by then others made that much progress, or the hints are lies */
+
 int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint64_t max_depth) {
     shmq_block *b = block_at(ctx, idx);
     uint64_t t = ld_rlx(&r->ends->tail);   /* I3: a hint */
     if (t < r->tail) t = r->tail;
-    int rebuilt = 0;
-    for (uint64_t n = 0; n < 4 * (r->mask + 1) + 65536; n++) {   /* each turn another process made progress, or t moves up */
-        if ((int64_t)(t - r->head) < 0) t = r->head;   /* both are lower bounds, and the true tail is not below the true head */
-        if (t - r->head >= max_depth && t - walk_head(r, t) >= max_depth) { r->tail = t; return SHMQ_FULL; }
-        shmq_au64 *slot = &r->slots[t & r->mask];
-        uint64_t s = ld_acq(slot);
-        int64_t d = round_diff(slot_round(s), t >> r->lg);
-        if (d > 0) { t++; continue; }
-        if (d == 0) {
-            if (!slot_is_empty(s)) { t++; continue; }
-            if (!MUTANT(6)) st_rlx(&b->pos, pos_make(r->ring, t));   /* INTENT: before the slot CAS */
-            CRASH_POINT("intent");
-            if (cas(slot, s, slot_make(t >> r->lg, idx))) {   /* PUBLISH: here the message becomes visible */
+    for (int rebuilt = 0;; rebuilt = 1) {
+        for (uint64_t n = 0; n < RING_TURNS(r); n++) {
+            if ((int64_t)(t - r->head) < 0) t = r->head;   /* both are lower bounds, and the true tail is not below the true head */
+            if (t - r->head >= max_depth && t - walk_head(r, t) >= max_depth) {
+                if (!rebuilt && !tail_credible(r, t)) break;
+                r->tail = t;
+                return SHMQ_FULL;
+            }
+            shmq_au64 *slot = &r->slots[t & r->mask];
+            uint64_t s = ld_acq(slot);
+            int64_t d = round_diff(slot_round(s), t >> r->lg);
+            if (d > 0 || (d == 0 && !slot_is_empty(s))) { t = step(&r->ends->tail, t, n); continue; }
+            if (d == 0) {
+                if (!MUTANT(6)) st_rlx(&b->pos, pos_make(r->ring, t));   /* INTENT: before the slot CAS */
+                CRASH_POINT("intent");
+                if (!cas(slot, s, slot_make(t >> r->lg, idx))) continue;   /* PUBLISH: here the message becomes visible */
                 CRASH_POINT("enqueued");
                 if (MUTANT(6)) st_rlx(&b->pos, pos_make(r->ring, t));
                 r->tail = t + 1;
@@ -80,61 +98,59 @@ int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint6
                 else cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_READY, 0));   /* fails when it was taken meanwhile: fine */
                 return SHMQ_OK;
             }
-            continue;
-        }
-        if (!slot_is_empty(s)) {   /* the round before is still there */
-            if (!consumed(ctx, r, t, s)) { r->tail = t; return SHMQ_FULL; }
+            if (slot_is_empty(s)) break;   /* empty at an older round: a hint ran ahead */
+            if (!consumed(ctx, r, t, s)) {   /* the round before is still there, though head is said to be beyond it */
+                if (!rebuilt) break;
+                r->tail = t;
+                return SHMQ_FULL;
+            }
             cas(slot, s, slot_empty(slot_round(s) + 1));
-            continue;
         }
-        if (rebuilt++ || ring_rebuild(r) != SHMQ_OK) break;   /* empty at an older round: a hint ran ahead */
+        if (rebuilt || ring_rebuild(r) != SHMQ_OK) return SHMQ_E_CORRUPT;
         t = r->tail;
     }
-    return SHMQ_E_CORRUPT;
 }
 
 /* The first takeable block, without taking it: the caller CASes its ctl from out->ctl, then calls ring_taken. */
 int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out) {
     uint64_t h = ld_rlx(&r->ends->head);
     if (h < r->head) h = r->head;
-    int rebuilt = 0;
-    for (uint64_t n = 0; n < 4 * (r->mask + 1) + 65536; n++) {
-        shmq_au64 *slot = &r->slots[h & r->mask];
-        uint64_t s = ld_acq(slot);   /* TAKE: acquire; pairs with PUBLISH */
-        int64_t d = round_diff(slot_round(s), h >> r->lg);
-        if (d > 0) { h++; continue; }
-        if (d < 0) {
-            if (rebuilt++ || ring_rebuild(r) != SHMQ_OK) return SHMQ_E_CORRUPT;
-            h = r->head;
-            continue;
-        }
-        if (slot_is_empty(s)) {
-            r->head = h;
-            return SHMQ_EMPTY;   /* linearizes at the load of s */
-        }
-        uint32_t idx = slot_idx(s);
-        if (!block_known(ctx, idx)) {
-            if (cas(slot, s, slot_empty(slot_round(s) + 1))) add32(&ctx->header->corrupt, 1);
+    for (int rebuilt = 0;; rebuilt = 1) {
+        for (uint64_t n = 0; n < RING_TURNS(r); n++) {
+            shmq_au64 *slot = &r->slots[h & r->mask];
+            uint64_t s = ld_acq(slot);   /* TAKE: acquire; pairs with PUBLISH */
+            int64_t d = round_diff(slot_round(s), h >> r->lg);
+            if (d > 0) { h = step(&r->ends->head, h, n); continue; }
+            if (d < 0) break;   /* a hint ran ahead */
+            if (slot_is_empty(s)) {
+                r->head = h;
+                return SHMQ_EMPTY;   /* linearizes at the load of s */
+            }
+            uint32_t idx = slot_idx(s);
+            if (!block_known(ctx, idx)) {
+                if (cas(slot, s, slot_empty(slot_round(s) + 1))) add32(&ctx->header->corrupt, 1);
+                h++;
+                continue;
+            }
+            uint64_t ahead = ld_rlx(&r->slots[(h + 4) & r->mask]);
+            if (!slot_is_empty(ahead) && slot_idx(ahead) < SHMQ_BLOCKS) {
+                __builtin_prefetch(block_at(ctx, slot_idx(ahead)), 1);
+                __builtin_prefetch(payload_of(ctx, slot_idx(ahead)), 0);
+            }
+            uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
+            if (!MUTANT(2) && ld_acq(slot) != s) continue;   /* R2: c belongs to the incarnation that s names */
+            if (takeable(ctl_state(c))) {
+                *out = (ring_item){ .ctl = c, .slot = s, .position = h, .idx = idx };
+                r->head = h;
+                return SHMQ_OK;
+            }
+            if (MUTANT(4) && ctl_state(c) == SHMQ_NEW) return SHMQ_EMPTY;
+            cas(slot, s, slot_empty(slot_round(s) + 1));   /* taken and not cleared: help (I2) */
             h++;
-            continue;
         }
-        uint64_t ahead = ld_rlx(&r->slots[(h + 4) & r->mask]);
-        if (!slot_is_empty(ahead) && slot_idx(ahead) < SHMQ_BLOCKS) {
-            __builtin_prefetch(block_at(ctx, slot_idx(ahead)), 1);
-            __builtin_prefetch(payload_of(ctx, slot_idx(ahead)), 0);
-        }
-        uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
-        if (!MUTANT(2) && ld_acq(slot) != s) continue;   /* R2: c belongs to the incarnation that s names */
-        if (takeable(ctl_state(c))) {
-            *out = (ring_item){ .ctl = c, .slot = s, .position = h, .idx = idx };
-            r->head = h;
-            return SHMQ_OK;
-        }
-        if (MUTANT(4) && ctl_state(c) == SHMQ_NEW) return SHMQ_EMPTY;
-        cas(slot, s, slot_empty(slot_round(s) + 1));   /* taken and not cleared: help (I2) */
-        h++;
+        if (rebuilt || ring_rebuild(r) != SHMQ_OK) return SHMQ_E_CORRUPT;
+        h = r->head;
     }
-    return SHMQ_E_CORRUPT;
 }
 
 /* R1: the taker clears the slot right after its CAS to OWNED, before anything else can happen to the block. */
@@ -145,14 +161,21 @@ void ring_taken(local_ring *r, const ring_item *item) {
     if ((r->head & 15) == 0) raise_to(&r->ends->head, r->head);
 }
 
+/* Does slot value s hold idx at `position`, of which 48 bits are known and, in the slot, 40 bits of the round? */
+static int names(local_ring *r, uint64_t s, uint64_t position, uint32_t idx) {
+    unsigned bits = 48 - r->lg < 40 ? 48 - r->lg : 40;
+    uint64_t mask = (UINT64_C(1) << bits) - 1;
+    return !slot_is_empty(s) && slot_idx(s) == idx && ((slot_round(s) ^ position >> r->lg) & mask) == 0;
+}
+
 int ring_holds(local_ring *r, uint64_t position, uint32_t idx) {
-    return ld_acq(&r->slots[position & r->mask]) == slot_make(position >> r->lg, idx);
+    return names(r, ld_acq(&r->slots[position & r->mask]), position, idx);
 }
 
 /* Clear the slot at `position` if it holds idx of that round: safe however late, since (round, idx) occurs once ever. */
 int ring_clear(local_ring *r, uint64_t position, uint32_t idx) {
-    uint64_t round = position >> r->lg;
-    return cas(&r->slots[position & r->mask], slot_make(round, idx), slot_empty(round + 1));
+    uint64_t s = ld_acq(&r->slots[position & r->mask]);
+    return names(r, s, position, idx) && cas(&r->slots[position & r->mask], s, slot_empty(slot_round(s) + 1));
 }
 
 static uint64_t walk_tail(local_ring *r) {
@@ -183,7 +206,7 @@ int ring_seems_empty(local_ring *r) {
         r->head = h;
         return d == 0 && slot_is_empty(s);   /* d < 0: let ring_find rebuild the hints */
     }
-    return 1;
+    return 0;   /* cannot tell: look properly */
 }
 
 /* Hints from the slots: tail = lowest position that an EMPTY slot waits for, head = lowest filled position. */
@@ -196,7 +219,7 @@ int ring_rebuild(local_ring *r) {
     }
     if (tail == UINT64_MAX) tail = head + n;
     if (head == UINT64_MAX || head > tail) head = tail;
-    if (tail - head > n) return SHMQ_E_CORRUPT;
+    if (tail - head > 2 * n) return SHMQ_E_CORRUPT;   /* a cleared slot in the middle waits for its next round already */
     st_rlx(&r->ends->head, head);
     st_rlx(&r->ends->tail, head);   /* everyone walks up from here */
     r->head = r->tail = head;

@@ -92,7 +92,7 @@ uint64_t shmq_plan(const shmq_config *config, shmq_geometry *g) {
     PART(rings, g->rings_size);
     for (int k = 0; k < SHMQ_CLASSES; k++) {
         uint64_t most = (uint64_t)UNITS[k] * SHMQ_UNIT_BLOCKS, fit = config->memory_limit / STRIDE[k];
-        if (fit < 4) fit = STRIDE[k] <= round_up(config->max_message, 4096) * 5 ? 4 : 0;
+        if (fit < 4) fit = STRIDE[k] <= (round_up(config->max_message, 4096) + 8192) * 8 ? 4 : 0;   /* one size up, for headers */
         g->stride[k] = STRIDE[k];
         g->limit[k] = fit < most ? fit : most;
         PART(payload[k], g->limit[k] * STRIDE[k]);
@@ -119,7 +119,10 @@ shmq_ctx *shmq_ctx_new(void) {
 
 void shmq_ctx_delete(shmq_ctx *ctx) {
     if (ctx == NULL) return;
-    if (ld32_rlx(&ctx->alive)) shmq_unmap(ctx);
+    if (ld32_rlx(&ctx->alive)) {
+        if (ctx->mapped && ld32_rlx(&ctx->attached)) shmq_detach(ctx);
+        shmq_unmap(ctx);
+    }
     munmap(ctx, sizeof *ctx);
 }
 
@@ -132,9 +135,9 @@ static void point(shmq_ctx *ctx, void *base, uint64_t size) {
     ctx->mapped = 1;
 }
 
-static void place(shmq_ctx *ctx) {
+static void place(shmq_ctx *ctx, const shmq_geometry *sound) {   /* I2: from a copy that was checked, not from the segment */
     shmq_geometry *g = &ctx->geometry;
-    *g = ctx->header->geometry;
+    *g = *sound;
     uint8_t *b = ctx->base;
     ctx->owners = (shmq_owner *)(b + g->owners);
     ctx->timers = (shmq_au64 *)(b + g->timers);
@@ -197,7 +200,7 @@ int shmq_map_address(shmq_ctx *ctx, void *base, uint64_t size, uint64_t inode) {
 int shmq_unmap(shmq_ctx *ctx) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ctx->mapped) return SHMQ_OK;
-    if (ctx->attached) return fail(ctx, SHMQ_E_ARG, WHAT_MAP, 0, 1, 0, 0);
+    if (ld32_rlx(&ctx->attached)) return fail(ctx, SHMQ_E_ARG, WHAT_MAP, 0, 1, 0, 0);
     if (ctx->provider == SHMQ_POSIX) munmap(ctx->base, ctx->size);
     ctx->mapped = 0;
     ctx->base = NULL;
@@ -242,7 +245,7 @@ int shmq_format(shmq_ctx *ctx, const shmq_config *config) {
     st_rlx(&h->anonymous, config->anonymous ? 1 : 0);
     CRASH_POINT("format");
     st_rel(&h->magic, SHMQ_MAGIC);   /* I1 */
-    place(ctx);
+    place(ctx, &g);
     return SHMQ_OK;
 }
 
@@ -285,9 +288,11 @@ int shmq_verify(shmq_ctx *ctx) {
     if (!ctx->mapped) return fail(ctx, SHMQ_E_ARG, WHAT_MAP, 0, 0, 1, 0);
     if (ld_acq(&ctx->header->magic) != SHMQ_MAGIC)   /* pairs with I1 */
         return fail(ctx, SHMQ_E_CORRUPT, WHAT_MAGIC, 0, ld_rlx(&ctx->header->magic), SHMQ_MAGIC, 0);
+    shmq_header copy;
     uint64_t total;
-    int rc = shmq_check_header((void *)ctx->header, sizeof(shmq_header), ctx->size, &ctx->detail, &total);
-    if (rc == SHMQ_OK) place(ctx);
+    memcpy((void *)&copy, (const void *)ctx->header, offsetof(shmq_header, admin));
+    int rc = shmq_check_header(&copy, offsetof(shmq_header, admin), ctx->size, &ctx->detail, &total);
+    if (rc == SHMQ_OK) place(ctx, &copy.geometry);
     return rc;
 }
 
@@ -302,7 +307,7 @@ int shmq_segment_snapshot(shmq_ctx *ctx, shmq_segment_info *out) {
     else out->memory_used = ctx->geometry.l0;   /* what format reserved; blocks are added below */
     out->memory_limit = ctx->geometry.memory_limit;
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t n = ld_acq(&h->hwm[k].n);
+        uint64_t n = class_hwm(ctx, k);
         out->blocks += n;
         for (uint64_t w = 0; w < (n + 63) / 64; w++)
             out->free_blocks += (uint64_t)__builtin_popcountll(ld_rlx(&ctx->l0[ctx->classes[k].first / 64 + w]));

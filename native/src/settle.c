@@ -58,7 +58,7 @@ static void extra_attach(shmq_ctx *ctx, uint32_t idx, const void *bytes, uint32_
     if (arena_alloc(ctx, n, &e, &c) != SHMQ_OK) return;
     shmq_block *x = block_at(ctx, e), *b = block_at(ctx, idx);
     memcpy(payload_of(ctx, e), bytes, n);
-    x->size = n;
+    st32_rlx(&x->size, n);
     st_rlx(&x->fate, fate_make(SHMQ_NO_QUEUE, 0, 0, 0, 0, 0, 0, 0));
     st_rlx(&x->due_ns, idx);
     st32_rel(&b->extra, (e + 1) << 8 | (ld32_rlx(&b->extra) & 255));
@@ -80,12 +80,19 @@ int settle_free(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     return arena_free(ctx, idx, ctl);
 }
 
+/* Has it been tried too often? A dead letter stays where it is, unless its queue has a dead-letter queue of its own. */
+static int spent(local_queue *q, uint64_t fate) {
+    return fate_attempts(fate) > q->options.max_retries && (fate_reason(fate) == 0 || q->options.dead_letter != SHMQ_NO_QUEUE);
+}
+
 /* Let a dead letter go to its queue, or free it where there is none. The caller owns idx in MOVE. */
 int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     shmq_block *b = block_at(ctx, idx);
     uint64_t f = ld_rlx(&b->fate);
     local_queue *q, *dead;
-    if (queue_open_local(ctx, fate_home(f), &q) != SHMQ_OK) { settle_free(ctx, idx, ctl); return SHMQ_OK; }
+    int rc = queue_open_local(ctx, fate_home(f), &q);
+    if (rc != SHMQ_OK && rc != SHMQ_E_NOTFOUND) { settle_quarantine(ctx, idx, ctl); return rc; }
+    if (rc == SHMQ_E_NOTFOUND) { settle_free(ctx, idx, ctl); return SHMQ_OK; }
     uint32_t to = q->options.dead_letter;
     if (to >= SHMQ_QUEUES || to == fate_home(f) || queue_open_local(ctx, to, &dead) != SHMQ_OK
         || queue_gen(dead->live) != queue_gen(q->options.dead_word) || queue_status(dead) == SHMQ_GONE) {
@@ -94,7 +101,7 @@ int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
         return SHMQ_OK;
     }
     bump(&q->counters->dead_lettered, 1);
-    b->expires_ns = 0;
+    st_rlx(&b->expires_ns, 0);
     st_rlx(&b->due_ns, clock_now(ctx));
     st_rel(&b->fate, fate_make(to, fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));   /* I3 */
     CRASH_POINT("fate");
@@ -115,14 +122,16 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     uint64_t f = ld_rlx(&b->fate);
     local_queue *q;
     int rc = queue_open_local(ctx, fate_home(f), &q);
-    if (rc != SHMQ_OK || queue_status(q) == SHMQ_GONE) { settle_free(ctx, idx, ctl); return SHMQ_OK; }
-    if (fate_reason(f) == 0 && fate_attempts(f) > q->options.max_retries && fate_again(f))
-        return settle_kill(ctx, idx, ctl, SHMQ_R_RETRIES);
+    if (rc != SHMQ_OK && rc != SHMQ_E_NOTFOUND) { settle_quarantine(ctx, idx, ctl); return rc; }   /* never lost for a reason of ours */
+    if (rc == SHMQ_E_NOTFOUND || queue_status(q) == SHMQ_GONE) { settle_free(ctx, idx, ctl); return SHMQ_OK; }
+    if (fate_again(f) && spent(q, f)) return settle_kill(ctx, idx, ctl, SHMQ_R_RETRIES);
     if (ld_rlx(&b->due_ns) > clock_now(ctx)) return delay(ctx, idx, ctl);
+    uint64_t size = ld32_rlx(&b->size);   /* before it is visible: then it is others' */
+    queue_bytes_in(q, size);
     if (fate_again(f)) rc = queue_again_ready(ctx, q) == SHMQ_OK ? ring_enqueue(ctx, &q->again, idx, ctl, q->again.mask + 1) : SHMQ_FULL;
     else rc = ring_enqueue(ctx, &q->work, idx, ctl, q->max_depth);
+    if (rc != SHMQ_OK) queue_bytes_out(q, size);
     if (rc == SHMQ_OK) {
-        queue_bytes_in(q, b->size);
         waiter_wake(&q->shared->evt);
         return SHMQ_OK;
     }
@@ -184,7 +193,7 @@ static void wake_closed(local_queue *q) {   /* the last settled message of a clo
 /* Detaching: blocks of ours that no held entry names go back (taken for good, not acked) or are freed (loans). */
 void settle_abandon(shmq_ctx *ctx) {
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t n = ld_acq(&ctx->header->hwm[k].n);
+        uint64_t n = class_hwm(ctx, k);
         for (uint64_t i = 0; i < n; i++) {
             uint32_t idx = ctx->classes[k].first + (uint32_t)i;
             uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
@@ -221,11 +230,11 @@ int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
 
 static uint64_t backoff(shmq_ctx *ctx, local_queue *q, unsigned attempts) {
     uint64_t ns = q->options.backoff_ns, most = q->options.backoff_max_ns;
-    for (unsigned i = 1; i < attempts && i < 40 && (most == 0 || ns < most); i++) ns *= 2;
+    for (unsigned i = 1; i < attempts && ns < UINT64_MAX / 4 && (most == 0 || ns < most); i++) ns *= 2;
     if (most && ns > most) ns = most;
     if (q->options.jitter_ppm && ns) {   /* xorshift64*: spread retries, nothing more */
         ctx->random ^= ctx->random >> 12; ctx->random ^= ctx->random << 25; ctx->random ^= ctx->random >> 27;
-        uint64_t r = (ctx->random * UINT64_C(2685821657736338717)) >> 40, span = ns / 1000000 * q->options.jitter_ppm;
+        uint64_t r = (ctx->random * UINT64_C(2685821657736338717)) >> 40, span = ns / 1000000 * (q->options.jitter_ppm > 2000000 ? 2000000 : q->options.jitter_ppm);
         ns = ns - span / 2 + (span >> 24) * r + (((span & 0xffffff) * r) >> 24);
     }
     return ns;
@@ -247,7 +256,8 @@ static int settle(shmq_ctx *ctx, shmq_delivery *d, enum verdict v, uint64_t dela
         if (!cas(&b->ctl, d->ctl, m)) stale(ctx, d);
         else {
             CRASH_POINT("settling");
-            local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
+            local_queue none = { .counters = &ctx->spare, .shared = NULL }, *q = &none;   /* a deleted queue: route frees it */
+            if (queue_open_local(ctx, d->queue, &q) != SHMQ_OK) q = &none;
             d->ctl = 0;
             rc = SHMQ_OK;
             extra_attach(ctx, d->idx, extra, extra_size);
@@ -261,10 +271,10 @@ static int settle(shmq_ctx *ctx, shmq_delivery *d, enum verdict v, uint64_t dela
                 settle_again(ctx, d->idx, attempted);
                 unsigned attempts = fate_attempts(ld_rlx(&b->fate));
                 if (v == NACK && delay_ns == SHMQ_DELAY_DEFAULT) delay_ns = backoff(ctx, q, attempts);
-                st_rlx(&b->due_ns, v == NACK && delay_ns ? clock_now(ctx) + delay_ns : 0);
-                rc = attempts > q->options.max_retries ? settle_kill(ctx, d->idx, m, SHMQ_R_RETRIES) : settle_route(ctx, d->idx, m);
+                st_rlx(&b->due_ns, v == NACK && delay_ns ? later(clock_now(ctx), delay_ns) : 0);
+                rc = q != &none && spent(q, ld_rlx(&b->fate)) ? settle_kill(ctx, d->idx, m, SHMQ_R_RETRIES) : settle_route(ctx, d->idx, m);
             }
-            wake_closed(q);
+            if (q != &none) wake_closed(q);
         }
     }
     op_end(ctx);
@@ -289,7 +299,7 @@ int shmq_touch(shmq_ctx *ctx, shmq_delivery *d, uint64_t extend_ns) {
         shmq_held *h = &ctx->held[d->held - 1];
         uint64_t next = ctl_next(d->ctl, SHMQ_OWNED, ctx->self), e = ld_rlx(&h->word);
         int timed = ctx->local[d->queue % SHMQ_QUEUES].options.ack_timeout_ns != 0;   /* others end with their holder only */
-        st_rel(&h->deadline, timed && extend_ns ? clock_now(ctx) + extend_ns : 0);
+        st_rel(&h->deadline, timed && extend_ns ? later(clock_now(ctx), extend_ns) : 0);
         st_rel(&h->word, held_make(held_flags(e), ctl_gen(next), d->idx));
         CRASH_POINT("touched");
         if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, next)) {
@@ -313,7 +323,7 @@ int shmq_start(shmq_ctx *ctx, shmq_delivery *d) {
         shmq_held *h = &ctx->held[d->held - 1];
         uint64_t timeout = ctx->local[d->queue % SHMQ_QUEUES].options.ack_timeout_ns;
         uint64_t next = ctl_next(d->ctl, SHMQ_OWNED, ctx->self);
-        st_rel(&h->deadline, timeout ? clock_now(ctx) + timeout : 0);
+        st_rel(&h->deadline, timeout ? later(clock_now(ctx), timeout) : 0);
         st_rel(&h->word, held_make(SHMQ_HELD_STARTED, ctl_gen(next), d->idx));
         if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, next)) { d->ctl = next; rc = SHMQ_OK; }
         else { let_go(ctx, d); stale(ctx, d); }
@@ -349,18 +359,20 @@ int shmq_view_keep(shmq_ctx *ctx, shmq_delivery *d) {
     uint32_t entry;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
-    rc = lease_ours(ctx, d) ? owner_held_get(ctx, &entry) : SHMQ_STALE;
+    rc = lease_ours(ctx, d) && d->held ? owner_held_get(ctx, &entry) : SHMQ_STALE;
     if (rc == SHMQ_OK) {
         uint64_t flagged = d->ctl | (uint64_t)SHMQ_FLAG_VIEWED << 56;
         st_sc(&ctx->held[entry].word, held_make(SHMQ_HELD_VIEW, ctl_gen(d->ctl), d->idx));
         if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, flagged)) {
             d->ctl = flagged;
             rc = (int)entry + 1;
-        } else {
+        } else {   /* the lease is over: its own entry, in place, goes on as the view's; a scan may be past the new one already */
+            st_sc(&ctx->held[d->held - 1].word, held_make(SHMQ_HELD_VIEW, ctl_gen(d->ctl), d->idx));
             st_sc(&ctx->held[entry].word, 0);
             owner_held_put(ctx, entry);
-            arena_limbo_check(ctx, d->idx);
-            rc = SHMQ_STALE;
+            rc = (int)d->held;
+            d->ctl = 0;
+            d->held = 0;
         }
     }
     ctx_unlock(ctx);
@@ -406,7 +418,7 @@ int shmq_queue_discard(shmq_ctx *ctx, uint64_t qref) {
 /* Free what a deleted queue still has ready or delayed. Called under the ctx lock. */
 void settle_discard_home(shmq_ctx *ctx, uint32_t home) {
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t n = ld_acq(&ctx->header->hwm[k].n);
+        uint64_t n = class_hwm(ctx, k);
         for (uint64_t i = 0; i < n; i++) {
             uint32_t idx = ctx->classes[k].first + (uint32_t)i;
             shmq_block *b = block_at(ctx, idx);

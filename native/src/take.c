@@ -23,7 +23,9 @@
 static int describe(shmq_ctx *ctx, uint32_t idx, shmq_delivery *d) {
     shmq_block *b = block_at(ctx, idx);
     uint64_t stride = ctx->classes[class_of(ctx, idx)].stride, f = ld_rlx(&b->fate);
-    uint32_t size = b->size;
+    uint32_t size = ld32_rlx(&b->size);
+    uint64_t backed = stride < SHMQ_PAGE ? stride : (ld32_rlx(&b->extra) & 255) * ctx->classes[class_of(ctx, idx)].unit;
+    if (backed < stride) stride = backed;   /* no length reaches beyond the memory behind the payload */
     d->data = payload_of(ctx, idx);
     d->size = size;
     d->meta = d->extra = NULL;
@@ -46,15 +48,17 @@ static int describe(shmq_ctx *ctx, uint32_t idx, shmq_delivery *d) {
     d->origin = fate_origin(f);
     d->died_attempts = fate_died(f);
     d->redelivered = fate_again(f);
-    d->id = b->id;
-    d->published_ns = b->published_ns;
-    d->expires_ns = b->expires_ns;
+    d->id = ld_rlx(&b->id);
+    d->published_ns = ld_rlx(&b->published_ns);
+    d->expires_ns = ld_rlx(&b->expires_ns);
     d->died_ns = d->reason ? ld_rlx(&b->due_ns) : 0;
     if (ld32_rlx(&b->extra) >> 8) {
         uint32_t e = settle_extra(ctx, idx);
-        if (e != NOBODY && block_at(ctx, e)->size <= ctx->classes[class_of(ctx, e)].stride) {
+        uint32_t n = e != NOBODY ? ld32_rlx(&block_at(ctx, e)->size) : UINT32_MAX;
+        if (e != NOBODY && n <= ctx->classes[class_of(ctx, e)].stride && (ctx->classes[class_of(ctx, e)].stride < SHMQ_PAGE
+            || n <= (ld32_rlx(&block_at(ctx, e)->extra) & 255) * ctx->classes[class_of(ctx, e)].unit)) {
             d->extra = payload_of(ctx, e);
-            d->extra_size = block_at(ctx, e)->size;
+            d->extra_size = n;
         }
     }
     return SHMQ_OK;
@@ -66,7 +70,7 @@ static void unheld(shmq_ctx *ctx, uint32_t entry, uint32_t idx) {
     arena_limbo_check(ctx, idx);
 }
 
-int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint32_t flags, shmq_delivery *out) {
+int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint32_t flags, shmq_delivery *out, uint32_t *freed) {
     uint32_t n = 0, entry = 0;
     uint64_t now = 0, deadline = 0;
     int rc = SHMQ_EMPTY;
@@ -83,7 +87,7 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
             if (rc != SHMQ_OK) break;
             if (q->options.ack_timeout_ns && !(flags & SHMQ_TAKE_AHEAD)) {
                 if (now == 0) now = clock_now(ctx);
-                deadline = now + q->options.ack_timeout_ns;
+                deadline = later(now, q->options.ack_timeout_ns);
             }
             if (deadline || ld_rlx(&ctx->held[entry].deadline)) st_rlx(&ctx->held[entry].deadline, deadline);
             if (!MUTANT(8)) st_rel(&ctx->held[entry].word, held_make(flags & SHMQ_TAKE_AHEAD ? 0 : SHMQ_HELD_STARTED, ctl_gen(own), item.idx));   /* HELD */
@@ -94,6 +98,7 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
             continue;
         }
         ring_taken(r, &item);   /* R1 */
+        ++*freed;
         shmq_delivery *d = &out[n];
         shmq_block *b = block_at(ctx, item.idx);
         rc = describe(ctx, item.idx, d);
@@ -105,9 +110,9 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
             settle_quarantine(ctx, item.idx, own);
             continue;
         }
-        if (b->expires_ns) {
+        if (d->expires_ns) {
             if (now == 0) now = clock_now(ctx);
-            if (b->expires_ns <= now) {
+            if (d->expires_ns <= now) {
                 if (leased) unheld(ctx, entry, item.idx);
                 uint64_t m = ctl_next(own, SHMQ_MOVE, ctx->self);
                 bump(&q->counters->expired, 1);
@@ -145,6 +150,7 @@ shmq_au32 *take_space(shmq_ctx *ctx, local_queue *q, uint32_t freed, int leaving
 int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_delivery *out) {
     local_queue *q;
     shmq_au32 *space = NULL, *evt = NULL;
+    uint32_t freed = 0;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     op_begin(ctx);
@@ -152,10 +158,10 @@ int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_d
     if (rc == SHMQ_OK) {
         if ((flags & SHMQ_TAKE_AHEAD) && !__atomic_load_n(&q->shared->ahead, __ATOMIC_RELAXED)) __atomic_store_n(&q->shared->ahead, 1, __ATOMIC_RELEASE);
         int status = queue_status(q);
-        rc = status == SHMQ_GONE ? SHMQ_GONE : take_some(ctx, q, qref_index(qref), max, flags, out);
+        rc = status == SHMQ_GONE ? SHMQ_GONE : take_some(ctx, q, qref_index(qref), max, flags, out, &freed);
+        if (freed) space = take_space(ctx, q, freed, 0);   /* expired ones make room too */
         if (rc > 0) {
             if (flags & SHMQ_TAKE_FREE) ctx->bare += (uint32_t)rc;
-            space = take_space(ctx, q, (uint32_t)rc, 0);
             if (waiter_present(&q->shared->evt) && ((flags & SHMQ_TAKE_AHEAD) || !take_none_left(ctx, q))) evt = &q->shared->evt;   /* more work: wake one more */
         } else if (rc == SHMQ_EMPTY && status == SHMQ_CLOSED && queue_drained(ctx, qref_index(qref))) rc = SHMQ_CLOSED;
     }
@@ -170,14 +176,19 @@ int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_d
 int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
     local_queue *q;
     shmq_delivery d;
+    uint32_t freed = 0;
     int64_t n = 0;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
     rc = queue_local(ctx, qref, &q);
-    uint64_t left = rc == SHMQ_OK ? ring_depth(&q->work) + ring_depth(&q->again) : 0;
+    if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) rc = SHMQ_GONE;
+    uint64_t left = rc == SHMQ_OK ? ring_depth(&q->work) : 0;
+    if (rc == SHMQ_OK && __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) left += ring_depth(&q->again);
+    op_end(ctx);
     while (rc == SHMQ_OK && left--) {
         op_begin(ctx);
-        rc = queue_status(q) == SHMQ_GONE ? SHMQ_GONE : take_some(ctx, q, qref_index(qref), 1, SHMQ_TAKE_FREE, &d);
+        rc = queue_status(q) == SHMQ_GONE ? SHMQ_GONE : take_some(ctx, q, qref_index(qref), 1, SHMQ_TAKE_FREE, &d, &freed);
         if (rc == 1) { rc = SHMQ_OK; n += settle_free(ctx, d.idx, d.ctl); bump(&q->counters->dropped, 1); }
         op_end(ctx);
     }
@@ -201,7 +212,7 @@ int shmq_peek(shmq_ctx *ctx, uint64_t qref, uint64_t *cursor, shmq_delivery *out
     if (rc == SHMQ_OK) rc = owner_held_get(ctx, &entry);
     if (rc != SHMQ_OK) { op_end(ctx); ctx_unlock(ctx); return rc; }
     rc = SHMQ_EMPTY;
-    if (*cursor == 0 && !__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) *cursor = WORK;
+    if (!(*cursor & WORK) && !__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) *cursor = WORK;
     for (uint64_t tries = 0; tries < 4 * (q->work.mask + q->again.mask + 2); tries++) {
         local_ring *r = *cursor & WORK ? &q->work : &q->again;
         uint64_t p = *cursor & ~WORK;
@@ -228,6 +239,7 @@ int shmq_peek(shmq_ctx *ctx, uint64_t qref, uint64_t *cursor, shmq_delivery *out
         }
         if (describe(ctx, idx, out) != SHMQ_OK) {
             st_sc(&ctx->held[entry].word, 0);
+            arena_limbo_check(ctx, idx);
             continue;
         }
         out->ctl = c;

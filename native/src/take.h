@@ -2,7 +2,7 @@
 #ifndef SHMQ_TAKE_H
 #define SHMQ_TAKE_H
 #include "layout.h"
-int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint32_t flags, shmq_delivery *out);
+int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint32_t flags, shmq_delivery *out, uint32_t *freed);
 int take_none_left(shmq_ctx *ctx, local_queue *q);
 shmq_au32 *take_space(shmq_ctx *ctx, local_queue *q, uint32_t freed, int leaving);
 #endif

@@ -51,7 +51,7 @@ int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due
     if (rc != SHMQ_OK) return rc;
     while (*from < SHMQ_BLOCKS && (uint32_t)n < max) {
         unsigned k = class_of(ctx, *from);
-        uint64_t hwm = ld_acq(&ctx->header->hwm[k].n);
+        uint64_t hwm = class_hwm(ctx, k);
         if (*from - ctx->classes[k].first >= hwm) {
             *from = k + 1 < SHMQ_CLASSES ? ctx->classes[k + 1].first : SHMQ_BLOCKS;
             continue;

@@ -17,16 +17,21 @@
 #define SPIN_MIN UINT64_C(2000)
 
 static int items_ready(shmq_ctx *ctx, local_queue *q) {
-    ctx_lock(ctx);
-    int ready = !take_none_left(ctx, q);
+    if (ctx_enter(ctx) != SHMQ_OK) return 1;   /* look again, and hear why */
+    op_begin(ctx);
+    int ready = queue_status(q) == SHMQ_GONE || !take_none_left(ctx, q);
+    op_end(ctx);
     ctx_unlock(ctx);
     return ready;
 }
 
 static int space_ready(shmq_ctx *ctx, local_queue *q) {
-    ctx_lock(ctx);
+    if (ctx_enter(ctx) != SHMQ_OK) return 1;
+    op_begin(ctx);
+    if (queue_status(q) != SHMQ_OK) { op_end(ctx); ctx_unlock(ctx); return 1; }
     uint64_t b = q->max_bytes ? ld_rlx(&q->shared->bytes) : 0;
     int ready = ring_depth(&q->work) < q->max_depth && (!q->max_bytes || b < q->max_bytes);
+    op_end(ctx);
     ctx_unlock(ctx);
     return ready;
 }
@@ -64,12 +69,12 @@ int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
     if (rc != SHMQ_OK) return rc;
     if (status == SHMQ_GONE) return SHMQ_GONE;
     if (items_ready(ctx, q)) return SHMQ_OK;
-    uint64_t budget = spin_ns == UINT64_MAX ? q->spin_ns : spin_ns;
+    uint64_t adaptive = ld_rlx(&q->spin_ns), budget = spin_ns == UINT64_MAX ? adaptive : spin_ns;
     if (spin(ctx, q, items_ready, budget, deadline_ns)) {
-        if (spin_ns == UINT64_MAX && q->spin_ns < 50000) q->spin_ns += q->spin_ns / 4;
+        if (spin_ns == UINT64_MAX && adaptive < 50000) st_rlx(&q->spin_ns, adaptive + adaptive / 4);
         return SHMQ_OK;
     }
-    if (spin_ns == UINT64_MAX && q->spin_ns > SPIN_MIN) q->spin_ns -= q->spin_ns / 4;
+    if (spin_ns == UINT64_MAX && adaptive > SPIN_MIN) st_rlx(&q->spin_ns, adaptive - adaptive / 4);
     if ((rc = ctx_enter(ctx)) != SHMQ_OK) return rc;
     shmq_au32 *space = take_space(ctx, q, 0, 1);   /* what we owe, before we sleep */
     op_begin(ctx);
@@ -84,7 +89,7 @@ int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
     if (status == SHMQ_GONE) return SHMQ_GONE;
     uint64_t slice = SLICE;
     if (status == SHMQ_CLOSED) {
-        ctx_lock(ctx);
+        if ((rc = ctx_enter(ctx)) != SHMQ_OK) return rc;
         int over = queue_drained(ctx, qref_index(qref));
         ctx_unlock(ctx);
         if (over) return SHMQ_CLOSED;
