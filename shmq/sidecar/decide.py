@@ -87,14 +87,15 @@ class TrimRule:
 
 
 def lease_period(ack_timeouts: list[int]) -> int:
-    """Return how often to look for expired leases: a quarter of the shortest ack_timeout.
+    """Return how often to look for leases: once per shortest ack_timeout. NEVER without any.
 
-    A lease that starts right after a look is not known before the next one. NEVER without any.
+    A lease that starts right after a look ends no sooner than the next one, which then knows its
+    exact end (only one shortened by `touch` may be seen late).
     """
     timed = [timeout for timeout in ack_timeouts if timeout]
     if not timed:
         return NEVER
-    return min(LEASE_MOST, max(LEASE_LEAST, min(timed) // 4))
+    return min(LEASE_MOST, max(LEASE_LEAST, min(timed)))
 
 
 def earliest(*times: int) -> int:

@@ -69,10 +69,16 @@ class Sidecar:
 
     def serve(self) -> None:
         """Run until the broker is closing, or nobody is left."""
+        before = lib.shmq_read_word(self.ctx, lib.SHMQ_WORD_TIMER)
         while not self._stopped:
             seen = lib.shmq_read_word(self.ctx, lib.SHMQ_WORD_TIMER)
+            known = len(self._timers)
             more = self._collect()
             now = lib.shmq_now()
+            if seen != before and len(self._timers) == known:
+                # Woken, but not for a block: a queue with an ack_timeout has been made.
+                self._housekeeping.no_later_than(now)
+            before = seen
             more = self._fire(now) or more
             if self._leases.due(now):
                 lib.shmq_leases_expire(self.ctx, now, self._u64)

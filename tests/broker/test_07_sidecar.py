@@ -188,7 +188,7 @@ def test_timers_put_again_and_again_do_not_grow() -> None:
     [
         ([], NEVER),
         ([0, 0], NEVER),
-        ([0, 400 * MS], 100 * MS),
+        ([0, 400 * MS], 400 * MS),
         ([60 * SECOND], LEASE_MOST),
         ([MS, SECOND], LEASE_LEAST),
     ],
