@@ -116,6 +116,8 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     if (rc == SHMQ_OK) rc = ring_open(ctx, rec, index, SHMQ_LANE_AGAIN, &fresh.again);
     if (rc != SHMQ_OK) return rc;
     if (queue_gen(ld_acq(&rec->word)) != queue_gen(w)) return SHMQ_E_NOTFOUND;
+    ring_settle_in(&fresh.work);
+    if (__atomic_load_n(&rec->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) ring_settle_in(&fresh.again);
     fresh.counters = counted ? &ctx->counters[(uint64_t)ctx->self * SHMQ_QUEUES + index] : &ctx->spare;
     fresh.max_depth = fresh.options.max_depth;
     if (fresh.max_depth < 1 || fresh.max_depth > fresh.work.mask + 1) fresh.max_depth = fresh.work.mask + 1;
@@ -445,7 +447,9 @@ int shmq_queue_snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
     for (unsigned lane = 0; lane < 11 && ld_acq(&rec->word) == out->word; lane++) {
         local_ring r;
         if (!__atomic_load_n(&rec->place[lane].ready, __ATOMIC_ACQUIRE)) continue;
-        if (ring_open(ctx, rec, index, lane, &r) == SHMQ_OK) out->ready += ring_depth(&r);
+        if (ring_open(ctx, rec, index, lane, &r) != SHMQ_OK) continue;
+        ring_settle_in(&r);
+        out->ready += ring_depth(&r);
     }
     if (counted) { op_end(ctx); ctx_unlock(ctx); }
     return SHMQ_OK;

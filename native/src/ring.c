@@ -22,11 +22,46 @@
  */
 #include "ring.h"
 
-static void raise_to(shmq_au64 *hint, uint64_t to) {
+/* a - b, as far as slots can tell: a slot keeps 40 bits of the round, so positions are circular in 40 + lg bits. */
+static int64_t gap(local_ring *r, uint64_t a, uint64_t b) { return (int64_t)((a - b) << (24 - r->lg)) >> (24 - r->lg); }
+
+static uint64_t later_of(local_ring *r, uint64_t a, uint64_t b) { return gap(r, a, b) > 0 ? a : b; }
+
+static void raise_to(local_ring *r, shmq_au64 *hint, uint64_t to) {
     for (int i = 0; i < 8; i++) {
         uint64_t h = ld_rlx(hint);
-        if (h >= to || cas(hint, h, to)) return;
+        if (gap(r, h, to) >= 0 || cas(hint, h, to)) return;
     }
+}
+
+/* Is t what a tail can be: is the position before it filled, or filled and cleared? */
+static int tail_credible(local_ring *r, uint64_t t) {
+    uint64_t s = ld_acq(&r->slots[(t - 1) & r->mask]);
+    int64_t d = round_diff(slot_round(s), (t - 1) >> r->lg);
+    return t == 0 || d > 0 || (d == 0 && !slot_is_empty(s));
+}
+
+static int head_credible(local_ring *r, uint64_t h) {   /* what a head can be: the position before it is cleared */
+    return h == 0 || round_diff(slot_round(ld_acq(&r->slots[(h - 1) & r->mask])), (h - 1) >> r->lg) > 0;
+}
+
+/* The best lower bounds: the shared hint where it is ahead of ours and its slots bear it out, else ours. */
+static uint64_t head_hint(local_ring *r) {
+    uint64_t h = ld_acq(&r->ends->head);
+    return gap(r, h, r->head) > 0 && head_credible(r, h) ? h : r->head;
+}
+
+static uint64_t tail_hint(local_ring *r) {
+    uint64_t t = ld_acq(&r->ends->tail);
+    t = gap(r, t, r->tail) > 0 && tail_credible(r, t) ? t : r->tail;
+    return later_of(r, t, r->head);   /* the true tail is not below the true head */
+}
+
+/* First sight of a ring: hints that its slots bear out, else rebuilt ones. */
+void ring_settle_in(local_ring *r) {
+    r->head = ld_acq(&r->ends->head);
+    r->tail = ld_acq(&r->ends->tail);
+    if (!head_credible(r, r->head) || !tail_credible(r, r->tail) || gap(r, r->tail, r->head) > (int64_t)r->mask + 1) ring_rebuild(r);
 }
 
 static int takeable(unsigned state) {
@@ -43,41 +78,35 @@ static int consumed(shmq_ctx *ctx, local_ring *r, uint64_t position, uint64_t s)
     return !(st == SHMQ_READY || st == SHMQ_NEW || st == SHMQ_MOVE);
 }
 
+/* One step up from position `at`, whose slot is d rounds ahead. Every 64th step jumps: to the shared hint, or over the rounds
+ * that the slot says are over (its predecessors were all cleared): one who was stopped long need not walk all of it. */
+static uint64_t step(local_ring *r, uint64_t (*hint)(local_ring *), uint64_t at, int64_t d, uint64_t n) {
+    if ((n & 63) != 63) return at + 1;
+    uint64_t h = hint(r);
+    if (d > 1) h = later_of(r, h, at + ((uint64_t)(d - 1) << r->lg));
+    return gap(r, h, at) > 0 ? h : at + 1;
+}
+
+#define RING_TURNS(r) (4 * ((r)->mask + 1) + 65536)   /* by then others made that much progress, or the hints are lies */
+
 static uint64_t walk_head(local_ring *r, uint64_t to) {
-    uint64_t h = ld_acq(&r->ends->head);
-    if (h < r->head) h = r->head;
-    while ((int64_t)(to - h) > 0) {
-        uint64_t s = ld_acq(&r->slots[h & r->mask]);
-        if (round_diff(slot_round(s), h >> r->lg) <= 0) break;
-        h++;
+    uint64_t h = head_hint(r);
+    for (uint64_t n = 0; gap(r, to, h) > 0 && n < RING_TURNS(r); n++) {
+        int64_t d = round_diff(slot_round(ld_acq(&r->slots[h & r->mask])), h >> r->lg);
+        if (d <= 0) break;
+        h = step(r, head_hint, h, d, n);
     }
     r->head = h;
     return h;
 }
 
-/* Is t what a tail can be: is the position before it filled, or filled and cleared? */
-static int tail_credible(local_ring *r, uint64_t t) {
-    uint64_t s = ld_acq(&r->slots[(t - 1) & r->mask]);
-    int64_t d = round_diff(slot_round(s), (t - 1) >> r->lg);
-    return t == 0 || d > 0 || (d == 0 && !slot_is_empty(s));
-}
-
-/* One step up; every 64th looks at the hint again, which may be far ahead of one who was stopped. */
-static uint64_t step(shmq_au64 *hint, uint64_t at, uint64_t n) {
-    uint64_t h = (n & 63) == 63 ? ld_acq(hint) : 0;
-    return h > at ? h : at + 1;
-}
-
-#define RING_TURNS(r) (4 * ((r)->mask + 1) + 65536)   /* by then others made that much progress, or the hints are lies */
-
 int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint64_t max_depth) {
     shmq_block *b = block_at(ctx, idx);
-    uint64_t t = ld_rlx(&r->ends->tail);   /* I3: a hint */
-    if (t < r->tail) t = r->tail;
+    uint64_t t = tail_hint(r);   /* I3 */
     for (int rebuilt = 0;; rebuilt = 1) {
         for (uint64_t n = 0; n < RING_TURNS(r); n++) {
-            if ((int64_t)(t - r->head) < 0) t = r->head;   /* both are lower bounds, and the true tail is not below the true head */
-            if (t - r->head >= max_depth && t - walk_head(r, t) >= max_depth) {
+            if (gap(r, t, r->head) < 0) t = r->head;   /* both are lower bounds, and the true tail is not below the true head */
+            if (gap(r, t, r->head) >= (int64_t)max_depth && gap(r, t, walk_head(r, t)) >= (int64_t)max_depth) {
                 if (!rebuilt && !tail_credible(r, t)) break;
                 r->tail = t;
                 return SHMQ_FULL;
@@ -85,7 +114,7 @@ int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint6
             shmq_au64 *slot = &r->slots[t & r->mask];
             uint64_t s = ld_acq(slot);
             int64_t d = round_diff(slot_round(s), t >> r->lg);
-            if (d > 0 || (d == 0 && !slot_is_empty(s))) { t = step(&r->ends->tail, t, n); continue; }
+            if (d > 0 || (d == 0 && !slot_is_empty(s))) { t = step(r, tail_hint, t, d, n); continue; }
             if (d == 0) {
                 if (!MUTANT(6)) st_rlx(&b->pos, pos_make(r->ring, t));   /* INTENT: before the slot CAS */
                 CRASH_POINT("intent");
@@ -93,7 +122,7 @@ int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint6
                 CRASH_POINT("enqueued");
                 if (MUTANT(6)) st_rlx(&b->pos, pos_make(r->ring, t));
                 r->tail = t + 1;
-                if (((t + 1) & 15) == 0) raise_to(&r->ends->tail, t + 1);
+                if (((t + 1) & 15) == 0) raise_to(r, &r->ends->tail, t + 1);
                 if (MUTANT(3)) st_rel(&b->ctl, ctl_to(ctl, SHMQ_READY, 0));
                 else cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_READY, 0));   /* fails when it was taken meanwhile: fine */
                 return SHMQ_OK;
@@ -113,14 +142,13 @@ int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint6
 
 /* The first takeable block, without taking it: the caller CASes its ctl from out->ctl, then calls ring_taken. */
 int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out) {
-    uint64_t h = ld_rlx(&r->ends->head);
-    if (h < r->head) h = r->head;
+    uint64_t h = head_hint(r);
     for (int rebuilt = 0;; rebuilt = 1) {
         for (uint64_t n = 0; n < RING_TURNS(r); n++) {
             shmq_au64 *slot = &r->slots[h & r->mask];
             uint64_t s = ld_acq(slot);   /* TAKE: acquire; pairs with PUBLISH */
             int64_t d = round_diff(slot_round(s), h >> r->lg);
-            if (d > 0) { h = step(&r->ends->head, h, n); continue; }
+            if (d > 0) { h = step(r, head_hint, h, d, n); continue; }
             if (d < 0) break;   /* a hint ran ahead */
             if (slot_is_empty(s)) {
                 r->head = h;
@@ -158,7 +186,7 @@ void ring_taken(local_ring *r, const ring_item *item) {
     CRASH_POINT("taken");
     if (!MUTANT(1)) cas(&r->slots[item->position & r->mask], item->slot, slot_empty(slot_round(item->slot) + 1));
     r->head = item->position + 1;
-    if ((r->head & 15) == 0) raise_to(&r->ends->head, r->head);
+    if ((r->head & 15) == 0) raise_to(r, &r->ends->head, r->head);
 }
 
 /* Does slot value s hold idx at `position`, of which 48 bits are known and, in the slot, 40 bits of the round? */
@@ -179,30 +207,33 @@ int ring_clear(local_ring *r, uint64_t position, uint32_t idx) {
 }
 
 static uint64_t walk_tail(local_ring *r) {
-    uint64_t t = ld_acq(&r->ends->tail);
-    if (t < r->tail) t = r->tail;
-    if ((int64_t)(t - r->head) < 0) t = r->head;
-    for (uint64_t n = 0; n <= r->mask + 1; n++, t++) {
-        uint64_t s = ld_acq(&r->slots[t & r->mask]);
-        int64_t d = round_diff(slot_round(s), t >> r->lg);
-        if (d < 0 || (d == 0 && slot_is_empty(s))) break;
+    for (int rebuilt = 0;; rebuilt = 1) {
+        uint64_t t = tail_hint(r);
+        int64_t d = 0;
+        for (uint64_t n = 0; n < RING_TURNS(r); n++) {
+            uint64_t s = ld_acq(&r->slots[t & r->mask]);
+            d = round_diff(slot_round(s), t >> r->lg);
+            if (d < 0 || (d == 0 && slot_is_empty(s))) break;
+            t = step(r, tail_hint, t, d, n);
+        }
+        /* d < 0: the ring is full up to t, or the hint ran ahead */
+        if ((d < 0 && !tail_credible(r, t)) && !rebuilt && ring_rebuild(r) == SHMQ_OK) continue;
+        r->tail = t;
+        return t;
     }
-    r->tail = t;
-    return t;
 }
 
 uint64_t ring_depth(local_ring *r) {
     uint64_t t = walk_tail(r), h = walk_head(r, t);
-    return (int64_t)(t - h) > 0 ? t - h : 0;
+    return gap(r, t, h) > 0 ? (uint64_t)gap(r, t, h) : 0;
 }
 
 int ring_seems_empty(local_ring *r) {
-    uint64_t h = ld_acq(&r->ends->head);
-    if (h < r->head) h = r->head;
-    for (uint64_t n = 0; n <= r->mask + 1; n++, h++) {
+    uint64_t h = head_hint(r);
+    for (uint64_t n = 0; n < RING_TURNS(r); n++) {
         uint64_t s = ld_sc(&r->slots[h & r->mask]);
         int64_t d = round_diff(slot_round(s), h >> r->lg);
-        if (d > 0) continue;
+        if (d > 0) { h = step(r, head_hint, h, d, n); continue; }
         r->head = h;
         return d == 0 && slot_is_empty(s);   /* d < 0: let ring_find rebuild the hints */
     }

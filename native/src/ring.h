@@ -12,5 +12,6 @@ int ring_holds(local_ring *r, uint64_t position, uint32_t idx);
 int ring_clear(local_ring *r, uint64_t position, uint32_t idx);
 uint64_t ring_depth(local_ring *r);
 int ring_rebuild(local_ring *r);
+void ring_settle_in(local_ring *r);
 int ring_seems_empty(local_ring *r);
 #endif
