@@ -1,0 +1,244 @@
+"""README and docs say what is there: links lead somewhere, code compiles, names exist.
+
+Tables of options, settings, errors and commands are compared in both directions: what is documented
+exists, and what exists is documented.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shmq.errors
+from shmq._native import lib
+from shmq.cli.main import parser
+from shmq.options import QueueOptions
+from shmq.settings import Settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SEMANTICS, OPERATIONS, ARCHITECTURE, SAFETY = (
+    ROOT / "docs" / f"{name}.md"
+    for name in ("semantics", "operations", "architecture", "crash-safety")
+)
+
+by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def prose_of(page: Path) -> str:
+    """The text without fenced blocks, in which # is no heading and []() is no link."""
+    return re.sub(r"^```.*?^```$", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+
+
+def blocks_of(page: Path, language: str) -> list[str]:
+    pattern = rf"^```{language}\n(.*?)^```$"
+    return re.findall(pattern, text_of(page), re.DOTALL | re.MULTILINE)
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, made as GitHub makes them."""
+    seen: dict[str, int] = {}
+    anchors = set()
+    for heading in re.findall(r"^#{1,6} +(.+?) *$", prose_of(page), re.MULTILINE):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        anchors.add(slug if slug not in seen else f"{slug}-{seen[slug]}")
+        seen[slug] = seen.get(slug, 0) + 1
+    return anchors
+
+
+def section_of(page: Path, heading: str) -> str:
+    """The text from a heading to the next one of the same or a higher level."""
+    found = re.search(
+        rf"^(#+) {re.escape(heading)}\n(.*?)(?=^#{{1,2}} |\Z)",
+        text_of(page),
+        re.DOTALL | re.MULTILINE,
+    )
+    assert found, f"{page.name} has no heading {heading!r}"
+    return found[2]
+
+
+def column(section: str, n: int = 0) -> list[str]:
+    """The words in `backticks` that are a whole cell of the n-th column of tables."""
+    cells = [
+        row.strip("|").split("|")[n].strip()
+        for row in re.findall(r"^\|.*\|$", section, re.MULTILINE)
+        if row.count("|") > n + 1
+    ]
+    return [cell.strip("`") for cell in cells if re.fullmatch(r"`[^`]+`", cell)]
+
+
+# ---- links and code -----------------------------------------------------------------------------
+
+
+@by_name
+def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or ROOT not in file.parents:
+            broken.append(f"{target}: no such file")
+        elif anchor and (file.suffix != ".md" or anchor not in anchors_of(file)):
+            broken.append(f"{target}: no such heading")
+    assert broken == []
+
+
+def test_links_lead_to_files_that_are_part_of_the_project() -> None:
+    """A link to what git does not keep is broken for everybody else."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    kept = {ROOT / name for name in listed.stdout.split("\0") if name}
+    linked = {
+        (page.parent / target.partition("#")[0]).resolve()
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)\s#:]+)[^)\s:]*\)", prose_of(page))
+    }
+    folders = {parent for file in kept for parent in file.parents}
+    assert sorted(str(file) for file in linked - kept - folders) == []
+
+
+@by_name
+def test_python_blocks_compile(page: Path) -> None:
+    for i, block in enumerate(blocks_of(page, "python")):
+        compile(block, f"{page.name}, block {i + 1}", "exec")
+
+
+def test_the_settings_file_in_the_docs_is_read(tmp_path: Path) -> None:
+    (block,) = blocks_of(OPERATIONS, "toml")
+    file = tmp_path / "shmq.toml"
+    file.write_text(block, encoding="utf-8")
+    settings = Settings.load({}, {}, file)
+    for name in tomllib.loads(block)["shmq"]:
+        assert getattr(settings, name) != getattr(Settings(), name)
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+
+def test_every_queue_option_is_documented_and_no_other() -> None:
+    options = [field.name for field in dataclasses.fields(QueueOptions)]
+    assert sorted(column(section_of(SEMANTICS, "Queue options"))) == sorted(options)
+
+
+def test_every_setting_is_documented_with_its_variable_and_no_other() -> None:
+    section = section_of(OPERATIONS, "Settings")
+    settings = sorted(field.name for field in dataclasses.fields(Settings))
+    assert sorted(column(section)) == settings
+    assert sorted(column(section, 1)) == sorted(f"SHMQ_{name.upper()}" for name in settings)
+
+
+def test_every_error_is_documented_and_no_other() -> None:
+    errors = {
+        name
+        for name in shmq.errors.__all__
+        if isinstance(getattr(shmq.errors, name), type) and name != "ShmqError"
+    }
+    assert sorted(column(section_of(SEMANTICS, "Errors"))) == sorted(errors)
+
+
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    (commands,) = (
+        action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)
+    )
+    return dict(commands.choices)
+
+
+def test_every_command_is_documented_with_options_that_it_has() -> None:
+    rows = re.findall(r"^\| `shmq (\w+)[^`]*` \|(.*)$", text_of(OPERATIONS), re.MULTILINE)
+    commands = subcommands()
+    assert sorted(name for name, _ in rows) == sorted(commands)
+    for name, row in rows:
+        known = commands[name]._option_string_actions
+        assert [option for option in re.findall(r"`(--[\w-]+)`", row) if option not in known] == []
+
+
+def arguments_of(line: str) -> list[str]:
+    """The words of a command line in the docs; a name for a command that was shown without one."""
+    words = re.sub(r"\[[^]]*\]|…", "", line).split()
+    return [*words, "NAME"] if words in (["up"], ["down"]) else words
+
+
+@by_name
+def test_command_lines_shown_can_be_parsed(page: Path) -> None:
+    shown = re.findall(
+        r"^ {4}(?:ExecStart=\S+ )?shmq +(.+?)(?: +#.*)?$", text_of(page), re.MULTILINE
+    )
+    shown += re.findall(r"`shmq ([^`]+)`", text_of(page))
+    refused = []
+    for line in shown:
+        try:
+            parser().parse_args(arguments_of(line))
+        except SystemExit as end:
+            refused += [line] if end.code else []
+    assert refused == []
+
+
+def test_every_make_target_shown_exists() -> None:
+    targets = set(re.findall(r"^([\w-]+):", text_of(ROOT / "Makefile"), re.MULTILINE))
+    shown = {
+        name
+        for page in PAGES
+        for name in re.findall(r"(?:`|^ {4})make ([a-z-]+)", text_of(page), re.MULTILINE)
+    }
+    assert shown
+    assert shown - targets == set()
+
+
+def test_limits_are_those_of_the_header() -> None:
+    limits = "".join(section_of(page, "Limits") for page in (SEMANTICS, OPERATIONS))
+    for number in (lib.SHMQ_OWNERS, lib.SHMQ_QUEUES, lib.SHMQ_BLOCKS, lib.SHMQ_HELD):
+        assert f"{number:,}" in limits
+
+
+# ---- the argument -------------------------------------------------------------------------------
+
+
+def test_every_source_file_has_its_place_in_the_architecture() -> None:
+    linked = {
+        (ROOT / "docs" / target).resolve()
+        for target in re.findall(r"\]\((\.\./[^)]+)\)", section_of(ARCHITECTURE, "Floors"))
+    }
+    folders = {file.parent for file in linked} - {ROOT / "shmq"}
+    sources = {*(ROOT / "native" / "src").glob("*.c"), *(ROOT / "shmq").glob("*.py")}
+    sources |= set((ROOT / "shmq").glob("*/__init__.py"))
+    missing = {
+        file for file in sources - linked if file.parent not in folders or file.suffix == ".c"
+    }
+    assert sorted(str(file.relative_to(ROOT)) for file in missing) == []
+
+
+def test_every_mutant_of_the_core_is_named_in_the_argument_and_no_other() -> None:
+    source = "".join(text_of(path) for path in (ROOT / "native" / "src").glob("*.c"))
+    mutants = {int(n) for n in re.findall(r"MUTANT\((\d+)\)", source)}
+    named = {int(n) for n in re.findall(r"\*M(\d+)\*", text_of(SAFETY))}
+    assert named == mutants
+
+
+def test_every_mutant_of_a_model_that_is_named_exists() -> None:
+    models = text_of(ROOT / "tests" / "model" / "run.py")
+    known = set(re.findall(r'^    \("([A-Z0-9_]+)", "\w+"', models, re.MULTILINE))
+    named = set(re.findall(r"`([A-Z]+(?:_[A-Z0-9]+)+)`", text_of(SAFETY)))
+    named -= {name for name in named if name.startswith(("SHMQ_", "MADV_"))}
+    assert named
+    assert named - known == set()
