@@ -94,7 +94,8 @@ class Broker:
     As a context manager, the broker is shut down on exit (by the process that started it; in a
     forked child, only the child's own attachment is closed).
 
-    A segment of that name whose supervisor was killed is adopted, messages included.
+    A segment of that name whose supervisor was killed is adopted, with its messages and with the
+    settings it was made with.
 
     Raises:
         BrokerExists: a living broker has that name.

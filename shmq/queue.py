@@ -364,11 +364,12 @@ class Queue(QueueBase):
     def shutdown(self, immediate: bool = False) -> None:
         """Take nothing in any more; consumers end when what is there has been settled.
 
-        ``immediate`` drops what is ready first, so that consumers end at once.
+        ``immediate`` drops what is ready or delayed, so that consumers end as soon as they have
+        settled what they hold.
         """
         self._call(lib.shmq_queue_close)
         if immediate:
-            self.purge()
+            self._call(lib.shmq_queue_discard)
 
     # ---- attachment ------------------------------------------------------------------------
 

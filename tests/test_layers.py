@@ -26,7 +26,9 @@ FLOORS = {
     "shmq._native": 1,
     # 2: memory, and this process's place in it
     "shmq.segment": 2,
+    "shmq.settings": 2,
     "shmq.client": 2,
+    "shmq.aio": 2,
     # 3: the nouns of a queue
     "shmq.message": 3,
     "shmq.delivery": 3,

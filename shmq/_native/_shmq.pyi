@@ -209,6 +209,9 @@ class Lib:
         """int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options);"""
 
     @staticmethod
+    def shmq_queue_discard(self, ctx: CData, queue: int, /) -> int:
+        """int shmq_queue_discard(shmq_ctx *ctx, uint64_t queue);"""
+
     def shmq_queue_open(ctx: CData, name: CData | bytes, /) -> int:
         """int64_t shmq_queue_open(shmq_ctx *ctx, const char *name);"""
 

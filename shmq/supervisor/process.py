@@ -7,10 +7,14 @@
             (whoever set it has done that), or when the last client of an anonymous broker is gone
 
 Killed at any point, it leaves a broker that works; the next supervisor adopts it.
+
+Neither it nor the sidecar prints anything. SHMQ_DEBUG=FILE in the environment makes both append
+what should never happen, a traceback, to that file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
@@ -54,19 +58,19 @@ def run(arguments: list[str]) -> int:
         return 1
     if ready_fd >= 0:
         _say(ready_fd, "ok")
-        os.close(ready_fd)
+        supervisor.close_ready()
     if not foreground:
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        os.close(null)
-        os.chdir("/")
+        _leave_terminal()
     else:
         print(
             f"broker {name!r} is up: supervisor {os.getpid()}, sidecar {supervisor.sidecar_pid}",
             flush=True,
         )
-    supervisor.serve()
+    try:
+        supervisor.serve()
+    except BaseException:
+        _note_crash()
+        os._exit(1)
     # Past the interpreter's own end: the helper thread may still sit in the core.
     sys.stdout.flush()
     os._exit(0)
@@ -87,6 +91,24 @@ def _say(fd: int, line: str) -> None:
         os.write(fd, line.encode(errors="replace")[:60000] + b"\n")
     except OSError:
         pass  # whoever wanted to know is gone
+
+
+def _leave_terminal() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+    os.chdir("/")
+
+
+def _note_crash() -> None:
+    """Append the current exception to the file that SHMQ_DEBUG names, if it names one."""
+    path = os.environ.get("SHMQ_DEBUG")
+    if path:
+        import traceback
+
+        with contextlib.suppress(OSError), open(path, "a") as file:
+            traceback.print_exc(file=file)
 
 
 class Supervisor:
@@ -118,11 +140,17 @@ class Supervisor:
         self._sidecar_not_before = 0.0
         self._early_deaths = 0
         self._hello_fd = int(options.get("hello_fd", -1))
+        self._ready_fd = int(options.get("ready_fd", -1))
         self._terminate = 0
         self._drain_until: float | None = None
         self._sweep_at = 0.0
         self._first_sweep = True
         self._info = ffi.new("shmq_segment_info *")
+
+    def close_ready(self) -> None:
+        """Close the pipe to the starter: everything is said."""
+        os.close(self._ready_fd)
+        self._ready_fd = -1
 
     # ---- start -----------------------------------------------------------------------------
 
@@ -293,6 +321,9 @@ class Supervisor:
         code = 1
         try:
             self.segment.drop_claim()
+            if self._ready_fd >= 0:
+                os.close(self._ready_fd)
+            _leave_terminal()
             self.registry.close_in_child()
             self.liveness.close_in_child()
             if self._hello_fd >= 0:
@@ -301,10 +332,7 @@ class Supervisor:
             run_sidecar(self.segment)
             code = 0
         except BaseException:
-            if os.environ.get("SHMQ_DEBUG"):
-                import traceback
-
-                traceback.print_exc()
+            _note_crash()
         finally:
             os._exit(code)
 

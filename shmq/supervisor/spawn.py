@@ -31,7 +31,9 @@ def environment() -> dict[str, str]:
     """Return an environment in which the very same shmq is found, and the user's cwd is not."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1",
+    debug = os.environ.get("SHMQ_DEBUG")
+    extra = {"SHMQ_DEBUG": os.path.abspath(debug)} if debug else {}
+    return {**os.environ, **extra, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1",
             "SHMQ_NO_ACCEL": "1"}  # fmt: skip
 
 
