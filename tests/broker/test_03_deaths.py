@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
@@ -270,3 +271,20 @@ def test_a_starter_killed_before_it_attached_leaves_no_broker(broker_name: str) 
     with program(source, broker_name) as starter:
         assert starter.process.wait(30) == -9
     wait_until(lambda: not exists(broker_name), "the broker to go")
+
+
+def test_the_helpers_hold_no_terminal_and_no_directory(broker_name: str) -> None:
+    with shmq.Broker(broker_name) as broker:
+        first = processes_of(broker)
+        kill(first[1])
+        wait_until(lambda: broker.stats().sidecar_pid not in (None, first[1]))
+        for pid in (*processes_of(broker), first[0]):
+            links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)]
+            assert links == ["/dev/null"] * 3
+            assert os.readlink(f"/proc/{pid}/cwd") == "/"
+            everything = []
+            for entry in os.scandir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(FileNotFoundError):  # open for the moment only
+                    everything.append(os.readlink(entry.path))
+            assert len([link for link in everything if "shmq" in link]) <= 2
+            assert len(everything) < 16
