@@ -138,6 +138,7 @@ static DeliveryObject *delivery_new(ConsumerObject *c) {
     } else {
         o = (DeliveryObject *)c->type->tp_alloc(c->type, 0);
         if (!o) return NULL;
+        if (PyType_IS_GC(c->type)) PyObject_GC_UnTrack(o);   /* every class made in Python has a GC head; no cycles here */
     }
     o->payload = o->meta = o->extra = NULL;
     o->l.views = 0;
@@ -149,8 +150,18 @@ static DeliveryObject *delivery_new(ConsumerObject *c) {
     return o;
 }
 
+/* May the memory of its instances be used again for instances of such types? Only if it is all alike: a GC head, our struct,
+ * and nothing of a subclass's own before or after. */
 static bool type_is_pooled(PyTypeObject *type) {
-    return type->tp_basicsize == (Py_ssize_t)sizeof(DeliveryObject) && !PyType_HasFeature(type, Py_TPFLAGS_HAVE_GC);
+    unsigned long own = 0;
+#ifdef Py_TPFLAGS_MANAGED_DICT
+    own |= Py_TPFLAGS_MANAGED_DICT;
+#endif
+#ifdef Py_TPFLAGS_MANAGED_WEAKREF
+    own |= Py_TPFLAGS_MANAGED_WEAKREF;
+#endif
+    return type->tp_basicsize == (Py_ssize_t)sizeof(DeliveryObject) && type->tp_dictoffset == 0 && type->tp_weaklistoffset == 0
+           && PyType_IS_GC(type) && !(type->tp_flags & own);
 }
 
 static void delivery_dealloc(DeliveryObject *self) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rig import memory
 
 from shmq import _native
 from shmq._native import pure
@@ -29,8 +31,39 @@ def test_the_chosen_binding_is_the_base_of_the_classes() -> None:
 
 @pytest.mark.skipif(_native.ACCEL is None, reason="the accelerator is not built")
 def test_deliveries_cost_the_garbage_collector_nothing() -> None:
-    assert not Delivery.__flags__ & 1 << 14  # Py_TPFLAGS_HAVE_GC
-    assert Delivery.__dictoffset__ == 0
+    with memory() as rig:
+        queue = rig.queue()
+        queue.publish_many([b"x"] * 3)
+        consumer = queue.subscribe()
+        kept = consumer.get()
+        again = id(consumer.get())
+        third = consumer.get()
+        assert not gc.is_tracked(kept)
+        assert not gc.is_tracked(third)
+        assert id(third) == again  # its memory came back at once
+        assert (kept.id, third.id) == (1, 3)
+
+
+@pytest.mark.skipif(_native.ACCEL is None, reason="the accelerator is not built")
+def test_deliveries_of_a_subclass_with_attributes_are_whole() -> None:
+    class Mine(Delivery):
+        pass
+
+    with memory() as rig:
+        queue = rig.queue()
+        queue.publish_many([b"%d" % i for i in range(300)])
+        consumer = _native.ConsumerBase(
+            rig.client, rig.client.address, queue._qref, 0, 1, 0, 0, Mine
+        )
+        deliveries = consumer.get_many(300)
+        for i, delivery in enumerate(deliveries):
+            delivery.note = i
+        assert [d.payload for d in deliveries] == [b"%d" % d.note for d in deliveries]
+        consumer.ack_many(deliveries)
+        del deliveries, delivery
+        gc.collect()
+        queue.publish(b"x")
+        assert not hasattr(consumer.get(), "note")
 
 
 @pytest.mark.skipif(_native.ACCEL is None, reason="the accelerator is not built")
