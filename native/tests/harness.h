@@ -121,7 +121,7 @@ static inline uint64_t make_queue(shmq_ctx *c, const char *name, shmq_queue_opti
 #define DEAD_TO(q) .dead_letter = (uint32_t)((q) & 0xffff), .dead_word = ((q) >> 16) << 8 | SHMQ_Q_LIVE
 
 static inline int put_sized(shmq_ctx *c, uint64_t q, uint64_t value, uint64_t size) {
-    static uint8_t small[4096];
+    static _Thread_local uint8_t small[4096];
     memcpy(small, &value, 8);
     shmq_message m = { .data = small, .size = size };
     return shmq_publish(c, q, &m);
@@ -183,7 +183,10 @@ static inline shmq_audit_report sound(shmq_ctx *c) {
 /* ... and no message is left anywhere. */
 static inline void nothing_left(shmq_ctx *c) {
     shmq_audit_report r = sound(c);
-    for (int s = SHMQ_NEW; s <= SHMQ_BAD; s++) EQ(r.states[s], 0);
+    for (int s = SHMQ_NEW; s <= SHMQ_BAD; s++) {
+        if (r.states[s]) printf("     %llu blocks left in state %d\n", (unsigned long long)r.states[s], s);
+        EQ(r.states[s], 0);
+    }
 }
 
 /* ---- processes ---- */

@@ -339,7 +339,7 @@ static void stage(void *(*const *what)(void *), int n, unsigned seconds) {
     printf("     seed %llu: %llu messages, %u deaths, %u leases expired, %u viewed, %u peeked\n", (unsigned long long)seed,
            (unsigned long long)sent, st.deaths, st.expired, st.viewed, st.peeked);
     EQ(lost, 0);
-    for (uint32_t i = 0; i < 8; i++) {   /* the churned queues end empty, too */
+    for (uint32_t i = 0; i < SHMQ_QUEUES; i++) {   /* the churned queues end empty, too */
         int64_t q = shmq_queue_adopt(c, i);
         if (q > 0 && (uint64_t)q != st.q && (uint64_t)q != st.dlq) shmq_queue_delete(c, (uint64_t)q);
     }
