@@ -908,9 +908,24 @@ static int consumer_traverse(ConsumerObject *self, visitproc visit, void *arg) {
     Py_VISIT(self->type);
     return 0;
 }
+/* Is the memory of ctx still there? A Client that is garbage together with us may have been finalized first; it detached then,
+ * which gave everything back. */
+static bool client_open(PyObject *client) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject *closed = PyObject_GetAttrString(client, "closed");
+    bool open = closed == Py_False;
+    Py_XDECREF(closed);
+    PyErr_Restore(type, value, trace);
+    return open;
+}
+
 static void consumer_dealloc(ConsumerObject *self) {
     PyObject_GC_UnTrack(self);
-    if (self->client) give_back(self);
+    if (self->client && (self->n || self->unsettled)) {
+        if (client_open(self->client)) give_back(self);
+        else consumer_forget(self);
+    }
     PyMem_Free(self->ahead);
     Py_CLEAR(self->client);
     Py_CLEAR(self->type);

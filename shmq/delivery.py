@@ -206,11 +206,12 @@ class Delivery(DeliveryBase):
 
 
 def _end_of(delivery: Delivery) -> Any:
-    end = delivery._view_end
+    end, client = delivery._view_end, delivery._consumer._client
 
     def destroy(_: Any) -> None:
         try:
-            end()
+            if not client.closed:  # else the entries went with the attachment
+                end()
         except BaseException:  # noqa: BLE001 - a finalizer has nobody to tell
             pass
 

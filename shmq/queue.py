@@ -498,7 +498,7 @@ def _release(view: memoryview) -> bool:
 
 def _abort(client: Client, ctx: Any, loan: Any) -> None:
     try:
-        if loan.ctl and client is not None:
+        if loan.ctl and not client.closed:
             lib.shmq_loan_abort(ctx, loan)
     except BaseException:  # noqa: BLE001 - a finalizer has nobody to tell
         pass

@@ -1,5 +1,7 @@
 """Types of the cffi extension: every function and constant in the fence of native/include/shmq.h.
 
+Generated: `python tests/unit/test_accel.py` writes it anew.
+
 `CData` is where static typing ends: the members of a C struct are known to cffi only.
 """
 
@@ -209,9 +211,6 @@ class Lib:
         """int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options);"""
 
     @staticmethod
-    def shmq_queue_discard(self, ctx: CData, queue: int, /) -> int:
-        """int shmq_queue_discard(shmq_ctx *ctx, uint64_t queue);"""
-
     def shmq_queue_open(ctx: CData, name: CData | bytes, /) -> int:
         """int64_t shmq_queue_open(shmq_ctx *ctx, const char *name);"""
 
@@ -246,6 +245,10 @@ class Lib:
     @staticmethod
     def shmq_purge(ctx: CData, queue: int, /) -> int:
         """int64_t shmq_purge(shmq_ctx *ctx, uint64_t queue);"""
+
+    @staticmethod
+    def shmq_queue_discard(ctx: CData, queue: int, /) -> int:
+        """int shmq_queue_discard(shmq_ctx *ctx, uint64_t queue);"""
 
     @staticmethod
     def shmq_publish(ctx: CData, queue: int, message: CData, /) -> int:
@@ -302,12 +305,12 @@ class Lib:
         """int shmq_settle_viewed(shmq_ctx *ctx, shmq_delivery *delivery);"""
 
     @staticmethod
-    def shmq_view_end(ctx: CData, held: int, idx: int, /) -> int:
-        """int shmq_view_end(shmq_ctx *ctx, uint32_t held, uint32_t idx);"""
-
-    @staticmethod
     def shmq_view_keep(ctx: CData, delivery: CData, /) -> int:
         """int shmq_view_keep(shmq_ctx *ctx, shmq_delivery *delivery);"""
+
+    @staticmethod
+    def shmq_view_end(ctx: CData, held: int, idx: int, /) -> int:
+        """int shmq_view_end(shmq_ctx *ctx, uint32_t held, uint32_t idx);"""
 
     @staticmethod
     def shmq_peek(ctx: CData, queue: int, cursor: CData, out: CData, /) -> int:
@@ -338,7 +341,7 @@ class Lib:
         """int shmq_timers_collect(shmq_ctx *ctx, uint32_t *idx, uint64_t *due, uint32_t max, uint32_t *scan);"""
 
     @staticmethod
-    def shmq_timers_scan(ctx: CData, start: CData, idx: CData, due: CData, max: int, /) -> int:
+    def shmq_timers_scan(ctx: CData, from_: CData, idx: CData, due: CData, max: int, /) -> int:
         """int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due, uint32_t max);"""
 
     @staticmethod

@@ -531,7 +531,9 @@ class ConsumerBase:
 
     def __del__(self) -> None:
         try:
-            if not self.closed:
+            # A Client that is garbage together with us may have been finalized first: its context
+            # is gone, and its detaching gave everything back.
+            if not self.closed and not self._client.closed:
                 self._close()
         except Exception:  # at interpreter exit anything may be gone; death gives back as well
             pass

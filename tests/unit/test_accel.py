@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import keyword
 import os
 import re
 import subprocess
@@ -86,13 +87,75 @@ def test_both_bindings_have_the_same_members(base: str) -> None:
     assert fast == slow - own
 
 
-def test_the_stub_declares_every_function_of_the_header() -> None:
+STUB = ROOT / "shmq" / "_native" / "_shmq.pyi"
+STUB_HEAD = '''"""Types of the cffi extension: every function and constant in the fence of native/include/shmq.h.
+
+Generated: `python tests/unit/test_accel.py` writes it anew.
+
+`CData` is where static typing ends: the members of a C struct are known to cffi only.
+"""
+
+from typing import Any, Final, TypeAlias
+
+CData: TypeAlias = Any
+
+class FFI:
+    NULL: Final[CData]
+    buffer: Any
+    error: type[Exception]
+    errno: int
+
+    def new(self, cdecl: str, init: Any = ...) -> CData: ...
+    def cast(self, cdecl: str, source: Any) -> CData: ...
+    def from_buffer(self, source: Any, require_writable: bool = ...) -> CData: ...
+    def gc(self, cdata: CData, destructor: Any, size: int = ...) -> CData: ...
+    def addressof(self, cdata: CData, *fields: str | int) -> CData: ...
+    def string(self, cdata: CData, maxlen: int = ...) -> Any: ...
+    def unpack(self, cdata: CData, length: int) -> Any: ...
+    def memmove(self, dest: Any, src: Any, n: int) -> None: ...
+    def typeof(self, cdecl: str | CData) -> Any: ...
+    def sizeof(self, cdecl: str | CData) -> int: ...
+    def offsetof(self, cdecl: str | CData, *fields: str | int) -> int: ...
+
+ffi: FFI
+
+class Lib:
+'''
+
+
+def stub_text() -> str:
+    """Return the stub for the header as it is."""
     header = (ROOT / "native" / "include" / "shmq.h").read_text(encoding="utf-8")
     fence = header.split("/* cffi: begin */")[1].split("/* cffi: end */")[0]
-    stub = (ROOT / "shmq" / "_native" / "_shmq.pyi").read_text(encoding="utf-8")
-    assert sorted(re.findall(r"\b(shmq_\w+)\([^;{}]*\);", fence)) == sorted(
-        re.findall(r"def (shmq_\w+)", stub)
-    )
+    fence = re.sub(r"/\*.*?\*/", "", fence, flags=re.DOTALL)
+    constants = re.findall(r"#define (\w+) ", fence)
+    for body in re.findall(r"enum \w+ \{(.*?)\}", fence, re.DOTALL):
+        constants += re.findall(r"(SHMQ_\w+)", body)
+    lines = [f"    {name}: Final[int]" for name in constants]
+    for match in re.finditer(r"^([\w ]+[ *]+)(shmq_\w+)\(([^)]*)\);", fence, re.MULTILINE):
+        result, name, arguments = match.groups()
+        returns = "CData" if "*" in result else "None" if result.strip() == "void" else "int"
+        parameters = []
+        for argument in arguments.split(","):
+            if argument.strip() != "void":
+                kind, of = re.fullmatch(r"(.*?[ *])(\w+)", argument.strip()).groups()  # type: ignore[union-attr]
+                text = "CData | bytes" if re.match(r"const (void|char)\b", kind) else "CData"
+                parameters.append(f"{_python_name(of)}: {text if '*' in kind else 'int'}")
+        listed = ", ".join([*parameters, *(["/"] if parameters else [])])
+        prototype = " ".join(match[0].split())
+        head = f"    def {name}({listed}) -> {returns}:"
+        if len(head) > 100:  # as the formatter would
+            head = f"    def {name}(\n        {listed}\n    ) -> {returns}:"
+        lines += ["", "    @staticmethod", head, f'        """{prototype}"""']
+    return STUB_HEAD + "\n".join(lines) + "\n\nlib: Lib\n"
+
+
+def _python_name(name: str) -> str:
+    return name + "_" if keyword.iskeyword(name) else name
+
+
+def test_the_stub_is_of_this_header() -> None:
+    assert STUB.read_text(encoding="utf-8") == stub_text(), "run python tests/unit/test_accel.py"
 
 
 @pytest.mark.timeout(300)
@@ -109,3 +172,7 @@ def test_everything_also_passes_over_cffi(name: str) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+if __name__ == "__main__":
+    STUB.write_text(stub_text(), encoding="utf-8")

@@ -19,8 +19,10 @@ from rig import Rig, memory
 from test_queue import in_child
 
 from shmq._native import ACCEL
+from shmq.client import Client
 from shmq.errors import LimitReached, QueueClosed, QueueEmpty, StaleDelivery
 from shmq.queue import Queue
+from shmq.segment import open_segment
 
 
 @pytest.fixture
@@ -578,3 +580,19 @@ def test_async_max_unsettled_waits_for_other_tasks(rig: Rig) -> None:
         assert (await consumer.aget(timeout=5)).payload == b"1"
 
     asyncio.run(main())
+
+
+# ---- garbage ------------------------------------------------------------------------------------
+
+
+def test_client_and_consumer_may_be_garbage_together(rig: Rig) -> None:
+    queue = filled(rig, 5)
+    client = Client(open_segment(rig.client.name))
+    consumer = Queue(client, "q").subscribe(prefetch=2)
+    deliveries = [consumer.get(), consumer.get()]
+    circle: list[Any] = [client, consumer, deliveries, deliveries[0].view]
+    circle.append(circle)
+    del client, consumer, deliveries, circle
+    gc.collect()
+    assert queue.depth() == 5
+    assert rig.audit() == {}

@@ -51,7 +51,8 @@ def test_a_delivery_has_all_of_the_message(rig: Rig) -> None:
 
 def test_deliveries_cannot_be_made_or_pickled(rig: Rig) -> None:
     with pytest.raises(
-        TypeError, match=r"cannot create 'shmq.delivery.Delivery' instances|cannot create 'Delivery'"
+        TypeError,
+        match=r"cannot create 'shmq.delivery.Delivery' instances|cannot create 'Delivery'",
     ):
         Delivery()
     d = one(rig.queue())
