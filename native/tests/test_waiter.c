@@ -1,0 +1,175 @@
+/* Sleeping and waking: no wake-up is lost, no sleep is endless, whoever dies. */
+#include "harness.h"
+#include "waiter.h"
+
+TEST(bit, "a wake-up that finds nobody clears the bit, so that the next publisher pays nothing") {
+    shmq_ctx *a = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(a, "q", 10);
+    shmq_au32 *evt = &a->queues[q & 0xffff].evt;
+    uint32_t v = waiter_prepare(evt);
+    CHECK((v & 1) && ld32_sc(evt) == v);
+    EQ(waiter_prepare(evt), v);
+    EQ(put(a, q, 1), SHMQ_OK);
+    CHECK(!(ld32_sc(evt) & 1) && ld32_sc(evt) != v);
+    EQ(waiter_sleep(evt, v, 0, SECONDS), SHMQ_OK);   /* the word has changed: no sleep */
+    v = ld32_sc(evt);
+    EQ(put(a, q, 1), SHMQ_OK);
+    EQ(ld32_sc(evt), v);
+}
+
+TEST(timeout, "a wait ends at its deadline") {
+    shmq_ctx *a = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(a, "q", 1), start = shmq_now();
+    EQ(shmq_wait_items(a, q, start + 50 * MS, 0), SHMQ_TIMEOUT);
+    CHECK(shmq_now() >= start + 50 * MS && shmq_now() < start + 900 * MS);
+    EQ(shmq_wait_items(a, q, 1, 0), SHMQ_TIMEOUT);
+    EQ(put(a, q, 1), SHMQ_OK);
+    start = shmq_now();
+    EQ(shmq_wait_space(a, q, start + 50 * MS, 0), SHMQ_TIMEOUT);
+    EQ(shmq_wait_items(a, q, 1, 0), SHMQ_OK);   /* there is something: no look at the clock */
+    start = shmq_now();
+    EQ(shmq_wait_word(a, SHMQ_WORD_ATTACH, shmq_read_word(a, SHMQ_WORD_ATTACH), start + 50 * MS), SHMQ_TIMEOUT);
+}
+
+static void nothing(int s) { (void)s; }
+TEST(interrupted, "a signal ends a wait with INTR") {
+    shmq_ctx *a = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(a, "q", 1);
+    struct sigaction sa = { .sa_handler = nothing };
+    sigaction(SIGUSR1, &sa, NULL);
+    pid_t me = getpid(), child = fork();
+    if (child == 0) { for (;;) { nap(20 * MS); kill(me, SIGUSR1); } }
+    EQ(shmq_wait_items(a, q, shmq_now() + 5 * SECONDS, 0), SHMQ_INTR);
+    kill_wait(child);
+}
+
+TEST(woken, "a publish wakes a sleeper in another process, and a take a producer, long before a second is over") {
+    shmq_ctx *a = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(a, "q", 1), back = QUEUE(a, "back", 1);
+    partner p = split();
+    if (p.pid == 0) {
+        shmq_ctx *b = join();
+        for (uint64_t i = 0; i < 300; i++) {
+            shmq_delivery d;
+            while (shmq_take(b, q, 1, 0, &d) != 1) shmq_wait_items(b, q, 0, 0);
+            EQ(value_of(&d), i);
+            EQ(shmq_ack(b, &d, 1), 1);
+            while (put(b, back, i) != SHMQ_OK) shmq_wait_space(b, back, 0, 0);
+        }
+        _exit(0);
+    }
+    uint64_t start = shmq_now();
+    for (uint64_t i = 0; i < 300; i++) {
+        shmq_delivery d;
+        while (put(a, q, i) != SHMQ_OK) shmq_wait_space(a, q, 0, 0);
+        while (shmq_take(a, back, 1, 0, &d) != 1) shmq_wait_items(a, back, 0, 0);
+        EQ(value_of(&d), i);
+        EQ(shmq_ack(a, &d, 1), 1);
+    }
+    CHECK(shmq_now() - start < 3 * SECONDS);   /* one lost wake-up in ten would already cost 30 s */
+    kill_wait(p.pid);
+}
+
+TEST(all_leave, "closing, deleting and waking a queue end every wait on it") {
+    shmq_ctx *a = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(a, "q", 1), r = QUEUE(a, "r", 1), s = QUEUE(a, "s", 1);
+    EQ(put(a, r, 1), SHMQ_OK);
+    partner p = split();
+    if (p.pid == 0) {
+        shmq_ctx *b = join();
+        say(p.up);
+        uint64_t start = shmq_now();
+        int rc;
+        while ((rc = shmq_wait_items(b, q, 0, 0)) == SHMQ_OK) {}
+        EQ(rc, SHMQ_CLOSED);
+        say(p.up);
+        while ((rc = shmq_wait_space(b, r, 0, 0)) == SHMQ_OK) {}
+        EQ(rc, SHMQ_GONE);
+        say(p.up);
+        EQ(shmq_wait_items(b, s, 0, 0), SHMQ_OK);
+        CHECK(shmq_now() - start < 900 * MS);
+        say(p.up);
+        _exit(0);
+    }
+    hear(p.up); nap(50 * MS); EQ(shmq_queue_close(a, q), SHMQ_OK);
+    hear(p.up); nap(50 * MS); EQ(shmq_queue_delete(a, r), SHMQ_OK);
+    hear(p.up); nap(50 * MS); EQ(shmq_wake_queue(a, s), SHMQ_OK);
+    hear(p.up);
+}
+
+TEST(baton, "a sleeper that dies with the wake-up in its hand does not leave the others asleep") {
+    shmq_ctx *a = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(a, "q", 10);
+    partner p[2];
+    for (int i = 0; i < 2; i++) {
+        p[i] = split();
+        if (p[i].pid) continue;
+        shmq_ctx *b = join();
+        shmq_delivery d;
+        say(p[i].up);
+        while (shmq_take(b, q, 1, 0, &d) != 1) shmq_wait_items(b, q, 0, 0);
+        EQ(shmq_ack(b, &d, 1), 1);
+        say(p[i].up);
+        _exit(0);
+    }
+    hear(p[0].up); hear(p[1].up);
+    nap(50 * MS);
+    kill(p[0].pid, SIGSTOP); waitpid(p[0].pid, NULL, WUNTRACED);
+    EQ(put(a, q, 1), SHMQ_OK);   /* may wake the stopped one */
+    kill_wait(p[0].pid);
+    uint64_t start = shmq_now();
+    EQ(shmq_reap(a, 0), 1);      /* announces the death to every sleeper */
+    hear(p[1].up);
+    CHECK(shmq_now() - start < 500 * MS);
+}
+
+TEST(stopped_baton, "one that is stopped with it delays the others by a second at most") {
+    shmq_ctx *a = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(a, "q", 10);
+    partner p[2];
+    for (int i = 0; i < 2; i++) {
+        p[i] = split();
+        if (p[i].pid) continue;
+        shmq_ctx *b = join();
+        shmq_delivery d;
+        say(p[i].up);
+        while (shmq_take(b, q, 1, 0, &d) != 1) shmq_wait_items(b, q, 0, 0);
+        say(p[i].up);
+        pause();
+    }
+    hear(p[0].up); hear(p[1].up);
+    nap(50 * MS);
+    kill(p[0].pid, SIGSTOP); waitpid(p[0].pid, NULL, WUNTRACED);
+    EQ(put(a, q, 1), SHMQ_OK);
+    uint64_t start = shmq_now();
+    hear(p[1].up);
+    CHECK(shmq_now() - start < 1500 * MS);
+    kill_wait(p[0].pid); kill_wait(p[1].pid);
+}
+
+TEST(space_expired, "producers are woken also when expired or purged messages made the room") {
+    shmq_ctx *a = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(a, "q", 1);
+    for (int way = 0; way < 2; way++) {
+        shmq_message m = { .data = "x", .size = 1, .ttl_ns = way ? 0 : MS };
+        EQ(shmq_publish(a, q, &m), SHMQ_OK);
+        partner p = split();
+        if (p.pid == 0) {
+            shmq_ctx *b = join();
+            say(p.up);
+            while (put(b, q, 7) != SHMQ_OK) shmq_wait_space(b, q, 0, 0);
+            say(p.up);
+            pause();
+        }
+        hear(p.up);
+        nap(50 * MS);
+        uint64_t start = shmq_now();
+        if (way) EQ(shmq_purge(a, q), 1);
+        else CHECK(empty(a, q) || 1);
+        hear(p.up);
+        CHECK(shmq_now() - start < 500 * MS);
+        kill_wait(p.pid);
+        shmq_purge(a, q);
+    }
+}
+MAIN
