@@ -33,7 +33,7 @@
 #define WHY "because of this"
 
 enum { LEASE = 1, BACKOFF = 2, RETRY0 = 4, DROP = 8, NO_DLQ = 16, TTL = 32, SLOW = 64, NO_CAP = 128, CLOSES = 256,
-       DEAD_X = 512, WAITER = 1024, BYTES = 2048, DLQ1 = 4096, REUSE = 8192, NOSTOP = 16384, NO_ATTACH = 32768 };
+       DEAD_X = 512, WAITER = 1024, BYTES = 2048, DLQ1 = 4096, REUSE = 8192, NOSTOP = 16384, NO_ATTACH = 32768, LIVE_X = 65536, ONLY_FULL = 131072 };
 
 typedef struct {
     const char *name;
@@ -168,7 +168,7 @@ static void audit(int quiet) {
     MUST(a.dangling == 0, "%lu dangling", a.dangling);
     MUST(a.limbo == 0, "%lu in limbo for nobody", a.limbo);
     MUST(a.attached == 0, "%lu attached to nothing", a.attached);
-    MUST(a.held == 0, "%lu held by the dead", a.held);
+    MUST(a.held == 0, "%lu held entries that name no block", a.held);
     MUST(a.bad == 0 && a.states[SHMQ_BAD] == 0 && ld32_acq(&W.p->header->corrupt) == 0, "bad words");
     if (quiet) MUST(a.states[SHMQ_NEW] + a.states[SHMQ_OWNED] + a.states[SHMQ_MOVE] == 0, "blocks of nobody in flight: NEW %lu OWNED %lu MOVE %lu",
                     a.states[SHMQ_NEW], a.states[SHMQ_OWNED], a.states[SHMQ_MOVE]);
@@ -265,6 +265,12 @@ static void recycle(void) {   /* the same blocks again and again, in another que
 /* ---- checking the end ---- */
 static void all_free(void) {
     shmq_audit_report a;
+    if (W.s->flags & CLOSES) {   /* a deletion that was cut off is finished by the next who collects */
+        int rc = shmq_queue_collect(W.p);
+        MUST(rc >= 0, "collect says %d", rc);
+        for (uint32_t i = 0; i < ld32_acq(&W.p->header->queue_hwm); i++)
+            MUST(queue_state(ld_acq(&W.p->queues[i].word)) != SHMQ_Q_DELETING, "queue %u stays DELETING", i);
+    }
     audit(1);
     arena_return_all(W.p);
     MUST(shmq_audit(W.p, &a) == 0, "audit");
@@ -337,14 +343,22 @@ static void timers_known(void) {   /* each DELAYED block is in the mailbox, or t
         }
 }
 static int died_attached;
+static void x_leaves(void) {
+    if (!(W.s->flags & LIVE_X)) return;
+    int rc = shmq_detach(W.x);
+    MUST(rc == 0, "detach says %d", rc);
+}
 
 static void check_after_death(int finished, int downwards) {
     int some = died_attached;
     evt_before();
     recover_all(W.p, downwards);
     if (some) evt_after();
-    audit(1);
+    audit(!(W.s->flags & LIVE_X));
     timers_known();
+    drain(1);
+    x_leaves();
+    audit(1);
     drain(1);
     counts(W.a.p, finished);
     all_free();
@@ -434,6 +448,7 @@ static void branch_stop(int reuse) {
         st = vm_run(&W.a);
         MUST(st == 0 && W.a.p->phase == VM_LEFT, "detach of the stopped process: status %x", st);
         W.a.p->rc = rc;
+        x_leaves();
         audit(1);
         drain(0);
         counts(W.a.p, 1);
@@ -497,8 +512,8 @@ static int64_t make_queue(const char *name, shmq_queue_options *o) {
 static void cycle(uint64_t q, int n) {   /* so that rounds, generations and both rings have been used */
     shmq_delivery d;
     for (int i = 0; i < n; i++) {
-        if (put(W.p, q, 1, 64, i & 1, 0) != 0 || shmq_take(W.p, q, 1, 0, &d) != 1) DIE("cycle");
-        if (i % 5 == 4) { if (shmq_release(W.p, &d) != 0 || shmq_take(W.p, q, 1, 0, &d) != 1) DIE("cycle"); }
+        if (put(W.p, q, 1, 64, i & 1, 0) != 0 || shmq_take(W.p, q, 1, i % 5 == 2 ? SHMQ_TAKE_AHEAD : 0, &d) != 1) DIE("cycle");
+        if (i % 5 == 2 && (shmq_release(W.p, &d) != 0 || shmq_take(W.p, q, 1, 0, &d) != 1)) DIE("cycle");
         if (shmq_ack(W.p, &d, 1) != 1) DIE("cycle");
     }
 }
@@ -534,8 +549,9 @@ static void build(void) {
     W.q2 = (uint64_t)make_queue("q2", &o);
     cycle(W.q, 13);
     cycle(W.q2, 3);
+    cycle(W.dlq, 3);
     W.x = W.y = NULL;
-    if (f & DEAD_X) { W.x = own_ctx(); attach_own(W.x); if (shmq_attach(W.x, SHMQ_CLIENT) < 0) DIE("attach x"); }
+    if (f & (DEAD_X | LIVE_X)) { W.x = own_ctx(); attach_own(W.x); if (shmq_attach(W.x, SHMQ_CLIENT) < 0) DIE("attach x"); }
     if (f & REUSE) { W.y = own_ctx(); attach_own(W.y); }
     if (W.s->world) W.s->world();
     if (f & WAITER) { waiter_prepare(&W.p->queues[W.q & 0xffff].evt); waiter_prepare(&W.p->queues[W.q & 0xffff].space); }
@@ -602,7 +618,6 @@ static void start_child(vm *v, int (*body)(void *)) {
 /* Every page that has memory now, but for the zero pages of the big tables that format reserves. */
 static void find_pages(void) {
     W.pages.base = W.p->base;
-    W.pages.n = 0;
     off_t at = 0, end = (off_t)W.total;
     while (at < end) {
         off_t from = lseek(W.fd, at, SEEK_DATA);
@@ -616,8 +631,12 @@ static void find_pages(void) {
                 for (unsigned k = 0; k < SHMQ_CLASSES; k++) used |= (geometry.l1 + W.p->classes[k].first / 64 / 64 * 8) / 4096 == u / 4096;
                 if (!used) continue;
             }
+            uint32_t i = W.pages.n, have = 0;
+            while (i > 0 && W.pages.at[i - 1] >= u) have |= W.pages.at[--i] == u;
+            if (have) continue;
             if (W.pages.n == MAX_PAGES) DIE("too many pages");
-            W.pages.at[W.pages.n++] = u;
+            memmove(&W.pages.at[i + 1], &W.pages.at[i], (W.pages.n++ - i) * sizeof W.pages.at[0]);
+            W.pages.at[i] = u;
         }
         at = to;
     }
@@ -642,13 +661,16 @@ static void run(const scenario *s) {
     build();
     start_child(&W.r, body_r);
     start_child(&W.a, body_a);
+    W.pages.n = 0;
+    find_pages();
     if (vm_run(&W.a) != 0) DIE("%s: the operation fails when left alone", s->name);
     if (W.a.p->bad) DIE("%s: child line %u, rc %ld", s->name, W.a.p->bad, (long)W.a.p->rc);
     W.mode = "rehearsal";
     model();
-    if (setjmp(W.out) == 0) { others_go_on(); recycle(); declare(&W.a, 0); recover_all(W.p, 0); drain(0); all_free(); }
+    if (setjmp(W.out) == 0) { others_go_on(); recycle(); declare(&W.a, 0); recover_all(W.p, 0); drain(0); x_leaves(); drain(0); all_free(); }
     find_pages();
-    uint64_t used[MAX_PAGES], used_n = W.pages.n;
+    static uint64_t used[MAX_PAGES];
+    uint64_t used_n = W.pages.n;
     memcpy(used, W.pages.at, sizeof used);
     demolish();
     /* the real thing */
@@ -685,7 +707,7 @@ static void run(const scenario *s) {
                 own_restore();
             }
         }
-        if (!opt_nostop && !(s->flags & NOSTOP) && !rep && (!slow || fresh_stop || opt_full)) {
+        if (!opt_nostop && !(s->flags & NOSTOP) && !rep && (!slow || fresh_stop || opt_full) && (!(s->flags & REUSE) || fresh_stop || opt_full || n % 3 == 0)) {
             fresh_stop = 0;
             vm_save(&W.a, &snap_a);
             branch_stop((s->flags & REUSE) != 0);
@@ -723,7 +745,7 @@ static void run(const scenario *s) {
     }
     /* SIGKILL itself, and a proof of death by pidfd */
     if (!opt_noreal) {
-        volatile uint64_t step = opt_full || hit_n < 60 ? 1 : hit_n / 60;
+        volatile uint64_t step = opt_full || hit_n < 24 ? 1 : hit_n / 24;
         for (volatile uint64_t h = 0; h < hit_n; h += step) {
             vm_kill(&W.a);
             seg_restore(&W.pages, &seg_base);
@@ -742,10 +764,29 @@ static void run(const scenario *s) {
             if (setjmp(W.out) == 0) {
                 died_attached = 0;
                 int dead = shmq_reap(W.p, 0);
-                MUST(dead == was || (s->flags & NO_ATTACH), "%d proven dead instead of %d", dead, was);
+                if ((s->flags & NO_ATTACH) && dead < was) {   /* it died before its record came into everybody's sight: the next attach shows it */
+                    shmq_ctx *y = own_ctx();
+                    attach_own(y);
+                    MUST(shmq_attach(y, SHMQ_CLIENT) >= 0, "attach");
+                    dead = shmq_reap(W.p, 0);
+                    MUST(shmq_detach(y) == 0, "detach");
+                    munmap(y->base, y->size);
+                    munmap(y, sizeof *y);
+                }
+                MUST(dead >= was, "%d proven dead instead of %d", dead, was);
                 check_after_death(finished_now(), 0);
             }
         }
+    }
+    /* was any page in use that was not put back each time? */
+    find_pages();
+    for (uint32_t i = 0, j = 0; i < W.pages.n; i++) {
+        while (j < used_n && used[j] < W.pages.at[i]) j++;
+        uint64_t at = W.pages.at[i];
+        if ((j < used_n && used[j] == at) || (at >= geometry.counters && at < geometry.held)) continue;
+        uint64_t *word = (uint64_t *)(void *)(W.p->base + at), any = 0;
+        for (int k = 0; k < 512; k++) any |= word[k];
+        if (any) DIE("%s: page at %lx was not foreseen (rings %lx blocks %lx)", s->name, at, geometry.rings, geometry.blocks);
     }
     report(now_s() - t0);
     total_instructions += W.instructions;
@@ -756,6 +797,15 @@ static void run(const scenario *s) {
     total_pairs += W.pairs;
     total_violations += W.violations;
     demolish();
+}
+
+static void on_alarm(int sig) {
+    (void)sig;
+    printf("  VIOLATION %s, %s after instruction %lu: hangs\n0 passed, 1 failed\n", W.s ? W.s->name : "?", W.mode ? W.mode : "?", W.at);
+    fflush(stdout);
+    if (W.a.pid > 0) kill(W.a.pid, SIGKILL);
+    if (W.r.pid > 0) kill(W.r.pid, SIGKILL);
+    _exit(1);
 }
 
 #include "sweep_ops.h"
@@ -775,6 +825,7 @@ int main(int argc, char **argv) {
         else { fprintf(stderr, "unknown option %s\n", argv[i]); return 2; }
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
+    signal(SIGALRM, on_alarm);
     cpu_set_t one;   /* stepping is a ping-pong of two processes: on one core it needs no wake-up across cores */
     CPU_ZERO(&one);
     CPU_SET(sched_getcpu(), &one);
@@ -786,7 +837,8 @@ int main(int argc, char **argv) {
     double t0 = now_s();
     for (size_t i = 0; i < sizeof OPS / sizeof *OPS; i++) {
         if (list) { printf("%s\n", OPS[i].name); continue; }
-        if (only && strcmp(only, OPS[i].name)) continue;
+        if (only ? strcmp(only, OPS[i].name) != 0 : (OPS[i].flags & ONLY_FULL) && !opt_full) continue;
+        alarm(opt_full || opt_every ? 3600 : 100);
         run(&OPS[i]);
         if (W.violations) failed++; else passed++;
     }
@@ -794,6 +846,7 @@ int main(int argc, char **argv) {
         if (list) { printf("%s\n", TARGETED[i].name); continue; }
         if (only && strcmp(only, TARGETED[i].name)) continue;
         double t1 = now_s();
+        alarm(100);
         W.violations = 0;
         int bad = TARGETED[i].run();
         printf("%-20s %s %5.1fs\n", TARGETED[i].name, bad ? "FAILED" : "fine", now_s() - t1);

@@ -1,0 +1,131 @@
+"""Remove the guards of the core one at a time: each time a test has to notice.
+
+The core is built with -DSHMQ_MUTANT=n (grep MUTANT( in native/src) and run through the C tests,
+the quick ones first, until one fails. A mutant that no test notices fails this program.
+
+    python tools/mutants.py            all of them
+    python tools/mutants.py 2 7        these only
+    python tools/mutants.py --all-tests    name every test that notices, not only the first
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NATIVE = ROOT / "native"
+OUT = ROOT / "build" / "mutants"
+
+WHAT = {
+    1: "a taker does not clear its slot (R1)",
+    2: "a taker does not look at the slot a second time (R2)",
+    3: "the publisher stores READY instead of comparing",
+    4: "takers refuse NEW",
+    5: "a waiter does not set its bit",
+    6: "pos is written after the slot",
+    7: "recovery does not look at the owner word again",
+    8: "no held entry",
+    9: "a waiter does not look at the ring again before it sleeps",
+    10: "LIMBO ignores who holds",
+    11: "lease expiry does not set VIEWED",
+    12: "no scan before 'no memory'",
+    13: "recovery does not clear the slot",
+    14: "a death wakes nobody",
+}
+
+
+def mutants() -> list[int]:
+    """The numbers that the sources know, so that a new guard without a mutant test is noticed."""
+    found = {
+        int(n)
+        for path in (NATIVE / "src").glob("*.[ch]")
+        for n in re.findall(r"MUTANT\((\d+)\)", path.read_text())
+    }
+    return sorted(found)
+
+
+def build(out: Path, only: str, mutant: int) -> None:
+    flag = f"SHMQ_CFLAGS=-DSHMQ_MUTANT={mutant}" if mutant else "SHMQ_CFLAGS="
+    done = subprocess.run(
+        ["make", "-s", "-j2", "-C", str(NATIVE), "tests", f"ONLY={only}", f"OUT={out}", flag],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"the mutant {mutant} does not build:\n{done.stdout}{done.stderr}")
+
+
+def first_complaint(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for line in lines:
+        if "VIOLATION" in line or "FAIL" in line or "FATAL" in line:
+            return line[:150]
+    return lines[-1][:150] if lines else "(no output)"
+
+
+def attempt(command: list[str], limit: int) -> str | None:
+    """None when all went well, otherwise what was noticed."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=limit, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"hung for {limit} s"
+    if done.returncode == 0:
+        return None
+    return first_complaint(done.stdout + done.stderr)
+
+
+def hunt(mutant: int, every: bool) -> list[str]:
+    out = OUT / str(mutant)
+    noticed = []
+    # The sweep comes first: it is deterministic. Each further program is built when it is needed.
+    programs = [("sweep", "sweep", ["--fail-fast"])]
+    programs += [
+        (path.stem, path.stem, [])
+        for path in sorted((NATIVE / "tests").glob("test_*.c"))
+        if path.stem != "test_stress"
+    ]
+    programs.append(("test_stress", "test_stress", []))
+    for name, only, arguments in programs:
+        if not (NATIVE / "tests" / f"{only}.c").exists():
+            continue
+        build(out, only, mutant)
+        complaint = attempt([str(out / "tests" / only), *arguments], 300)
+        if complaint is not None:
+            noticed.append(f"{name}: {complaint}")
+            if not every:
+                break
+    return noticed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("numbers", nargs="*", type=int)
+    parser.add_argument("--all-tests", action="store_true")
+    arguments = parser.parse_args()
+    known = mutants()
+    survivors = [n for n in WHAT if n not in known and not arguments.numbers]
+    for n in survivors:
+        print(f"mutant {n:2}: {WHAT[n]}: not in the sources any more")
+    for n in arguments.numbers or known:
+        started = time.monotonic()
+        noticed = hunt(n, arguments.all_tests)
+        verdict = "; ".join(noticed) if noticed else "SURVIVES"
+        what = WHAT.get(n, "a guard without a description here")
+        print(f"mutant {n:2}: {what}: {verdict} ({time.monotonic() - started:.0f} s)", flush=True)
+        if not noticed:
+            survivors.append(n)
+    total = len(arguments.numbers or known)
+    print(f"{total - len(survivors)} noticed, {len(survivors)} survived")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
