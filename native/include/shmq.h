@@ -283,7 +283,7 @@ typedef struct {             /* shmq_audit: counts of violated invariants, and o
     uint64_t dangling;       /* slot names a block that is not takeable from there */
     uint64_t limbo;          /* LIMBO that no living held entry names */
     uint64_t attached;       /* ATTACHED to a block that does not know it */
-    uint64_t held;           /* lease entries of the living that name no lease of theirs (expired ones until they are settled) */
+    uint64_t held;           /* held entries of the living that name no block */
     uint64_t unhinted;       /* FREE without a hint bit (magazines of the living excepted by the caller) */
     uint64_t bad;            /* words that no history can produce */
 } shmq_audit_report;

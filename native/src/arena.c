@@ -246,6 +246,13 @@ void arena_limbo_check(shmq_ctx *ctx, uint32_t idx) {
             if (e && (held_idx(e) == idx || held_idx(e) == parent) && !MUTANT(10)) return;
         }
     }
+    uint32_t e = ld32_acq(&b->extra) >> 8;   /* its attached block waits with it, and is looked at by nobody else */
+    if (e && block_known(ctx, e - 1)) {
+        shmq_block *x = block_at(ctx, e - 1);
+        uint64_t xc = ld_acq(&x->ctl);
+        if (ctl_state(xc) == SHMQ_LIMBO && fate_home(ld_rlx(&x->fate)) == SHMQ_NO_QUEUE && ld_rlx(&x->due_ns) == idx
+            && cas(&x->ctl, xc, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(xc)))) arena_hint(ctx, e - 1);
+    }
     if (cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) arena_hint(ctx, idx);
 }
 

@@ -12,14 +12,16 @@ static int alive(shmq_ctx *ctx, unsigned owner) {
     return owner < SHMQ_OWNERS && owner_state(ld_acq(&ctx->owners[owner].word)) == SHMQ_OWNER_ALIVE;
 }
 
-static int named_by_living(shmq_ctx *ctx, uint32_t idx) {
+static int named_by_living(shmq_ctx *ctx, uint32_t idx) {   /* itself, or, of an attached block, its parent */
+    shmq_block *b = block_at(ctx, idx);
+    uint32_t parent = fate_home(ld_rlx(&b->fate)) == SHMQ_NO_QUEUE ? (uint32_t)ld_rlx(&b->due_ns) : idx;
     uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
     for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
         if (!alive(ctx, o)) continue;
         uint32_t n = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
         for (uint32_t i = 0; i < n && i < cap && i < SHMQ_HELD; i++) {
             uint64_t e = ld_acq(&ctx->held_base[(uint64_t)o * SHMQ_HELD + i].word);
-            if (e && held_idx(e) == idx) return 1;
+            if (e && (held_idx(e) == idx || held_idx(e) == parent)) return 1;
         }
     }
     return 0;
@@ -88,9 +90,7 @@ int shmq_audit(shmq_ctx *ctx, shmq_audit_report *out) {
         uint32_t n = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
         for (uint32_t i = 0; i < n && i < cap && i < SHMQ_HELD; i++) {
             uint64_t e = ld_acq(&ctx->held_base[(uint64_t)o * SHMQ_HELD + i].word);
-            if (e == 0 || (held_flags(e) & SHMQ_HELD_VIEW)) continue;
-            uint64_t c = block_known(ctx, held_idx(e)) ? ld_acq(&block_at(ctx, held_idx(e))->ctl) : 0;
-            out->held += !(ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == o && held_names(e, c));
+            out->held += e && !block_known(ctx, held_idx(e));
         }
     }
     op_end(ctx);

@@ -131,8 +131,13 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
             else if (st == SHMQ_NEW) {
                 if (cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) arena_hint(ctx, idx);
             } else {
-                uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);
-                if (cas(&b->ctl, c, m)) { CRASH_POINT("adopted"); settle_route(ctx, idx, m); }
+                /* taken from a ring of its home queue: it was on its way back there, to the front, maybe not yet marked so */
+                unsigned from = pos_ring(ld_rlx(&b->pos)) / SHMQ_LANES;
+                uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self), f = ld_rlx(&b->fate);
+                if (!cas(&b->ctl, c, m)) continue;
+                if (from == fate_home(f)) st_rlx(&b->fate, f | FATE_AGAIN);
+                CRASH_POINT("adopted");
+                settle_route(ctx, idx, m);
             }
         }
     }

@@ -42,8 +42,12 @@ static void extra_drop(shmq_ctx *ctx, uint32_t idx) {   /* owner of MOVE only */
     uint32_t e = settle_extra(ctx, idx);
     if (e != NOBODY) {
         uint64_t c = ld_acq(&block_at(ctx, e)->ctl);
-        uint64_t viewed = (uint64_t)(ctl_flags(ld_rlx(&b->ctl)) & SHMQ_FLAG_VIEWED) << 56;
-        if (ctl_state(c) == SHMQ_ATTACHED && (!viewed || cas(&block_at(ctx, e)->ctl, c, c | viewed))) arena_free(ctx, e, c | viewed);
+        if (ctl_state(c) == SHMQ_ATTACHED && (ctl_flags(ld_rlx(&b->ctl)) & SHMQ_FLAG_VIEWED)) {
+            /* somebody may read the text through an older lease of the parent: LIMBO, until the parent leaves LIMBO */
+            cas(&block_at(ctx, e)->ctl, c, ctl_to(c, SHMQ_LIMBO, 0));
+            arena_limbo_check(ctx, e);
+            if (ctl_state(ld_acq(&block_at(ctx, e)->ctl)) == SHMQ_LIMBO) return;   /* the parent goes on naming it */
+        } else if (ctl_state(c) == SHMQ_ATTACHED) arena_free(ctx, e, c);
         CRASH_POINT("extra_freed");
     }
     st32_rel(&b->extra, ld32_rlx(&b->extra) & 255);
@@ -52,7 +56,7 @@ static void extra_drop(shmq_ctx *ctx, uint32_t idx) {   /* owner of MOVE only */
 /* Best effort: without memory the dead letter goes without its text. */
 static void extra_attach(shmq_ctx *ctx, uint32_t idx, const void *bytes, uint32_t n) {
     if (bytes == NULL || n == 0) return;
-    if (ld32_rlx(&block_at(ctx, idx)->extra) >> 8) extra_drop(ctx, idx);
+    if (ld32_rlx(&block_at(ctx, idx)->extra) >> 8) extra_drop(ctx, idx);   /* one in LIMBO that we rename here: the sidecar's scan */
     uint32_t e;
     uint64_t c;
     if (arena_alloc(ctx, n, &e, &c) != SHMQ_OK) return;

@@ -12,7 +12,7 @@ TEST_LIMIT(sizes, 60, "a message of every size around every class boundary comes
     shmq_ctx *c = segment(256 << 20, 8 << 20);
     uint64_t q = QUEUE(c, "q", 100);
     const uint64_t edges[] = { 0, 64, 256, 1024, 4096, 16384, 65536 + 4096, 262144 + 4096, (1 << 20) + 4096, 5 << 20, 8 << 20 };
-    uint8_t *b = malloc(9 << 20);
+    static uint8_t b[9 << 20];
     for (unsigned e = 0; e < sizeof edges / sizeof *edges; e++)
         for (int d = -9; d <= 9; d++) {
             int64_t n = (int64_t)edges[e] + d;
@@ -108,7 +108,7 @@ TEST(steal, "free blocks in the magazine of another process are not lost to the 
 TEST_LIMIT(trim_small, 60, "trim gives the memory of small and large blocks back, and it can be used again") {
     shmq_ctx *c = segment(64 << 20, 4 << 20);
     uint64_t q = QUEUE(c, "q", 100000);
-    uint8_t *b = malloc(4 << 20);
+    static uint8_t b[4 << 20];
     uint64_t low = 0, high = 0;
     for (int round = 0; round < 4; round++) {
         const uint64_t sizes[] = { 60, 250, 1000, 4000, 16000, 60000, 250000, 1 << 20, 3 << 20 };
@@ -139,7 +139,7 @@ TEST_LIMIT(trim_small, 60, "trim gives the memory of small and large blocks back
 TEST(trim_keeps, "trim keeps what it is told to keep, and never touches a message") {
     shmq_ctx *c = segment(64 << 20, 4 << 20);
     uint64_t q = QUEUE(c, "q", 1000);
-    uint8_t *b = malloc(1 << 20);
+    static uint8_t b[1 << 20];
     for (uint64_t i = 0; i < 20; i++) {
         fill(b, 1 << 20, i);
         shmq_message m = { .data = b, .size = 1 << 20 };

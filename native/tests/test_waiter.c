@@ -118,7 +118,7 @@ TEST(baton, "a sleeper that dies with the wake-up in its hand does not leave the
     EQ(put(a, q, 1), SHMQ_OK);   /* may wake the stopped one */
     kill_wait(p[0].pid);
     uint64_t start = shmq_now();
-    EQ(shmq_reap(a, 0), 1);      /* announces the death to every sleeper */
+    CHECK(shmq_reap(a, 0) >= 1);   /* announces the death to every sleeper; the other may be through already */
     hear(p[1].up);
     CHECK(shmq_now() - start < 500 * MS);
 }
