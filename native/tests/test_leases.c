@@ -176,6 +176,20 @@ TEST(no_timeout, "without ack_timeout a lease never ends by the clock") {
     EQ(shmq_ack(a, &d, 1), 1);
 }
 
+TEST(others_lease, "a stale settle of something taken for good ends nobody else's lease") {
+    shmq_ctx *a = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(a, "q", 10);
+    for (uint64_t i = 0; i < 3; i++) EQ(put(a, q, i), SHMQ_OK);
+    EQ(get(a, q), 0);
+    shmq_delivery d = take1(a, q), free_, copy;   /* in the held entry that was just let go */
+    EQ(shmq_take(a, q, 1, SHMQ_TAKE_FREE, &free_), 1);
+    copy = free_;
+    EQ(shmq_ack(a, &free_, 1), 1);
+    EQ(shmq_ack(a, &copy, 1), SHMQ_STALE);
+    EQ(shmq_ack(a, &d, 1), 1);
+    nothing_left(a);
+}
+
 TEST(endless, "an ack_timeout beyond all time is one that never comes") {
     shmq_ctx *a = segment(64 << 20, 1 << 20);
     uint64_t q = QUEUE(a, "q", 10, .ack_timeout_ns = UINT64_MAX - 1);
