@@ -429,12 +429,11 @@ void settle_discard_home(shmq_ctx *ctx, uint32_t home) {
             uint64_t c = ld_acq(&b->ctl);
             unsigned st = ctl_state(c);
             if ((st != SHMQ_READY && st != SHMQ_DELAYED) || fate_home(ld_rlx(&b->fate)) != home) continue;
-            uint64_t pos = ld_rlx(&b->pos), m = ctl_next(c, SHMQ_MOVE, ctx->self);
+            uint64_t pos = ld_rlx(&b->pos), own = ctl_next(c, st == SHMQ_READY ? SHMQ_OWNED : SHMQ_MOVE, ctx->self);
             local_ring *r = st == SHMQ_READY ? queue_ring(ctx, pos_ring(pos)) : NULL;
-            if (ld_acq(&b->ctl) != c) continue;
-            /* the slot first: a block never leaves READY with its slot still naming it */
+            if (!cas(&b->ctl, c, own)) continue;   /* as a taker does: own it, clear its slot, then the rest */
             if (r) ring_clear(r, pos_position(pos), idx);
-            if (cas(&b->ctl, c, m)) settle_free(ctx, idx, m);
+            settle_free(ctx, idx, own);
         }
     }
 }

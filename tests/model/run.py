@@ -148,7 +148,7 @@ def check(job: Job, trail: bool = False) -> Result:
         built = command(["gcc", speed, *GCC, "-o", "pan", "pan.c"], work)
         if built.returncode:
             return Result(job, False, 0, 0, 0, "gcc: " + built.stdout[-2000:])
-        out = command(["./pan", "-m20000", "-w22"], work).stdout
+        out = command(["./pan", "-m20000", "-w24"], work).stdout
         out = re.sub(r"(?m)^(Depth=|pan: resizing).*\n", "", out)
         text = out
         if trail and os.path.exists(os.path.join(work, job.model + ".pml.trail")):

@@ -437,8 +437,13 @@ def test_exceptions_at_any_moment_lose_nothing(rig: Rig, ack: str, prefetch: int
     class Interrupt(BaseException):
         pass
 
+    armed = False
+
     def handler(*_: object) -> None:
-        raise Interrupt
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Interrupt
 
     seen: set[bytes] = set()
     before = signal.signal(signal.SIGALRM, handler)
@@ -448,25 +453,22 @@ def test_exceptions_at_any_moment_lose_nothing(rig: Rig, ack: str, prefetch: int
         while len(seen) < n and queue.depth() and time.monotonic() < deadline:
             consumer = queue.subscribe(ack=ack, prefetch=prefetch)
             try:
-                signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
-                while True:
-                    d = consumer.get(timeout=0)
-                    seen.add(d.payload)
-                    if ack == "manual":
-                        d.ack()
+                armed = True
+                signal.setitimer(signal.ITIMER_REAL, 0.0002)
+                try:
+                    while True:
+                        d = consumer.get(timeout=0)
+                        seen.add(d.payload)
+                        if ack == "manual":
+                            d.ack()
+                except QueueEmpty:
+                    pass
+                armed = False
             except Interrupt:
                 interrupts += 1
-            except QueueEmpty:
-                pass
-            finally:
-                while True:
-                    try:
-                        signal.setitimer(signal.ITIMER_REAL, 0)
-                        consumer.close()
-                        break
-                    except Interrupt:
-                        pass
+            consumer.close()
     finally:
+        armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert interrupts

@@ -34,7 +34,16 @@ def explored(output: str) -> str:
 def run(folder: Path, name: str, mutation: str | None) -> tuple[bool, str]:
     binary = folder / f"{name}-{mutation or 'base'}"
     define = [f"-D{mutation}"] if mutation else []
-    command = ["g++", "-O1", "-w", "-fpermissive", *define, str(HERE / f"{name}.cpp"), "-o", str(binary)]
+    command = [
+        "g++",
+        "-O1",
+        "-w",
+        "-fpermissive",
+        *define,
+        str(HERE / f"{name}.cpp"),
+        "-o",
+        str(binary),
+    ]
     subprocess.run(command, check=True)
     result = subprocess.run([str(binary)], capture_output=True, text=True, timeout=300, check=False)
     return (result.returncode == 0) == (mutation is None), explored(result.stdout)
@@ -42,7 +51,9 @@ def run(folder: Path, name: str, mutation: str | None) -> tuple[bool, str]:
 
 def main() -> int:
     if shutil.which("g++") is None or not Path("/usr/include/relacy/relacy.hpp").exists():
-        print("g++ or the Relacy headers are missing: apt-get install g++ relacy-dev", file=sys.stderr)
+        print(
+            "g++ or the Relacy headers are missing: apt-get install g++ relacy-dev", file=sys.stderr
+        )
         return 3
     passed = failed = 0
     with tempfile.TemporaryDirectory() as folder:
