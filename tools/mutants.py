@@ -86,13 +86,15 @@ def hunt(mutant: int, every: bool) -> list[str]:
     out = OUT / str(mutant)
     noticed = []
     # The sweep comes first: it is deterministic. Each further program is built when it is needed.
-    programs = [("sweep", "sweep", ["--fail-fast"])]
+    programs = [("sweep", "sweep", ["--fail-fast", "--no-pair", "--no-real"])]
     programs += [
         (path.stem, path.stem, [])
         for path in sorted((NATIVE / "tests").glob("test_*.c"))
         if path.stem != "test_stress"
     ]
+    programs.append(("sweep with pairs", "sweep", ["--fail-fast"]))
     programs.append(("test_stress", "test_stress", []))
+    programs.append(("chaos", "chaos", ["--quiet", "--kills", "3000"]))
     for name, only, arguments in programs:
         if not (NATIVE / "tests" / f"{only}.c").exists():
             continue

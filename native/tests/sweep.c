@@ -13,7 +13,7 @@
  * The world is checked by shmq_audit, by a stricter audit of the rings here, by draining all queues (each message the right
  * number of times, byte by byte), by filling a queue to its depth, and by counting that every block is FREE and hinted.
  *
- *   sweep [--full] [--every] [--only NAME] [--list] [--fail-fast] [--no-pair] [--no-real] [--no-stop]
+ *   sweep [--full] [--every] [--only NAME] [--shard I/N] [--list] [--fail-fast] [--no-pair] [--no-real] [--no-stop]
  */
 #define _GNU_SOURCE
 #include "sweep_vm.h"
@@ -61,7 +61,7 @@ static struct {
     jmp_buf out;
 } W;
 
-static int opt_full, opt_every, opt_fast, opt_nopair, opt_noreal, opt_nostop;
+static int shard, shards = 1, opt_full, opt_every, opt_fast, opt_nopair, opt_noreal, opt_nostop;
 static uint64_t total_instructions, total_states, total_kills, total_stops, total_reals, total_pairs, total_violations;
 static shmq_geometry geometry;
 
@@ -253,13 +253,13 @@ static void others_go_on(void) {
     for (int i = 0; i < 2; i++) MUST(take_one(W.q, 0) || refusable, "nothing to take while another process is stopped");
     put_tag(W.q2, 44, refusable);
 }
-static void recycle(void) {   /* the same blocks again and again, in another queue as well */
+static void recycle(int leave) {   /* the same blocks again and again; left FREE, or READY in another queue */
     int refusable = (W.s->flags & (CLOSES | DROP)) != 0;
     for (uint32_t t = 45; t < 48; t++) {
         put_tag(W.q, t, refusable);
         while (take_one(W.q, 0)) {}
     }
-    for (uint32_t t = 48; t < 54; t++) put_tag(W.q2, t, refusable);
+    for (uint32_t t = 48; leave && t < 54; t++) put_tag(W.q2, t, refusable);
 }
 
 /* ---- checking the end ---- */
@@ -411,7 +411,7 @@ static void end_leases(void) {
     MUST(rc >= 0, "leases_expire says %d", rc);
 }
 
-static void branch_stop(int reuse) {
+static void branch_stop(int reuse, int leave) {
     W.mode = "stop";
     W.stops++;
     model();
@@ -426,7 +426,7 @@ static void branch_stop(int reuse) {
             MUST(shmq_take(W.y, W.q, 1, 0, &yd) == 1, "take after recovery");
         } else {
             drain(0);
-            recycle();
+            recycle(leave);
         }
         int st = vm_run(&W.a);
         MUST(st == 0, "the stopped process ended with status %x", st);
@@ -667,7 +667,7 @@ static void run(const scenario *s) {
     if (W.a.p->bad) DIE("%s: child line %u, rc %ld", s->name, W.a.p->bad, (long)W.a.p->rc);
     W.mode = "rehearsal";
     model();
-    if (setjmp(W.out) == 0) { others_go_on(); recycle(); declare(&W.a, 0); recover_all(W.p, 0); drain(0); x_leaves(); drain(0); all_free(); }
+    if (setjmp(W.out) == 0) { others_go_on(); recycle(1); declare(&W.a, 0); recover_all(W.p, 0); drain(0); x_leaves(); drain(0); all_free(); }
     find_pages();
     static uint64_t used[MAX_PAGES];
     uint64_t used_n = W.pages.n;
@@ -710,10 +710,13 @@ static void run(const scenario *s) {
         if (!opt_nostop && !(s->flags & NOSTOP) && !rep && (!slow || fresh_stop || opt_full) && (!(s->flags & REUSE) || fresh_stop || opt_full || n % 3 == 0)) {
             fresh_stop = 0;
             vm_save(&W.a, &snap_a);
-            branch_stop((s->flags & REUSE) != 0);
-            vm_restore(&W.a, &snap_a);
-            seg_restore(&W.pages, &seg_a);
-            own_restore();
+            for (int leave = 0; leave < 2; leave++) {
+                if (!opt_full && !changed && leave != (int)(n & 1)) continue;   /* both around each store; else one by turns */
+                branch_stop((s->flags & REUSE) != 0, leave);
+                vm_restore(&W.a, &snap_a);
+                seg_restore(&W.pages, &seg_a);
+                own_restore();
+            }
         }
         if (over) break;
         int st = vm_step(&W.a);
@@ -821,6 +824,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--no-real")) opt_noreal = 1;
         else if (!strcmp(argv[i], "--no-stop")) opt_nostop = 1;
         else if (!strcmp(argv[i], "--list")) list = 1;
+        else if (!strcmp(argv[i], "--shard") && i + 1 < argc && sscanf(argv[i + 1], "%d/%d", &shard, &shards) == 2 && shards > 0) i++;
         else if (!strcmp(argv[i], "--only") && i + 1 < argc) only = argv[++i];
         else { fprintf(stderr, "unknown option %s\n", argv[i]); return 2; }
     }
@@ -838,6 +842,7 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof OPS / sizeof *OPS; i++) {
         if (list) { printf("%s\n", OPS[i].name); continue; }
         if (only ? strcmp(only, OPS[i].name) != 0 : (OPS[i].flags & ONLY_FULL) && !opt_full) continue;
+        if (!only && (int)(i % (size_t)shards) != shard) continue;
         alarm(opt_full || opt_every ? 3600 : 100);
         run(&OPS[i]);
         if (W.violations) failed++; else passed++;
@@ -845,6 +850,7 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof TARGETED / sizeof *TARGETED; i++) {
         if (list) { printf("%s\n", TARGETED[i].name); continue; }
         if (only && strcmp(only, TARGETED[i].name)) continue;
+        if (!only && (int)(i % (size_t)shards) != shard) continue;
         double t1 = now_s();
         alarm(100);
         W.violations = 0;
