@@ -141,7 +141,6 @@ struct shmq_ctx {
     shmq_detail detail;
     uint32_t bare;           /* blocks in the user's hands without a held entry: loans, and takes for good not yet acked */
     uint32_t trimmed;        /* this context has trimmed before: marks of punched pages can be trusted */
-    uint32_t last_held;      /* the entry that was let go last */
     uint32_t held_n;         /* entries on the free stack */
     uint32_t held_fresh;     /* entries never used by this attachment start here */
     uint32_t held_free[SHMQ_HELD];

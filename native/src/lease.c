@@ -65,7 +65,7 @@ int lease_steal(shmq_ctx *ctx, local_queue *q, uint32_t index) {
     if (!__atomic_load_n(&q->shared->ahead, __ATOMIC_ACQUIRE)) return 0;
     uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
     for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
-        if (o == ctx->self || owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
+        if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
         uint32_t used = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
         shmq_held *h = ctx->held_base + (uint64_t)o * SHMQ_HELD;
         for (uint32_t i = 0; i < used && i < cap && i < SHMQ_HELD; i++) {

@@ -239,7 +239,7 @@ int shmq_owner_prove(shmq_ctx *ctx, uint32_t owner, int look_for_exec) {
 int shmq_owner_declare(shmq_ctx *ctx, uint32_t owner, uint64_t word) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ctx->mapped || owner >= SHMQ_OWNERS || owner_state(word) != SHMQ_OWNER_ALIVE) return SHMQ_E_ARG;
-    if (cas(&ctx->owners[owner].word, word, owner_with(word, SHMQ_OWNER_DEAD))) owner_ping(ctx);
+    if (cas(&ctx->owners[owner].word, word, owner_with(word, SHMQ_OWNER_DEAD))) owner_ping(ctx);   /* DEAD: before any ctl load that is acted on */
     return ld_acq(&ctx->owners[owner].word) == owner_with(word, SHMQ_OWNER_DEAD) ? SHMQ_OK : SHMQ_STALE;
 }
 

@@ -33,6 +33,7 @@ static uint64_t new_id(shmq_ctx *ctx) {
 static void put_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_message *m, local_queue *q, uint64_t now) {
     uint64_t ttl = m->ttl_ns == SHMQ_DELAY_DEFAULT ? q->options.ttl_ns : m->ttl_ns;
     m->id = new_id(ctx);
+    st_rlx(&b->pos, pos_make(0xffff, 0));   /* in no ring in this life: recovery must not believe a former life's pos */
     st_rlx(&b->id, m->id);
     st_rlx(&b->published_ns, now);
     st_rlx(&b->expires_ns, ttl && ttl < UINT64_MAX - now ? now + ttl : 0);

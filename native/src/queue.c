@@ -424,15 +424,13 @@ int shmq_queue_collect(shmq_ctx *ctx) {
 
 /* ---- looking ---- */
 
-int shmq_queue_snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
-    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
-    if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
-    if (index >= SHMQ_QUEUES || index >= ld32_acq(&ctx->header->queue_hwm)) return SHMQ_E_NOTFOUND;
+static int snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
     shmq_queue *rec = &ctx->queues[index];
     memset(out, 0, sizeof *out);
     out->word = ld_acq(&rec->word);
     out->state = queue_state(out->word);
     out->index = index;
+    if (out->state == SHMQ_Q_FREE) return SHMQ_OK;   /* its other words may be changing under a creator */
     out->created_ns = rec->created_ns;
     out->options = rec->options;
     out->bytes = ld_rlx(&rec->bytes);
@@ -441,9 +439,6 @@ int shmq_queue_snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
     if (out->state != SHMQ_Q_LIVE && out->state != SHMQ_Q_CLOSED) return SHMQ_OK;
     sum_counters(ctx, index, out->counters);
     for (int i = 0; i < 16; i++) out->counters[i] -= rec->base[i];
-    int counted = ctx->me != NULL && ld32_rlx(&ctx->attached);   /* an observer has no op word: it looks without */
-    if (counted && ctx_enter(ctx) != SHMQ_OK) return SHMQ_E_DETACHED;
-    if (counted) op_begin(ctx);
     for (unsigned lane = 0; lane < 11 && ld_acq(&rec->word) == out->word; lane++) {
         local_ring r;
         if (!__atomic_load_n(&rec->place[lane].ready, __ATOMIC_ACQUIRE)) continue;
@@ -451,8 +446,18 @@ int shmq_queue_snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
         ring_settle_in(&r);
         out->ready += ring_depth(&r);
     }
+    return queue_gen(ld_acq(&rec->word)) == queue_gen(out->word) ? SHMQ_OK : SHMQ_BUSY;
+}
+
+int shmq_queue_snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
+    if (index >= SHMQ_QUEUES || index >= ld32_acq(&ctx->header->queue_hwm)) return SHMQ_E_NOTFOUND;
+    int counted = ctx_enter(ctx) == SHMQ_OK, rc = SHMQ_BUSY;   /* an observer has no op word: it looks, and looks again */
+    if (counted) op_begin(ctx);
+    for (int tries = 0; rc == SHMQ_BUSY && tries < 100; tries++) rc = snapshot(ctx, index, out);
     if (counted) { op_end(ctx); ctx_unlock(ctx); }
-    return SHMQ_OK;
+    return rc;
 }
 
 int64_t shmq_depth(shmq_ctx *ctx, uint64_t qref) {

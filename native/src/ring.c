@@ -83,7 +83,7 @@ static int consumed(shmq_ctx *ctx, local_ring *r, uint64_t position, uint64_t s)
 static uint64_t step(local_ring *r, uint64_t (*hint)(local_ring *), uint64_t at, int64_t d, uint64_t n) {
     if ((n & 63) != 63) return at + 1;
     uint64_t h = hint(r);
-    if (d > 1) h = later_of(r, h, at + ((uint64_t)(d - 1) << r->lg));
+    if (d > 2) h = later_of(r, h, at + 1 + ((uint64_t)(d - 2) << r->lg));   /* filled ones may lie in the round before the last */
     return gap(r, h, at) > 0 ? h : at + 1;
 }
 

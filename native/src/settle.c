@@ -175,16 +175,15 @@ static int lease_ours(shmq_ctx *ctx, const shmq_delivery *d) {
 /* I2. Call before the CAS that ends the lease. */
 static void let_go(shmq_ctx *ctx, shmq_delivery *d) {
     if (d->held == 0) return;
-    ctx->last_held = d->held - 1;
     st_rel(&ctx->held[d->held - 1].word, 0);
     st_rlx(&ctx->held[d->held - 1].deadline, 0);
     owner_held_put(ctx, d->held - 1);
     d->held = 0;
 }
 
-static int stale(shmq_ctx *ctx, shmq_delivery *d) {
+static int stale(shmq_ctx *ctx, shmq_delivery *d, uint32_t held) {   /* held: what d->held was */
     /* HELD: cleared before the look at ctl, in the one order of all seq_cst accesses; a failed CAS alone orders nothing */
-    st_sc(&ctx->held[ctx->last_held].word, 0);
+    if (held) st_sc(&ctx->held[held - 1].word, 0);
     arena_limbo_check(ctx, d->idx);
     d->ctl = 0;
     return SHMQ_STALE;
@@ -215,10 +214,10 @@ int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
     op_begin(ctx);
     for (uint32_t i = 0; i < n; i++, d++) {
         if (!lease_ours(ctx, d)) { d->ctl = 0; continue; }
-        int leased = d->held != 0;
+        uint32_t leased = d->held;
         let_go(ctx, d);
         if (!leased && ctx->bare) ctx->bare--;
-        if (!settle_free(ctx, d->idx, d->ctl)) { stale(ctx, d); continue; }
+        if (!settle_free(ctx, d->idx, d->ctl)) { stale(ctx, d, leased); continue; }
         d->ctl = 0;
         done++;
         local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
@@ -255,9 +254,10 @@ static int settle(shmq_ctx *ctx, shmq_delivery *d, enum verdict v, uint64_t dela
         shmq_block *b = block_at(ctx, d->idx);
         uint64_t m = ctl_next(d->ctl, SHMQ_MOVE, ctx->self);
         int attempted = v == NACK || (d->held && (held_flags(ld_rlx(&ctx->held[d->held - 1].word)) & SHMQ_HELD_STARTED));
-        if (d->held == 0 && ctx->bare) ctx->bare--;
+        uint32_t held = d->held;
+        if (held == 0 && ctx->bare) ctx->bare--;
         let_go(ctx, d);
-        if (!cas(&b->ctl, d->ctl, m)) stale(ctx, d);
+        if (!cas(&b->ctl, d->ctl, m)) stale(ctx, d, held);
         else {
             CRASH_POINT("settling");
             local_queue none = { .counters = &ctx->spare, .shared = NULL }, *q = &none;   /* a deleted queue: route frees it */
@@ -310,8 +310,9 @@ int shmq_touch(shmq_ctx *ctx, shmq_delivery *d, uint64_t extend_ns) {
             d->ctl = next;
             rc = SHMQ_OK;
         } else {
+            uint32_t held = d->held;
             let_go(ctx, d);
-            stale(ctx, d);
+            stale(ctx, d, held);
         }
     }
     ctx_unlock(ctx);
@@ -330,7 +331,11 @@ int shmq_start(shmq_ctx *ctx, shmq_delivery *d) {
         st_rel(&h->deadline, timeout ? later(clock_now(ctx), timeout) : 0);
         st_rel(&h->word, held_make(SHMQ_HELD_STARTED, ctl_gen(next), d->idx));
         if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, next)) { d->ctl = next; rc = SHMQ_OK; }
-        else { let_go(ctx, d); stale(ctx, d); }
+        else {
+            uint32_t held = d->held;
+            let_go(ctx, d);
+            stale(ctx, d, held);
+        }
     }
     ctx_unlock(ctx);
     return rc;
@@ -433,6 +438,8 @@ void settle_discard_home(shmq_ctx *ctx, uint32_t home) {
             local_ring *r = st == SHMQ_READY ? queue_ring(ctx, pos_ring(pos)) : NULL;
             if (!cas(&b->ctl, c, own)) continue;   /* as a taker does: own it, clear its slot, then the rest */
             if (r) ring_clear(r, pos_position(pos), idx);
+            local_queue *q;
+            if (st == SHMQ_READY && queue_open_local(ctx, home, &q) == SHMQ_OK) queue_bytes_out(q, ld32_rlx(&b->size));
             settle_free(ctx, idx, own);
         }
     }

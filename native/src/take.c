@@ -174,7 +174,7 @@ int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_d
 
 /* Free all that is ready now. */
 int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
-    local_queue *q;
+    local_queue *q = NULL;
     shmq_delivery d;
     uint32_t freed = 0;
     int64_t n = 0;
@@ -192,7 +192,7 @@ int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
         if (rc == 1) { rc = SHMQ_OK; n += settle_free(ctx, d.idx, d.ctl); bump(&q->counters->dropped, 1); }
         op_end(ctx);
     }
-    shmq_au32 *space = n ? &q->shared->space : NULL;
+    shmq_au32 *space = freed && q ? &q->shared->space : NULL;
     ctx_unlock(ctx);
     if (space) waiter_announce(space);
     return n || rc == SHMQ_EMPTY || rc == SHMQ_OK ? n : rc;

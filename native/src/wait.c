@@ -25,16 +25,22 @@ static int items_ready(shmq_ctx *ctx, local_queue *q) {
     return ready;
 }
 
-static int space_ready(shmq_ctx *ctx, local_queue *q) {
+static int space_for(shmq_ctx *ctx, local_queue *q, uint32_t n) {
     if (ctx_enter(ctx) != SHMQ_OK) return 1;
     op_begin(ctx);
     if (queue_status(q) != SHMQ_OK) { op_end(ctx); ctx_unlock(ctx); return 1; }
     uint64_t b = q->max_bytes ? ld_rlx(&q->shared->bytes) : 0;
-    int ready = ring_depth(&q->work) < q->max_depth && (!q->max_bytes || b < q->max_bytes);
+    int ready = ring_depth(&q->work) + n <= q->max_depth && (!q->max_bytes || b < q->max_bytes);
     op_end(ctx);
     ctx_unlock(ctx);
     return ready;
 }
+
+static int space_ready(shmq_ctx *ctx, local_queue *q) { return space_for(ctx, q, 1); }
+
+/* Room for many: a producer that follows the consumer slot by slot takes its cache lines away for each message, and four
+ * times as long for each (2.1 against 8 M/s, 64 B, two processes). */
+static int space_lot(shmq_ctx *ctx, local_queue *q) { return space_for(ctx, q, q->lot); }
 
 /* Spin until ready or for *spin_ns. Yields between looks once it takes longer: others may need this core to get there. */
 static int spin(shmq_ctx *ctx, local_queue *q, int (*ready)(shmq_ctx *, local_queue *), uint64_t spin_ns, uint64_t deadline) {
@@ -111,8 +117,8 @@ int shmq_wait_space(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
     local_queue *q;
     int status, rc = enter(ctx, qref, &q, &status);
     if (rc != SHMQ_OK || status != SHMQ_OK) return rc != SHMQ_OK ? rc : status;
-    if (space_ready(ctx, q)) return SHMQ_OK;
-    if (spin(ctx, q, space_ready, spin_ns == UINT64_MAX ? 5000 : spin_ns, deadline_ns)) return SHMQ_OK;
+    if (space_lot(ctx, q)) return SHMQ_OK;
+    if (spin(ctx, q, space_lot, spin_ns == UINT64_MAX ? 5000 : spin_ns, deadline_ns)) return SHMQ_OK;
     uint32_t seen = waiter_prepare(&q->shared->space);
     if (space_ready(ctx, q)) return SHMQ_OK;
     status = queue_status(q);

@@ -49,7 +49,7 @@ WAIT = ("NC=2", "NPUB=2", "MAXC=1", "LEAVES=1")
 MODELS = [
     Job("ring: 1 producer, 2 consumers", "ring", RING_2C),
     Job("ring: 2 producers, 1 consumer", "ring", RING_2P),
-    Job("ring: nack", "ring", ("P2=0", "NM=2", "MAXC=1", "NACKS=1", "IMMORTAL=5")),
+    Job("ring: nack", "ring", ("P2=0", "NM=1", "MAXC=2", "NACKS=1", "IMMORTAL=5")),
     Job("recovery: 2 recoverers, owner slot re-used", "recovery", REUSE),
     Job("wait: 2 consumers, 2 publishers, 1 crash", "wait", WAIT),
     Job(
@@ -65,7 +65,8 @@ MODELS = [
     Job("hints: 2 blocks", "hints", ("NB=2", "MAXC=2")),
     Job("hints: 3 blocks", "hints", ("NB=3", "MAXC=2")),
     Job("hints: 2 blocks, 3 rounds, 1 crash", "hints", ("NB=2", "ROUNDS=3", "MAXC=1")),
-    Job("lease: 2 deadlines, no crash", "lease", ("MAXC=0", "TICKS=2", "TOUCHES=1")),
+    Job("lease: 2 deadlines", "lease", ("MAXC=0", "TICKS=2", "TOUCHES=0")),
+    Job("lease: a touch", "lease", ("MAXC=0", "TICKS=1", "TOUCHES=1")),
     Job("lease: a nack with a living view", "lease", ("MAXC=0", "TICKS=1", "TOUCHES=0", "KEEPS=1")),
     Job("lease: 1 crash", "lease", ("MAXC=1", "TICKS=1", "TOUCHES=0")),
 ]
