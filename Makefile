@@ -103,6 +103,7 @@ lint: dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict -p shmq
+	$(PY) tools/check_pairs.py
 
 format: dev
 	$(PY) -m ruff check --fix-only .
