@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shmq._native import ffi, lib
-from shmq.errors import RESULTS, Detached, ShmqError, explain
+from shmq.errors import RESULTS, BrokerNotRunning, Detached, ShmqError, explain
 from shmq.segment import Segment, open_segment, owners_alive
 
 __all__ = ["Client"]
@@ -211,6 +211,15 @@ def _reconnect(name: str) -> Client:
 def error_of(rc: int, what: str, ctx: Any, facts: dict[str, object]) -> ShmqError:
     """Return the exception for a negative result, its text completed by what the core noted."""
     code = RC_NAMES.get(rc, f"result {rc}")
+    if code in ("SHMQ_CLOSED", "SHMQ_GONE") and ctx and _shut_down(ctx):
+        return BrokerNotRunning(
+            explain(
+                what,
+                "a broker that was shut down",
+                "a running one",
+                "start it again (Broker(name) or `shmq up`) and connect anew",
+            )
+        )
     kind, found, expected, advice = RESULTS.get(
         code, (ShmqError, f"the unknown result {rc}", "a known one", "report this as a bug")
     )
@@ -223,9 +232,16 @@ def error_of(rc: int, what: str, ctx: Any, facts: dict[str, object]) -> ShmqErro
     return kind(explain(what, found, expected, advice))
 
 
+def _shut_down(ctx: Any) -> bool:
+    info = ffi.new("shmq_segment_info *")
+    return bool(lib.shmq_segment_snapshot(ctx, info) == lib.SHMQ_OK and info.closing)
+
+
 def _with_detail(code: str, found: str, detail: Any) -> str:
     if code in ("SHMQ_E_SYS", "SHMQ_E_NOMEM") and detail.sys_errno:
         return f"{found} ({os.strerror(detail.sys_errno)}, errno {detail.sys_errno})"
+    if code == "SHMQ_E_TOOBIG" and detail.found:
+        return f"{detail.found} bytes, above the limit of {detail.expected}"
     if code in ("SHMQ_E_CORRUPT", "SHMQ_E_LAYOUT", "SHMQ_E_PIDNS") and detail.what:
         where = ffi.string(lib.shmq_what(detail.what)).decode()
         return f"{found} ({where} is {detail.found:#x}, not {detail.expected:#x})"

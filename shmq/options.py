@@ -19,6 +19,7 @@ NS = 1_000_000_000
 MAX_NAME_BYTES = 255  # of a queue
 MAX_BROKER_NAME_BYTES = 200  # becomes part of a file name, which has 255
 MAX_DEPTH = 1 << 23  # half of the blocks that a segment can have
+MAX_RETRIES = 4094  # attempts are counted in 12 bits
 MAX_SECONDS = 100 * 365 * 86400.0
 NO_QUEUE = 0xFFFF
 UNLIMITED_RETRIES = 0xFFFFFFFF
@@ -225,7 +226,7 @@ class QueueOptions:
         parse_choice(self.overflow, "overflow", OVERFLOWS)
         put("ttl", self._positive("ttl"))
         if self.max_retries is not None:
-            put("max_retries", parse_count(self.max_retries, "max_retries", 0, 65534))
+            put("max_retries", parse_count(self.max_retries, "max_retries", 0, MAX_RETRIES))
         for name in ("retry_backoff", "retry_backoff_max"):
             seconds = parse_duration(getattr(self, name), name)
             if seconds is None:

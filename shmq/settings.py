@@ -16,6 +16,7 @@ from typing import Any
 from shmq.errors import InvalidOption, InvalidOptionType, StorageError, explain
 from shmq.options import (
     MAX_DEPTH,
+    MAX_RETRIES,
     parse_choice,
     parse_count,
     parse_duration,
@@ -215,7 +216,7 @@ PARSERS: dict[str, Callable[[object, str], Any]] = {
     "default_ttl": _ttl,
     "max_message_size": _message_size,
     "max_queue_depth": lambda value, what: parse_count(value, what, 1, MAX_DEPTH),
-    "max_retries": lambda value, what: parse_count(value, what, 0, 65534),
+    "max_retries": lambda value, what: parse_count(value, what, 0, MAX_RETRIES),
     "listen_addr": _text,
     "metrics": _switch,
     "metrics_interval": _interval,

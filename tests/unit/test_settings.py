@@ -51,7 +51,7 @@ def test_the_file_in_the_working_directory_is_found_and_may_have_a_table(tmp_pat
     ("text", "complaint"),
     [
         ("max_retrys = 1", "did you mean 'max_retries'"),
-        ("max_retries = -1", "0 to 65534"),
+        ("max_retries = -1", "0 to 4094"),
         ("not toml", "valid TOML"),
         ("shmq = 5", "a table"),
     ],
