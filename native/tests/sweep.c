@@ -262,6 +262,20 @@ static void recycle(int leave) {   /* the same blocks again and again; left FREE
     for (uint32_t t = 48; leave && t < 54; t++) put_tag(W.q2, t, refusable);
 }
 
+/* Write over every small FREE block: whoever still reads one of them has to notice. */
+static void scribble(void) {
+    for (unsigned k = 0; k < SHMQ_CLASSES && W.p->classes[k].stride < SHMQ_PAGE; k++)
+        for (uint64_t i = 0; i < ld_acq(&W.p->header->hwm[k].n); i++) {
+            uint32_t idx = W.p->classes[k].first + (uint32_t)i;
+            shmq_block *b = block_at(W.p, idx);
+            uint64_t c = ld_acq(&b->ctl), mine = ctl_make(SHMQ_NEW, 0, W.p->self, ctl_gen(c) + 1);
+            if (ctl_state(c) != SHMQ_FREE || !cas(&b->ctl, c, mine)) continue;
+            if ((ld32_rlx(&b->extra) & 255) == 0) memset(payload_of(W.p, idx), 0xee, W.p->classes[k].stride);
+            MUST(cas(&b->ctl, mine, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(mine))), "a block of mine was taken away");
+            arena_hint(W.p, idx);   /* who lost it to us meanwhile has forgotten it */
+        }
+}
+
 /* ---- checking the end ---- */
 static void all_free(void) {
     shmq_audit_report a;
@@ -427,6 +441,7 @@ static void branch_stop(int reuse, int leave) {
         } else {
             drain(0);
             recycle(leave);
+            scribble();
         }
         int st = vm_run(&W.a);
         MUST(st == 0, "the stopped process ended with status %x", st);
@@ -667,7 +682,7 @@ static void run(const scenario *s) {
     if (W.a.p->bad) DIE("%s: child line %u, rc %ld", s->name, W.a.p->bad, (long)W.a.p->rc);
     W.mode = "rehearsal";
     model();
-    if (setjmp(W.out) == 0) { others_go_on(); recycle(1); declare(&W.a, 0); recover_all(W.p, 0); drain(0); x_leaves(); drain(0); all_free(); }
+    if (setjmp(W.out) == 0) { others_go_on(); recycle(1); scribble(); declare(&W.a, 0); recover_all(W.p, 0); drain(0); x_leaves(); drain(0); all_free(); }
     find_pages();
     static uint64_t used[MAX_PAGES];
     uint64_t used_n = W.pages.n;
@@ -700,7 +715,7 @@ static void run(const scenario *s) {
             W.states++;
             if (hit_n < 65536) hits[hit_n++] = n;
         }
-        if (changed || over || (opt_every && !rep)) {
+        if (changed || over || (opt_every && !rep && (!(s->flags & CLOSES) || n % 16 == 0))) {
             for (int others = 0; others < 2; others++) {
                 branch_kill(others);
                 seg_restore(&W.pages, &seg_a);
