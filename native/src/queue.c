@@ -430,13 +430,13 @@ static int snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
     out->word = ld_acq(&rec->word);
     out->state = queue_state(out->word);
     out->index = index;
-    if (out->state == SHMQ_Q_FREE) return SHMQ_OK;   /* its other words may be changing under a creator */
+    /* in any other state its words may be changing under a creator: op keeps only records that were seen alive */
+    if (out->state != SHMQ_Q_LIVE && out->state != SHMQ_Q_CLOSED) return SHMQ_OK;
     out->created_ns = rec->created_ns;
     out->options = rec->options;
     out->bytes = ld_rlx(&rec->bytes);
     memcpy(out->name, rec->name, sizeof out->name);
     out->name[sizeof out->name - 1] = 0;
-    if (out->state != SHMQ_Q_LIVE && out->state != SHMQ_Q_CLOSED) return SHMQ_OK;
     sum_counters(ctx, index, out->counters);
     for (int i = 0; i < 16; i++) out->counters[i] -= rec->base[i];
     for (unsigned lane = 0; lane < 11 && ld_acq(&rec->word) == out->word; lane++) {
