@@ -51,6 +51,7 @@ static void w_x_late(void) {   /* it died between the held entry and its CAS */
     kill_x();
 }
 static void w_x_lease(void) { w_three(); x_takes(2, 0); }
+static void w_x_ahead(void) { for (uint32_t t = 1; t <= 2; t++) put_world(W.q, t, 64, t & 1); x_takes(2, SHMQ_TAKE_AHEAD); }
 static void w_x_views(void) {   /* the dead kept blocks in LIMBO and peeked at one */
     shmq_delivery d;
     uint64_t cursor = 0;
@@ -285,9 +286,9 @@ static const scenario OPS[] = {
     { "view-keep-nack", LEASE, w_three, p_take1, o_view_keep, NULL },
     { "peek", LEASE, w_three, p_peek, o_peek, NULL },
     { "peek-again", LEASE, w_again, p_peek, o_peek, NULL },
-    { "purge", SLOW, w_again, p_warm, o_purge, e_purge },
-    { "queue-discard", SLOW | LEASE, w_delayed, p_warm, o_discard, e_purge },
-    { "lease-expiry", LEASE | LIVE_X | SLOW, w_x_lease, p_warm, o_expire, NULL },
+    { "purge", 0, w_again, p_warm, o_purge, e_purge },
+    { "queue-discard", LEASE, w_delayed, p_warm, o_discard, e_purge },
+    { "lease-expiry", LEASE | LIVE_X, w_x_lease, p_warm, o_expire, NULL },
     { "timer-fire", 0, w_delayed, p_find_delayed, o_fire, NULL },
     { "timer-collect", SLOW, w_delayed, p_warm, o_collect_timers, NULL },
     { "trim", SLOW, w_one, p_trim, o_trim, NULL },
@@ -301,11 +302,12 @@ static const scenario OPS[] = {
     { "queue-close", SLOW | CLOSES, w_three, p_warm, o_close, NULL },
     { "queue-delete", SLOW | CLOSES, w_q2, p_open, o_delete, e_delete },
     { "attach", SLOW | NO_ATTACH, w_three, NULL, o_attach, NULL },
-    { "detach", SLOW | LEASE, w_three, p_take3, o_detach, NULL },
-    { "detach-views", SLOW, w_three, p_viewed, o_detach, e_viewed },
+    { "detach", LEASE, w_three, p_take3, o_detach, NULL },
+    { "detach-views", 0, w_three, p_viewed, o_detach, e_viewed },
     { "wait-items", SLOW | NOSTOP, w_empty, p_warm, o_wait, NULL },
     { "wait-items-waiter", SLOW | NOSTOP | WAITER, w_empty, p_warm, o_wait, NULL },
     { "wait-space", SLOW | NOSTOP, w_full, p_warm, o_wait_space, NULL },
+    { "wait-steals", LIVE_X, w_x_ahead, p_warm, o_wait, NULL },
     { "depth", 0, w_again, p_warm, o_depth, NULL },
     { "bytes-resync", BYTES | SLOW, w_three, p_warm, o_resync, NULL },
 };

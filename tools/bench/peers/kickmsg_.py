@@ -76,11 +76,12 @@ class KickMsg(Peer):
             "_receive_view": subscriber.receive_view,
             "_forever": timedelta(seconds=3600),
             "_read": self.credits[channel],
-            "_out": bytearray(self.spec.size),
+            "_out": (out := bytearray(self.spec.size)),
+            "_into": memoryview(out),
         }
         get = "item = _receive(_forever)"
         if self.spec.variant == "views":
-            get = "_view = _receive_view(_forever)\n_out[:] = memoryview(_view)\n_view.release()\nitem = _out"
+            get = "_view = _receive_view(_forever)\n_into[:] = memoryview(_view)\n_view.release()\nitem = _out"
         return Endpoint(
             env=env,
             get=get,

@@ -64,7 +64,8 @@ while True:
         env = {"_recv": socket.recv, "_NOBLOCK": zmq.NOBLOCK, "_Again": zmq.Again}
         if spec.size >= _NO_COPY_OUT_FROM:
             env["_out"] = bytearray(spec.size)
-            get = "_out[:] = _recv(copy=False).buffer\nitem = _out"
+            env["_into"] = memoryview(env["_out"])
+            get = "_into[:] = _recv(copy=False).buffer\nitem = _out"
         return Endpoint(env=env, get=get, spin=spin, close=context.destroy)
 
     def teardown(self) -> None:

@@ -84,7 +84,8 @@ class Shmq(Peer):
         consumer = queue.subscribe(ack="manual" if manual else "none")
         take = "item = _d.payload"
         if self.spec.variant == "loan + view":
-            take = "_out[:] = _d.view\nitem = _out"
+            # bytearray[:] = view would copy twice: CPython makes a bytearray of the view first
+            take = "_into[:] = _d.view\nitem = _out"
         spin = """
 while True:
     try:
@@ -98,12 +99,14 @@ while True:
             consumer.close()
             self.attached.close()
 
+        out = bytearray(self.spec.size)
         return Endpoint(
             env={
                 "_get": consumer.get,
                 "_get_many": consumer.get_many,
                 "_QueueEmpty": shmq.QueueEmpty,
-                "_out": bytearray(self.spec.size),
+                "_out": out,
+                "_into": memoryview(out),
                 "_keep_c": (self.attached, queue, consumer),
             },
             get="_d = _get()\n" + take,
