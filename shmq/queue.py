@@ -413,7 +413,10 @@ class Loan:
         timeout = fields.pop("timeout", None)
         self._queue = queue
         self._nbytes = nbytes
-        _, meta, ttl, delay, priority = queue._encoded(message_of(b"", fields))
+        if fields:
+            _, meta, ttl, delay, priority = queue._encoded(message_of(b"", fields))
+        else:  # as for a plain Message, without making one
+            meta, ttl, delay, priority = None, lib.SHMQ_DELAY_DEFAULT, 0, 0
         self._args = (meta, ttl, delay, priority, deadline_of(timeout))
         self._loan: Any = None
         self._buffer: Any = None
