@@ -143,9 +143,9 @@ int shmq_detach(shmq_ctx *ctx) {
         uint32_t idx = held_idx(e);
         uint64_t c = block_known(ctx, idx) ? ld_acq(&block_at(ctx, idx)->ctl) : 0;
         st_sc(&ctx->held[i].word, 0);
-        if (ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == ctx->self && held_names(e, c))
-            settle_return(ctx, idx, c, (held_flags(e) & SHMQ_HELD_STARTED) != 0);
-        else if (c) arena_limbo_check(ctx, idx);   /* whatever c was: it may have become LIMBO before we let go */
+        int ours = ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == ctx->self && held_names(e, c);
+        if (ours && settle_return(ctx, idx, c, (held_flags(e) & SHMQ_HELD_STARTED) != 0) != SHMQ_STALE) continue;
+        if (c) arena_limbo_check(ctx, idx);   /* whatever c was: it may have become LIMBO before we let go */
     }
     if (ctx->bare) settle_abandon(ctx);
     op_end(ctx);
