@@ -96,7 +96,7 @@ enum shmq_state {
 #define SHMQ_HELD_VIEW 2     /* held flag: no lease any more, only a view keeps the block */
 
 enum shmq_owner_state { SHMQ_OWNER_FREE = 0, SHMQ_OWNER_ALIVE = 1, SHMQ_OWNER_DEAD = 2 };
-enum shmq_queue_state { SHMQ_Q_FREE = 0, SHMQ_Q_LIVE = 1, SHMQ_Q_CLOSED = 2, SHMQ_Q_DELETING = 3 };
+enum shmq_queue_state { SHMQ_Q_FREE = 0, SHMQ_Q_LIVE = 1, SHMQ_Q_CLOSED = 2, SHMQ_Q_DELETING = 3, SHMQ_Q_RETIRING = 4 };
 enum shmq_role { SHMQ_CLIENT = 0, SHMQ_SUPERVISOR = 1, SHMQ_SIDECAR = 2, SHMQ_OBSERVER = 3 };
 enum shmq_overflow { SHMQ_BLOCK = 0, SHMQ_REJECT = 1, SHMQ_DROP_OLDEST = 2 };
 enum shmq_reason { SHMQ_R_NONE = 0, SHMQ_R_RETRIES = 1, SHMQ_R_REJECTED = 2, SHMQ_R_EXPIRED = 3, SHMQ_R_OVERFLOW = 4 };

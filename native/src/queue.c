@@ -1,6 +1,6 @@
 /* queue.c: queue records and the life of a queue.
  *
- *   word  gen:56 | state:8       FREE --create--> LIVE --close--> CLOSED --delete--> DELETING --collect--> FREE(gen)
+ *   word  gen:56 | state:8       FREE --create--> LIVE --close--> CLOSED --delete--> DELETING --> RETIRING --> FREE(gen)
  *                                  LIVE ------------------------delete----^
  *   record: word | options | name | evt | space | bytes | ring ends | ring places      one page, reserved at create
  *
@@ -8,8 +8,9 @@
  *     The word is stored last by create: a record whose creator died stays FREE, whatever else stands in it.
  * I2  Ring space belongs to a queue exactly while its record is not FREE: there is no allocator state that could leak.
  * I3  A record is re-used only after (a) every living owner was seen outside an operation after DELETING became visible
- *     (membarrier on this slow side, plain stores on the fast one) and (b) no block in any live state calls it home.
- *     So no process can act on a ring of one queue in the name of another.
+ *     (membarrier on this slow side, plain stores on the fast one), so that nobody publishes or takes there, (b) no block in
+ *     any live state calls it home, and (c) the same as (a) after RETIRING, so that no recovery looks into its rings either.
+ *     So no process can act on a ring of one queue in the name of another, or touch a ring whose memory is gone.
  *
  * Data paths never wait for header.admin: a stopped creator delays creation and deletion only.
  */
@@ -106,9 +107,9 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     shmq_queue *rec = &ctx->queues[index];
     local_queue *q = &ctx->local[index];
     uint64_t w = ld_acq(&rec->word);
-    if (queue_state(w) == SHMQ_Q_FREE) return SHMQ_E_NOTFOUND;
-    if (queue_state(w) > SHMQ_Q_DELETING)
-        return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)rec - ctx->base), w, SHMQ_Q_DELETING, 0);
+    if (queue_state(w) == SHMQ_Q_FREE || queue_state(w) == SHMQ_Q_RETIRING) return SHMQ_E_NOTFOUND;
+    if (queue_state(w) > SHMQ_Q_RETIRING)
+        return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)rec - ctx->base), w, SHMQ_Q_RETIRING, 0);
     if (q->live == queue_make(queue_gen(w), SHMQ_Q_LIVE)) { *out = q; return SHMQ_OK; }
     local_queue fresh = { .shared = rec, .options = rec->options };
     int counted = counters_ready(ctx, index) == SHMQ_OK;   /* a full file system must not cost messages, only their count */
@@ -301,7 +302,7 @@ static int turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
     shmq_queue *rec = &ctx->queues[i];
     for (;;) {
         uint64_t w = ld_acq(&rec->word);
-        if (queue_gen(w) != qref_gen(qref) || queue_state(w) == SHMQ_Q_FREE) return SHMQ_GONE;
+        if (queue_gen(w) != qref_gen(qref) || queue_state(w) == SHMQ_Q_FREE || queue_state(w) == SHMQ_Q_RETIRING) return SHMQ_GONE;
         if (queue_state(w) == SHMQ_Q_DELETING) return state == SHMQ_Q_DELETING ? SHMQ_OK : SHMQ_GONE;
         if (queue_state(w) == state || cas(&rec->word, w, queue_make(queue_gen(w), state))) break;
     }
@@ -384,39 +385,50 @@ int shmq_queue_census(shmq_ctx *ctx, uint64_t qref, shmq_census *out) {
     return SHMQ_OK;
 }
 
+/* Is some living process inside an operation that may have begun before the last barrier? */
+static int somebody_inside(shmq_ctx *ctx) {
+    uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
+    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++)
+        if (o != ctx->self && owner_state(ld_acq(&ctx->owners[o].word)) == SHMQ_OWNER_ALIVE && (ld_acq(&ctx->owners[o].op) & 1)) return 1;
+    return 0;
+}
+
+static void ring_punch(shmq_ctx *ctx, shmq_ring_place p) {
+    uint64_t bytes = place_bytes(ctx, p);
+    if (bytes == 0) return;
+    int bad = ctx->provider == SHMQ_POSIX
+        ? fallocate(ctx->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)p.offset, (off_t)bytes)
+        : madvise(ctx->base + p.offset, bytes, MADV_REMOVE);
+    if (bad && p.ready) memset(ctx->base + p.offset, 0, bytes);   /* a fresh ring is a zero page, however it comes */
+}
+
 /* I3: finish deletions. Returns how many records became FREE; others are tried again by the next caller. */
 int shmq_queue_collect(shmq_ctx *ctx) {
-    int done = 0, rc = admin_enter(ctx);
+    int done = 0, rc = admin_enter(ctx), fenced = 0;
     if (rc != SHMQ_OK) return rc;
-    uint32_t queues = ld32_acq(&ctx->header->queue_hwm), owners = ld32_acq(&ctx->header->owner_hwm);
-    int fenced = 0;
+    uint32_t queues = ld32_acq(&ctx->header->queue_hwm);
     for (uint32_t i = 0; i < queues && i < SHMQ_QUEUES; i++) {
         shmq_queue *rec = &ctx->queues[i];
-        uint64_t w = ld_acq(&rec->word);
-        if (queue_state(w) != SHMQ_Q_DELETING) continue;
-        if (!fenced++ && barrier_everywhere() != 0) break;   /* no barrier, no re-use: the record stays DELETING */
-        int busy = 0;
-        for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS && !busy; o++) {
-            if (o == ctx->self || owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
-            busy = (int)(ld_acq(&ctx->owners[o].op) & 1);
+        uint64_t w = ld_acq(&rec->word), retiring = queue_make(queue_gen(w), SHMQ_Q_RETIRING);
+        if (queue_state(w) != SHMQ_Q_DELETING && queue_state(w) != SHMQ_Q_RETIRING) continue;
+        if (!fenced++ && barrier_everywhere() != 0) break;   /* no barrier, no re-use: the record stays as it is */
+        if (queue_state(w) == SHMQ_Q_DELETING) {
+            int busy = somebody_inside(ctx);   /* one who still publishes or takes there */
+            shmq_census c;
+            ctx_lock(ctx);
+            op_begin(ctx);
+            settle_discard_home(ctx, i);
+            census(ctx, i, &c);
+            op_end(ctx);
+            ctx_unlock(ctx);
+            if (busy || c.ready + c.unsettled + c.delayed + c.moving) continue;
+            if (!cas(&rec->word, w, retiring)) continue;
+            if (barrier_everywhere() != 0) break;
         }
-        ctx_lock(ctx);
-        settle_discard_home(ctx, i);
-        shmq_census c;
-        census(ctx, i, &c);
-        ctx_unlock(ctx);
-        if (busy || c.ready + c.unsettled + c.delayed + c.moving) continue;
-        for (unsigned lane = 0; lane < 11; lane++) {
-            shmq_ring_place p = rec->place[lane];
-            uint64_t bytes = place_bytes(ctx, p);
-            if (bytes == 0) continue;
-            int bad = ctx->provider == SHMQ_POSIX
-                ? fallocate(ctx->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)p.offset, (off_t)bytes)
-                : madvise(ctx->base + p.offset, bytes, MADV_REMOVE);
-            if (bad && p.ready) memset(ctx->base + p.offset, 0, bytes);   /* a fresh ring is a zero page, however it comes */
-        }
+        if (somebody_inside(ctx)) continue;   /* a recoverer that saw it DELETING may still look into its rings */
+        for (unsigned lane = 0; lane < 11; lane++) ring_punch(ctx, rec->place[lane]);
         CRASH_POINT("collect");
-        if (cas(&rec->word, w, queue_make(queue_gen(w), SHMQ_Q_FREE))) done++;
+        if (cas(&rec->word, retiring, queue_make(queue_gen(w), SHMQ_Q_FREE))) done++;
     }
     admin_leave(ctx);
     return done;

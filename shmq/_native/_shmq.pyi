@@ -93,6 +93,7 @@ class Lib:
     SHMQ_Q_LIVE: Final[int]
     SHMQ_Q_CLOSED: Final[int]
     SHMQ_Q_DELETING: Final[int]
+    SHMQ_Q_RETIRING: Final[int]
     SHMQ_CLIENT: Final[int]
     SHMQ_SUPERVISOR: Final[int]
     SHMQ_SIDECAR: Final[int]
