@@ -81,7 +81,7 @@ typedef struct {
 } DeliveryObject;
 
 static PyTypeObject QueueType, ConsumerType, DeliveryType;
-static PyObject *str_publish_slow, *str_publish_many_slow, *str_recover, *str_deadline, *str_ack_failed, *str_ack_many_failed;
+static PyObject *str_publish_slow, *str_publish_many_slow, *str_loan_slow, *str_recover, *str_deadline, *str_ack_failed, *str_ack_many_failed;
 static DeliveryObject *pool[POOL];
 static unsigned pooled;
 
@@ -468,6 +468,8 @@ static PyObject *queue_send(QueueObject *self, PyObject *const *args, Py_ssize_t
     return rc < 0 ? PyLong_FromLong(rc) : PyLong_FromUnsignedLongLong(m.id);
 }
 
+#include "accel_loan.h"
+
 static int queue_traverse(QueueObject *self, visitproc visit, void *arg) { Py_VISIT(self->client); return 0; }
 static int queue_clear(QueueObject *self) { (void)self; return 0; }   /* client stays: ctx must not dangle */
 static void queue_dealloc(QueueObject *self) {
@@ -480,6 +482,7 @@ static PyObject *queue_ctx(QueueObject *self, void *unused) { (void)unused; retu
 static PyMethodDef queue_methods[] = {
     {"publish", (PyCFunction)(void (*)(void))queue_publish, METH_FASTCALL | METH_KEYWORDS, NULL},
     {"publish_many", (PyCFunction)(void (*)(void))queue_publish_many, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"loan", (PyCFunction)(void (*)(void))queue_loan, METH_FASTCALL | METH_KEYWORDS, NULL},
     {"_send", (PyCFunction)(void (*)(void))queue_send, METH_FASTCALL, NULL},
     {"_send_many", (PyCFunction)queue_send_many, METH_VARARGS, NULL},
     {"_bind", (PyCFunction)queue_bind, METH_VARARGS, NULL},
@@ -978,7 +981,7 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "shmq._nati
 PyMODINIT_FUNC PyInit__accel(void);
 PyMODINIT_FUNC PyInit__accel(void) {
     static const struct { PyObject **where; const char *text; } names[] = {
-        {&str_publish_slow, "_publish_slow"}, {&str_publish_many_slow, "_publish_many_slow"}, {&str_recover, "_recover"},
+        {&str_publish_slow, "_publish_slow"}, {&str_publish_many_slow, "_publish_many_slow"}, {&str_loan_slow, "_loan_slow"}, {&str_recover, "_recover"},
         {&str_deadline, "_deadline"}, {&str_ack_failed, "_ack_failed"}, {&str_ack_many_failed, "_ack_many_failed"}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!(*names[i].where = PyUnicode_InternFromString(names[i].text))) return NULL;

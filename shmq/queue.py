@@ -249,7 +249,7 @@ class Queue(QueueBase):
         # Naming client keeps its mapping while the wait lasts.
         return lambda: lib.shmq_wait_space(ctx, qref, deadline, 0) if client is not None else 0
 
-    def loan(self, nbytes: int, **fields: Any) -> Loan:
+    def _loan_slow(self, nbytes: int, **fields: Any) -> Loan:
         """Return a context manager whose value is a writable memoryview in shared memory.
 
         Leaving the block publishes what was written there, without a copy; an exception in it
@@ -262,6 +262,32 @@ class Queue(QueueBase):
         Raises (at the end): like `publish`; BufferError when something still refers to the buffer.
         """
         return Loan(self, parse_count(nbytes, "nbytes", 0, 1 << 40), fields)
+
+    def _loan_wait(self, address: int) -> None:
+        """Publish a loan of the accelerator that could not be published at once."""
+        own = ffi.new("shmq_delivery *", ffi.cast("shmq_delivery *", address)[0])
+        m = ffi.new("shmq_message *")
+        m.size, m.ttl_ns = own.size, lib.SHMQ_DELAY_DEFAULT
+        self._publish_loan(own, m, deadline_of(None))
+
+    def _publish_loan(self, own: Any, m: Any, deadline: int) -> None:
+        last = False
+        try:
+            while (rc := lib.shmq_loan_publish(self._client.ctx, self._qref, own, m)) < 0:
+                last = self._wait_for_room(rc, deadline, last)
+        except BaseException:
+            lib.shmq_loan_abort(self._client.ctx, own)
+            raise
+
+    def _loan_refused(self) -> NoReturn:
+        raise BufferError(
+            explain(
+                f"loan of queue {self.name!r}",
+                "slices or arrays that still refer to the buffer",
+                "none at the end of the block",
+                "del them before; nothing was published",
+            )
+        )
 
     # ---- consuming -------------------------------------------------------------------------
 
@@ -471,24 +497,8 @@ class Loan:
         loan.ctl = 0  # from here on the finalizer leaves the block to us
         if not _release(view) or self._buffer() is not None:
             loan[0] = own[0]
-            self._refuse()
-        last = False
-        try:
-            while (rc := lib.shmq_loan_publish(queue._client.ctx, queue._qref, own, m)) < 0:
-                last = queue._wait_for_room(rc, deadline, last)
-        except BaseException:
-            lib.shmq_loan_abort(queue._client.ctx, own)
-            raise
-
-    def _refuse(self) -> NoReturn:
-        raise BufferError(
-            explain(
-                f"loan of queue {self._queue.name!r}",
-                "slices or arrays that still refer to the buffer",
-                "none at the end of the block",
-                "del them before; nothing was published",
-            )
-        )
+            queue._loan_refused()
+        queue._publish_loan(own, m, deadline)
 
 
 def _release(view: memoryview) -> bool:

@@ -14,6 +14,7 @@ import operator
 import threading
 from collections import deque
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmq._native._shmq import ffi, lib
@@ -74,6 +75,12 @@ class QueueBase:
 
     def publish_many(self, messages: Iterable[Any], *, timeout: Any = None) -> int:
         return self._publish_many_slow(messages, timeout=timeout)
+
+    def loan(self, nbytes: int, **fields: Any) -> AbstractContextManager[memoryview]:
+        return self._loan_slow(nbytes, **fields)
+
+    def _loan_slow(self, nbytes: int, **fields: Any) -> AbstractContextManager[memoryview]:
+        raise NotImplementedError
 
     def _publish_slow(self, message: Any, *, timeout: Any = None, **fields: Any) -> int:
         raise NotImplementedError

@@ -72,7 +72,7 @@ def test_deliveries_of_a_subclass_with_attributes_are_whole() -> None:
 def test_both_bindings_have_the_same_members(base: str) -> None:
     def members(cls: type) -> set[str]:
         names = {name for name in vars(cls) if not name.startswith("__")}
-        hooks = {"_publish_slow", "_publish_many_slow", "_recover", "_deadline"}
+        hooks = {"_publish_slow", "_publish_many_slow", "_loan_slow", "_recover", "_deadline"}
         return names - hooks - {"_ack_failed", "_ack_many_failed"}
 
     fast, slow = members(getattr(_native.ACCEL, base)), members(getattr(pure, base))
