@@ -270,18 +270,65 @@ static PyObject *delivery_settle(DeliveryObject *self, PyObject *const *args, Py
     return PyLong_FromLong(lease_settle(self->consumer, self->ctx, &self->l, (int)kind, delay, extra, (uint32_t)size));
 }
 
-static PyObject *delivery_view_begin(DeliveryObject *self, PyObject *unused) {
-    (void)unused;
-    if (self->l.state != LIVE) return ack_failed(self, SHMQ_STALE);
-    PyObject *address = PyLong_FromVoidPtr((void *)(uintptr_t)self->l.d.data);
-    if (address) self->l.views++;
-    return address;
+static PyObject *consumer_self(PyObject *self) { return Py_NewRef(self); }
+static int consumer_traverse(ConsumerObject *self, visitproc visit, void *arg) {
+    Py_VISIT(self->client);
+    Py_VISIT(self->type);
+    return 0;
+}
+/* Is the memory of ctx still there? A Client that is garbage together with us may have been finalized first; it detached then,
+ * which gave everything back. */
+static bool client_open(PyObject *client) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject *closed = PyObject_GetAttrString(client, "closed");
+    bool open = closed == Py_False;
+    Py_XDECREF(closed);
+    PyErr_Restore(type, value, trace);
+    return open;
 }
 
-static PyObject *delivery_view_end(DeliveryObject *self, PyObject *unused) {
+/* What a view, its slices and the arrays over them keep alive; when it dies, nobody reads the payload any more. */
+typedef struct { PyObject_HEAD DeliveryObject *of; } PayloadObject;
+
+static PyTypeObject PayloadType;
+
+static int payload_getbuffer(PayloadObject *self, Py_buffer *buffer, int flags) {
+    shmq_delivery *d = &self->of->l.d;
+    return PyBuffer_FillInfo(buffer, (PyObject *)self, (void *)(uintptr_t)d->data, (Py_ssize_t)d->size, 1, flags);
+}
+
+static void payload_dealloc(PayloadObject *self) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);   /* a finalizer has nobody to tell */
+    if (client_open(self->of->consumer->client)) view_over(self->of);   /* else the entries went with the attachment */
+    PyErr_Restore(type, value, trace);
+    Py_DECREF(self->of);
+    PyObject_Free(self);
+}
+
+static PyBufferProcs payload_buffer = {(getbufferproc)payload_getbuffer, NULL};
+
+static PyTypeObject PayloadType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "shmq._native._accel.Payload",
+    .tp_basicsize = sizeof(PayloadObject),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_dealloc = (destructor)payload_dealloc,
+    .tp_as_buffer = &payload_buffer,
+    .tp_doc = PyDoc_STR("A payload in shared memory that somebody looks at."),
+};
+
+static PyObject *delivery_view(DeliveryObject *self, PyObject *unused) {
     (void)unused;
-    if (self->l.views) view_over(self);
-    Py_RETURN_NONE;
+    if (self->l.state != LIVE) return ack_failed(self, SHMQ_STALE);
+    PayloadObject *payload = PyObject_New(PayloadObject, &PayloadType);
+    if (!payload) return NULL;
+    payload->of = (DeliveryObject *)Py_NewRef((PyObject *)self);
+    self->l.views++;
+    PyObject *view = PyMemoryView_FromObject((PyObject *)payload);
+    Py_DECREF(payload);
+    return view;
 }
 
 static PyObject *delivery_address(DeliveryObject *self, void *unused) { (void)unused; return PyLong_FromVoidPtr(&self->l.d); }
@@ -293,8 +340,7 @@ static PyObject *delivery_thread(DeliveryObject *self, void *unused) { (void)unu
 static PyMethodDef delivery_methods[] = {
     {"ack", (PyCFunction)delivery_ack, METH_NOARGS, PyDoc_STR("ack($self, /)\n--\n\nSettle: the message is done and its memory free.\n\nCopies nothing, blocks on nothing.\nRaises: StaleDelivery when the lease has moved on or was settled before.")},
     {"_settle", (PyCFunction)(void (*)(void))delivery_settle, METH_FASTCALL, NULL},
-    {"_view_begin", (PyCFunction)delivery_view_begin, METH_NOARGS, NULL},
-    {"_view_end", (PyCFunction)delivery_view_end, METH_NOARGS, NULL},
+    {"_view", (PyCFunction)delivery_view, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL}};
 static PyGetSetDef delivery_getset[] = {
     {"payload", (getter)delivery_payload, NULL, PyDoc_STR("The message's bytes, copied once.\n\nUp to 4 KiB they are copied at delivery, larger ones on first use, which must be before the settle."), NULL},
@@ -905,23 +951,6 @@ static PyObject *consumer_ack_many(ConsumerObject *self, PyObject *deliveries) {
     return result;
 }
 
-static PyObject *consumer_self(PyObject *self) { return Py_NewRef(self); }
-static int consumer_traverse(ConsumerObject *self, visitproc visit, void *arg) {
-    Py_VISIT(self->client);
-    Py_VISIT(self->type);
-    return 0;
-}
-/* Is the memory of ctx still there? A Client that is garbage together with us may have been finalized first; it detached then,
- * which gave everything back. */
-static bool client_open(PyObject *client) {
-    PyObject *type, *value, *trace;
-    PyErr_Fetch(&type, &value, &trace);
-    PyObject *closed = PyObject_GetAttrString(client, "closed");
-    bool open = closed == Py_False;
-    Py_XDECREF(closed);
-    PyErr_Restore(type, value, trace);
-    return open;
-}
 
 static void consumer_dealloc(ConsumerObject *self) {
     PyObject_GC_UnTrack(self);

@@ -87,7 +87,12 @@ static PyObject *loan_exit(LoanObject *self, PyObject *const *args, Py_ssize_t n
     shmq_message m = {.ttl_ns = SHMQ_DELAY_DEFAULT};
     shmq_delivery mine = self->loan;
     self->loan.ctl = 0;   /* from here on it is published, or handed to Python, or freed */
-    int rc = shmq_loan_publish(self->queue->ctx, self->queue->qref, &mine, &m);
+    int rc;
+    while ((rc = shmq_loan_publish(self->queue->ctx, self->queue->qref, &mine, &m)) == SHMQ_FULL && self->queue->waits)
+        if (!wait_for_room(self->queue)) {
+            shmq_loan_abort(self->queue->ctx, &mine);
+            return NULL;
+        }
     if (rc == SHMQ_OK) Py_RETURN_NONE;
     return PyObject_CallMethod((PyObject *)self->queue, "_loan_wait", "K", (unsigned long long)(uintptr_t)&mine);
 }

@@ -133,13 +133,7 @@ class Delivery(DeliveryBase):
         """
         if self._consumer._mode == 2:
             return memoryview(self.payload)  # copied already: the block is gone
-        address = self._view_begin()
-        try:
-            pointer = ffi.gc(ffi.cast("char *", address), _end_of(self))
-        except BaseException:
-            self._view_end()
-            raise
-        return memoryview(ffi.buffer(pointer, self.size)).toreadonly()
+        return self._view()
 
     @property
     def queue(self) -> str:
@@ -203,19 +197,6 @@ class Delivery(DeliveryBase):
                 "a lease belongs to one process; send delivery.payload instead",
             )
         )
-
-
-def _end_of(delivery: Delivery) -> Any:
-    end, client = delivery._view_end, delivery._consumer._client
-
-    def destroy(_: Any) -> None:
-        try:
-            if not client.closed:  # else the entries went with the attachment
-                end()
-        except BaseException:  # noqa: BLE001 - a finalizer has nobody to tell
-            pass
-
-    return destroy
 
 
 # ---- shared with Queue.peek ---------------------------------------------------------------------

@@ -66,6 +66,7 @@ static void return_some(shmq_ctx *ctx, magazine *m, uint32_t n) {   /* the n lon
 
 static void give_back(shmq_ctx *ctx, uint32_t idx) {
     magazine *m = &ctx->magazines[class_of(ctx, idx)];
+    if (m->cap == 1) { arena_hint(ctx, idx); return; }   /* large: the next to allocate shall have the one that is still in the caches */
     if (m->n >= m->cap) return_some(ctx, m, (m->cap + 1) / 2);
     m->idx[m->n++] = idx;
 }

@@ -99,7 +99,8 @@ typedef struct {             /* one queue as this process sees it; options are a
     uint64_t taken_ns;       /* when this process last took, kept only while producers sleep */
     uint32_t space_owed;     /* slots freed since producers were last woken */
     uint32_t lot;            /* how many make a wake-up worth while */
-    shmq_au64 spin_ns;       /* adaptive */
+    shmq_au64 spin_ns;       /* adaptive: how long a consumer spins before it sleeps */
+    shmq_au64 room_ns;       /* the same for a producer */
     shmq_queue_options options;
 } local_queue;
 

@@ -125,6 +125,7 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     fresh.max_bytes = fresh.options.max_bytes;
     fresh.lot = fresh.max_depth / 4 > 32 ? 32 : fresh.max_depth / 4 < 1 ? 1 : (uint32_t)(fresh.max_depth / 4);
     st_rlx(&fresh.spin_ns, 20000);
+    st_rlx(&fresh.room_ns, 5000);
     fresh.live = queue_make(queue_gen(w), SHMQ_Q_LIVE);
     fresh.closed = queue_make(queue_gen(w), SHMQ_Q_CLOSED);
     *q = fresh;

@@ -157,7 +157,7 @@ static void place(shmq_ctx *ctx, const shmq_geometry *sound) {   /* I2: from a c
         c->first = unit * SHMQ_UNIT_BLOCKS;
         for (uint32_t i = 0; i < UNITS[k]; i++) ctx->unit_class[unit++] = (uint8_t)k;
         uint64_t most = (UINT64_C(1) << 18) / c->stride;   /* a magazine hoards at most 256 KiB */
-        ctx->magazines[k].cap = most > MAGAZINE ? MAGAZINE : most < 2 ? 2 : (uint32_t)most;
+        ctx->magazines[k].cap = most > MAGAZINE ? MAGAZINE : most < 2 ? 1 : (uint32_t)most;
         ctx->magazines[k].n = 0;
     }
     ctx->random = shmq_now() ^ (uint64_t)getpid() << 32 ^ UINT64_C(0x9e3779b97f4a7c15);

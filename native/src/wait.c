@@ -15,6 +15,7 @@
 
 #define SLICE UINT64_C(1000000000)
 #define SPIN_MIN UINT64_C(2000)
+#define SPIN_MAX UINT64_C(60000)
 
 static int items_ready(shmq_ctx *ctx, local_queue *q) {
     if (ctx_enter(ctx) != SHMQ_OK) return 1;   /* look again, and hear why */
@@ -68,6 +69,17 @@ static int enter(shmq_ctx *ctx, uint64_t qref, local_queue **q, int *status) {
     return rc;
 }
 
+/* Spin for as long as has paid lately: longer after a success, shorter after a failure. */
+static int spin_adaptive(shmq_ctx *ctx, local_queue *q, int (*ready)(shmq_ctx *, local_queue *), shmq_au64 *budget, uint64_t spin_ns,
+                         uint64_t deadline) {
+    uint64_t adaptive = ld_rlx(budget);
+    if (spin_ns != UINT64_MAX) return spin(ctx, q, ready, spin_ns, deadline);
+    int done = spin(ctx, q, ready, adaptive, deadline);
+    if (done && adaptive < SPIN_MAX) st_rlx(budget, adaptive + adaptive / 4);
+    if (!done && adaptive > SPIN_MIN) st_rlx(budget, adaptive - adaptive / 4);
+    return done;
+}
+
 /* Wait until the queue may have something to take. spin_ns: at most so long without sleeping; UINT64_MAX = adaptive. */
 int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t spin_ns) {
     local_queue *q;
@@ -75,12 +87,7 @@ int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
     if (rc != SHMQ_OK) return rc;
     if (status == SHMQ_GONE) return SHMQ_GONE;
     if (items_ready(ctx, q)) return SHMQ_OK;
-    uint64_t adaptive = ld_rlx(&q->spin_ns), budget = spin_ns == UINT64_MAX ? adaptive : spin_ns;
-    if (spin(ctx, q, items_ready, budget, deadline_ns)) {
-        if (spin_ns == UINT64_MAX && adaptive < 50000) st_rlx(&q->spin_ns, adaptive + adaptive / 4);
-        return SHMQ_OK;
-    }
-    if (spin_ns == UINT64_MAX && adaptive > SPIN_MIN) st_rlx(&q->spin_ns, adaptive - adaptive / 4);
+    if (spin_adaptive(ctx, q, items_ready, &q->spin_ns, spin_ns, deadline_ns)) return SHMQ_OK;
     if ((rc = ctx_enter(ctx)) != SHMQ_OK) return rc;
     shmq_au32 *space = take_space(ctx, q, 0, 1);   /* what we owe, before we sleep */
     op_begin(ctx);
@@ -118,7 +125,7 @@ int shmq_wait_space(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
     int status, rc = enter(ctx, qref, &q, &status);
     if (rc != SHMQ_OK || status != SHMQ_OK) return rc != SHMQ_OK ? rc : status;
     if (space_lot(ctx, q)) return SHMQ_OK;
-    if (spin(ctx, q, space_lot, spin_ns == UINT64_MAX ? 5000 : spin_ns, deadline_ns)) return SHMQ_OK;
+    if (spin_adaptive(ctx, q, space_lot, &q->room_ns, spin_ns, deadline_ns)) return SHMQ_OK;
     uint32_t seen = waiter_prepare(&q->shared->space);
     if (space_ready(ctx, q)) return SHMQ_OK;
     status = queue_status(q);

@@ -182,11 +182,30 @@ class DeliveryBase:
             return lib.SHMQ_STALE
         return self._consumer._lease_settle(lease, kind, delay_ns, extra)  # type: ignore[no-any-return]
 
-    def _view_begin(self) -> int:
-        if self._lease.state != _LIVE:
+    def _view(self) -> memoryview:
+        lease = self._lease
+        if lease.state != _LIVE:
             self._ack_failed(lib.SHMQ_STALE)
-        self._lease.views.append(None)
-        return int(ffi.cast("uintptr_t", self._lease.d.data))
+        lease.views.append(None)
+        try:
+            pointer = ffi.gc(ffi.cast("char *", lease.d.data), self._end_of_view())
+        except BaseException:
+            self._view_end()
+            raise
+        return memoryview(ffi.buffer(pointer, lease.d.size)).toreadonly()
+
+    def _end_of_view(self) -> Any:
+        # Runs when the last slice or array over the payload is gone.
+        end, client = self._view_end, self._consumer._client
+
+        def destroy(_: Any) -> None:
+            try:
+                if not client.closed:  # else the entries went with the attachment
+                    end()
+            except BaseException:  # noqa: BLE001 - a finalizer has nobody to tell
+                pass
+
+        return destroy
 
     def _view_end(self) -> None:
         lease = self._lease
