@@ -66,6 +66,7 @@ typedef struct {
     PyTypeObject *type;          /* of the deliveries */
     lease leases;                /* sentinel of the list */
     uint64_t unsettled, max_unsettled, spin_ns;
+    PyObject *empty;             /* (QueueEmpty, its text): a poll that finds nothing costs no call into Python */
     shmq_delivery *ahead;        /* read-ahead: taken, not started: [at, at + n) */
     uint32_t prefetch, at, n;
     int mode;
@@ -274,6 +275,7 @@ static PyObject *consumer_self(PyObject *self) { return Py_NewRef(self); }
 static int consumer_traverse(ConsumerObject *self, visitproc visit, void *arg) {
     Py_VISIT(self->client);
     Py_VISIT(self->type);
+    Py_VISIT(self->empty);
     return 0;
 }
 /* Is the memory of ctx still there? A Client that is garbage together with us may have been finalized first; it detached then,
@@ -729,9 +731,15 @@ static int recover(ConsumerObject *self, int rc, uint64_t deadline) {
 /* Wait after an attempt that gave `rc`. 1 = try again; 0 = the loop is over (looped and shut down and drained); -1 = raised. */
 static int wait_or_recover(ConsumerObject *self, int rc, uint64_t deadline, bool looped, bool *last) {
     if (rc == SHMQ_EMPTY) {
-        if (*last || deadline == 1) return recover(self, SHMQ_TIMEOUT, deadline) < 0 ? -1 : 1;
+        if (*last || deadline == 1) {
+            if (!self->empty || !PyTuple_CheckExact(self->empty) || PyTuple_GET_SIZE(self->empty) != 2)
+                return recover(self, SHMQ_TIMEOUT, deadline) < 0 ? -1 : 1;
+            PyErr_SetObject(PyTuple_GET_ITEM(self->empty, 0), PyTuple_GET_ITEM(self->empty, 1));
+            return -1;
+        }
         if (PyErr_CheckSignals() < 0) return -1;
         shmq_ctx *ctx = self->ctx;
+        if (shmq_glance(ctx, self->qref) == SHMQ_OK) return 1;   /* an answer within a microsecond: dropping the GIL costs as much */
         uint64_t qref = self->qref, spin = self->spin_ns;
         Py_BEGIN_ALLOW_THREADS
         rc = shmq_wait_items(ctx, qref, deadline, spin);
@@ -961,6 +969,7 @@ static void consumer_dealloc(ConsumerObject *self) {
     PyMem_Free(self->ahead);
     Py_CLEAR(self->client);
     Py_CLEAR(self->type);
+    Py_CLEAR(self->empty);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 static PyObject *consumer_ctx(ConsumerObject *self, void *unused) { (void)unused; return PyLong_FromVoidPtr(self->ctx); }
@@ -980,6 +989,7 @@ static PyGetSetDef consumer_getset[] = {
 static PyMemberDef consumer_members[] = {
     {"_qref", T_ULONGLONG, offsetof(ConsumerObject, qref), READONLY, NULL},
     {"_client", T_OBJECT, offsetof(ConsumerObject, client), READONLY, NULL},
+    {"_empty", T_OBJECT, offsetof(ConsumerObject, empty), 0, NULL},
     {"_mode", T_INT, offsetof(ConsumerObject, mode), READONLY, NULL},
     {"unsettled", T_ULONGLONG, offsetof(ConsumerObject, unsettled), READONLY, PyDoc_STR("Deliveries handed out and not settled.")},
     {"_read_ahead", T_UINT, offsetof(ConsumerObject, n), READONLY, NULL},

@@ -83,6 +83,9 @@ class Consumer(ConsumerBase):
         super().__init__(
             queue._client, queue._ctx, queue._qref, mode, prefetch, max_unsettled or 0, ADAPTIVE, Delivery
         )  # fmt: skip
+        where = f"queue {self.queue_name!r}"
+        todo = "wait longer (timeout=), or publish one"
+        self._empty = QueueEmpty, explain(where, "no message in time", "one", todo)
 
     @property
     def ack_mode(self) -> str:
@@ -139,10 +142,7 @@ class Consumer(ConsumerBase):
     def _recover(self, rc: int, deadline_ns: int) -> None:
         """Return for another attempt after the outcome ``rc``, or raise what it stands for."""
         if rc == lib.SHMQ_TIMEOUT:
-            raise QueueEmpty(
-                f"queue {self.queue_name!r}: found no message in time, expected one; "
-                "wait longer (timeout=), or publish one"
-            )
+            raise QueueEmpty(self._empty[1])
         if rc == lib.SHMQ_E_FORKED:
             self._client.reattach()
             self._bind(self._client.address, self._qref)

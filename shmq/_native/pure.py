@@ -294,8 +294,8 @@ class ConsumerBase:
     """The part of Consumer that is called for every message."""
 
     __slots__ = (
-        "_ahead", "_client", "_ctx_pointer", "_delivery", "_leases", "_limit", "_mode", "_prefetch",
-        "_qref", "_spin_ns", "_taken", "closed",
+        "_ahead", "_client", "_ctx_pointer", "_delivery", "_empty", "_leases", "_limit", "_mode",
+        "_prefetch", "_qref", "_spin_ns", "_taken", "closed",
     )  # fmt: skip
 
     def __init__(
@@ -321,6 +321,7 @@ class ConsumerBase:
         self._limit = limit
         self._spin_ns = spin_ns
         self._delivery = delivery
+        self._empty: tuple[type[Exception], str]  # set by Consumer; the accelerator raises it itself
 
     def _bind(self, address: int, qref: int) -> None:
         if address != self._ctx:

@@ -92,6 +92,18 @@ def _one_by_one(f: Figures) -> Verdict:
     return Verdict(text, found, ratio >= 10, rate >= best[1])  # noqa: PLR2004
 
 
+def _redis(f: Figures) -> Verdict:
+    text = "64 B one by one, manual ack: must ≥ 8 × Redis Streams in batches of 100; goal ≥ 15 ×"
+    own, best = (
+        f.value("one-by-one", MANUAL, "rate"),
+        f.best_peer("batch", "rate", highest=True, only="Redis"),
+    )
+    if own is None or best is None:
+        return Verdict(text, "not measured", None)
+    ratio = own / best[1]
+    return Verdict(text, f"{ratio:.1f} ×", ratio >= 8, ratio >= 15)  # noqa: PLR2004
+
+
 def _publish(f: Figures) -> Verdict:
     text = "one publish() with nobody asleep: must p50 ≤ 0.3 µs and p99 ≤ 1 µs"
     p50 = f.value("publish-watched", NONE, "p50")
@@ -172,6 +184,7 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
     return [
         _one_by_one(f),
         _ratio(f, "64 B one by one, manual ack: must ≥ 7 ×", "one-by-one", MANUAL, 7),
+        _redis(f),
         _ratio(f, "publish_many / get_many: must ≥ 20 ×", "batch", NONE, 20),
         _publish(f),
         _spinning(f),
