@@ -87,9 +87,46 @@ static int claim(shmq_ctx *ctx, uint32_t idx, uint64_t *ctl) {
     return 1;
 }
 
+/* Take up to `want` of the hint bits `allowed` of word w; the lowest will be popped first. How many were got. */
+static uint32_t take_bits(shmq_ctx *ctx, magazine *m, uint32_t w, uint64_t allowed, uint32_t want) {
+    uint64_t x = ld_acq(&ctx->l0[w]) & allowed, take = 0;
+    for (uint32_t i = 0; i < want && x; i++, x &= x - 1) take |= x & -x;
+    if (take) take &= and64(&ctx->l0[w], ~take);
+    uint32_t n = (uint32_t)__builtin_popcountll(take);
+    while (take) {   /* highest first */
+        uint32_t bit = 63 - (uint32_t)__builtin_clzll(take);
+        take &= ~(UINT64_C(1) << bit);
+        m->idx[m->n++] = w * 64 + bit;
+    }
+    return n;
+}
+
+/* Large payloads go round a window of 4 MiB, more than a core's own cache: a block that its reader has just let go is still
+ * in the reader's cache, and writing to it pulls every line from there (64 KiB between two cores: 9 GB/s against 20). */
+static int go_round(shmq_ctx *ctx, unsigned k) {
+    magazine *m = &ctx->magazines[k];
+    uint64_t hwm = class_hwm(ctx, k);   /* behind it there may be no memory, not even for hints */
+    uint32_t window = hwm < m->window ? (uint32_t)hwm : m->window;
+    if (window == 0) return 0;
+    uint32_t first = ctx->classes[k].first / 64, words = window / 64 ? window / 64 : 1;
+    uint32_t bits = window / 64 ? 64 : window;
+    uint64_t inside = bits == 64 ? ~UINT64_C(0) : (UINT64_C(1) << bits) - 1;
+    for (uint32_t tries = 0; tries <= words; tries++) {
+        uint32_t w = m->next / 64 % words, from = m->next % 64;
+        uint32_t n = from < bits ? take_bits(ctx, m, first + w, inside & (~UINT64_C(0) << from), m->cap) : 0;
+        if (n) {   /* on behind the highest one taken, which lies lowest */
+            m->next = m->idx[m->n - n] - first * 64 + 1;
+            return 1;
+        }
+        m->next = (w + 1) % words * 64;
+    }
+    return 0;
+}
+
 /* Move up to half a magazine of hint bits of the lowest word that has some into the magazine. */
 static int refill(shmq_ctx *ctx, unsigned k) {
     magazine *m = &ctx->magazines[k];
+    if (m->window && go_round(ctx, k)) return 1;
     uint32_t first = ctx->classes[k].first / 64;
     uint64_t hwm = class_hwm(ctx, k);
     if (hwm == 0) return 0;
@@ -98,21 +135,12 @@ static int refill(shmq_ctx *ctx, unsigned k) {
         for (uint64_t seen = ld_acq(&ctx->l1[v]); seen; seen &= seen - 1) {
             uint32_t w = v * 64 + (uint32_t)__builtin_ctzll(seen);
             if (w < first || w > last) continue;
-            uint64_t x = ld_acq(&ctx->l0[w]), take = 0;
-            if (x == 0) {   /* clear the l1 bit, then look again: pairs with arena_hint's order l0, l1 */
+            if (ld_acq(&ctx->l0[w]) == 0) {   /* clear the l1 bit, then look again: pairs with arena_hint's order l0, l1 */
                 and64(&ctx->l1[v], ~(UINT64_C(1) << (w % 64)));
                 if (ld_sc(&ctx->l0[w])) or64(&ctx->l1[v], UINT64_C(1) << (w % 64));
                 continue;
             }
-            for (uint32_t i = 0; i < want && x; i++, x &= x - 1) take |= x & -x;
-            take &= and64(&ctx->l0[w], ~take);
-            if (take == 0) continue;
-            while (take) {   /* highest first, so that the lowest is popped first */
-                uint32_t bit = 63 - (uint32_t)__builtin_clzll(take);
-                take &= ~(UINT64_C(1) << bit);
-                m->idx[m->n++] = w * 64 + bit;
-            }
-            return 1;
+            if (take_bits(ctx, m, w, ~UINT64_C(0), want)) return 1;
         }
     }
     return 0;

@@ -105,7 +105,7 @@ typedef struct {             /* one queue as this process sees it; options are a
 } local_queue;
 
 #define MAGAZINE 64
-typedef struct { uint32_t n, cap; uint32_t idx[MAGAZINE]; } magazine;
+typedef struct { uint32_t n, cap, window, next; uint32_t idx[MAGAZINE]; } magazine;   /* window: of how many blocks; next: within it */
 
 typedef struct {             /* how a size class is reached */
     uint8_t *payload;

@@ -159,6 +159,8 @@ static void place(shmq_ctx *ctx, const shmq_geometry *sound) {   /* I2: from a c
         uint64_t most = (UINT64_C(1) << 18) / c->stride;   /* a magazine hoards at most 256 KiB */
         ctx->magazines[k].cap = most > MAGAZINE ? MAGAZINE : most < 2 ? 1 : (uint32_t)most;
         ctx->magazines[k].n = 0;
+        ctx->magazines[k].window = c->stride >= SHMQ_PAGE && c->stride < (1u << 20) ? (uint32_t)((UINT64_C(4) << 20) / c->stride) : 0;
+        ctx->magazines[k].next = 0;
     }
     ctx->random = shmq_now() ^ (uint64_t)getpid() << 32 ^ UINT64_C(0x9e3779b97f4a7c15);
 }

@@ -321,7 +321,9 @@ class ConsumerBase:
         self._limit = limit
         self._spin_ns = spin_ns
         self._delivery = delivery
-        self._empty: tuple[type[Exception], str]  # set by Consumer; the accelerator raises it itself
+        self._empty: tuple[
+            type[Exception], str
+        ]  # set by Consumer; the accelerator raises it itself
 
     def _bind(self, address: int, qref: int) -> None:
         if address != self._ctx:
