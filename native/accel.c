@@ -494,9 +494,11 @@ static PyObject *queue_send_many(QueueObject *self, PyObject *args) {
 
 /* _send(payload, meta or None, ttl_ns, delay_ns, priority) -> id, or a negative result */
 static PyObject *queue_send(QueueObject *self, PyObject *const *args, Py_ssize_t n) {
-    if (n != 5) return PyErr_Format(PyExc_TypeError, "_send: found %zd arguments, expected 5", n);
+    if (n != 7) return PyErr_Format(PyExc_TypeError, "_send: found %zd arguments, expected 7", n);
     shmq_message m = {0};
     Py_buffer payload, meta = {0};
+    for (int i = 5; i < 7; i++)
+        if (args[i] != Py_None && !PyBytes_CheckExact(args[i])) return PyErr_Format(PyExc_TypeError, "_send: found a key that is not bytes");
     m.ttl_ns = PyLong_AsUnsignedLongLong(args[2]);
     m.delay_ns = PyLong_AsUnsignedLongLong(args[3]);
     m.priority = (uint32_t)PyLong_AsUnsignedLong(args[4]);
@@ -510,6 +512,14 @@ static PyObject *queue_send(QueueObject *self, PyObject *const *args, Py_ssize_t
     m.size = (uint64_t)payload.len;
     m.meta = meta.buf;
     m.meta_size = (uint32_t)meta.len;
+    if (args[5] != Py_None) {
+        m.key = PyBytes_AS_STRING(args[5]);
+        m.key_size = (uint32_t)PyBytes_GET_SIZE(args[5]);
+    }
+    if (args[6] != Py_None) {
+        m.dedup = PyBytes_AS_STRING(args[6]);
+        m.dedup_size = (uint32_t)PyBytes_GET_SIZE(args[6]);
+    }
     int rc = send_one(self, &m);
     PyBuffer_Release(&payload);
     if (meta.obj) PyBuffer_Release(&meta);

@@ -302,6 +302,11 @@ class QueueOptions:
             "order": ORDERS.index(self.order),
             "durability": DURABILITIES.index(self.durability),
             "flags": 0,
+            "aging_ns": 0,
+            "topic": 0,
+            "kind": 0,
+            "expired": 0,
+            "dedup_capacity": 0,
         }
 
     @classmethod

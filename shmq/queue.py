@@ -139,7 +139,9 @@ class Queue(QueueBase):
                 return rc
             last = self._wait_for_room(rc, deadline, last)
 
-    def _encoded(self, m: Message) -> tuple[Any, bytes | None, int, int, int]:
+    def _encoded(
+        self, m: Message
+    ) -> tuple[Any, bytes | None, int, int, int, bytes | None, bytes | None]:
         if m.priority >= self._priorities:
             raise ValueError(
                 explain(
@@ -152,7 +154,8 @@ class Queue(QueueBase):
         payload = m.payload
         if type(payload) is not bytes and not memoryview(payload).c_contiguous:
             payload = bytes(payload)
-        return payload, m.encoded_headers(), m.ttl_ns, m.delay_ns, m.priority
+        key, dedup = _bytes_of(m.key), _bytes_of(m.dedup_id)
+        return payload, m.encoded_headers(), m.ttl_ns, m.delay_ns, m.priority, key, dedup
 
     def _publish_many_slow(
         self,
@@ -328,7 +331,7 @@ class Queue(QueueBase):
         )
         if info.word >> 8 != self._qref >> 16:
             self._client.check(lib.SHMQ_GONE, what)
-        counts = dict(zip(_COUNTERS, info.counters, strict=True))
+        counts = dict(zip(_COUNTERS, info.counters, strict=False))
         return QueueStats(
             name=self.name,
             ready=census.ready,
@@ -426,6 +429,10 @@ _COUNTERS = (
 )  # fmt: skip
 
 
+def _bytes_of(text: str | bytes | None) -> bytes | None:
+    return text.encode() if isinstance(text, str) else text
+
+
 def _reopen(broker: str, name: str) -> Queue:
     return Queue(Client.connect(broker), name)
 
@@ -440,10 +447,10 @@ class Loan:
         self._queue = queue
         self._nbytes = nbytes
         if fields:
-            _, meta, ttl, delay, priority = queue._encoded(message_of(b"", fields))
+            _, meta, *rest = queue._encoded(message_of(b"", fields))
         else:  # as for a plain Message, without making one
-            meta, ttl, delay, priority = None, lib.SHMQ_DELAY_DEFAULT, 0, 0
-        self._args = (meta, ttl, delay, priority, deadline_of(timeout))
+            meta, rest = None, [lib.SHMQ_DELAY_DEFAULT, 0, 0, None, None]
+        self._args = (meta, tuple(rest), deadline_of(timeout))
         self._loan: Any = None
         self._buffer: Any = None
         self._view: memoryview | None = None
@@ -487,9 +494,14 @@ class Loan:
 
     def _publish_unless_referred(self, view: memoryview) -> None:
         loan, queue = self._loan, self._queue
-        meta, ttl, delay, priority, deadline = self._args
+        meta, (ttl, delay, priority, key, dedup), deadline = self._args
         m = ffi.new("shmq_message *")
         m.size, m.ttl_ns, m.delay_ns, m.priority = self._nbytes, ttl, delay, priority
+        keys = [None if item is None else ffi.from_buffer(item) for item in (key, dedup)]
+        if keys[0] is not None:
+            m.key, m.key_size = keys[0], len(keys[0])
+        if keys[1] is not None:
+            m.dedup, m.dedup_size = keys[1], len(keys[1])
         if meta is not None:
             encoded = ffi.from_buffer(meta)
             m.meta, m.meta_size = encoded, len(meta)

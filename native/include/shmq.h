@@ -12,11 +12,11 @@
  *   l1         | word[4096]            hints: bit = that L0 word may be nonzero (reserved at format)
  *   l0         | word[262144]          hints: bit = that block may be FREE      (reserved as the arena grows)
  *   queues     | shmq_queue[1024]      one 4 KiB record per queue               (reserved at create)
- *   counters   | shmq_counters[owner][queue]                                    (reserved per owner and 32 queues)
+ *   counters   | shmq_counters[owner][queue]; the last row: sums when the record was made   (reserved per owner and 32 queues)
  *   held       | shmq_held[owner][65536]  leases and view hazards               (reserved stepwise per owner)
  *   blocks     | shmq_block[2^24]      64-byte block headers, never given back  (reserved as the arena grows)
- *   cold       | room for a second line per block (durability, topics)          (not used by this layout)
- *   rings      | ring slots of all queues                                       (reserved at create)
+ *   cold       | room for a second line per block (durability)                  (not used by this layout)
+ *   rings      | ring slots, key lanes and dedup tables of all queues           (reserved at create, or at first use)
  *   payload[k] | payload areas of size class k                                  (reserved on demand, given back)
  *              +--------------------------------------------------------------+
  *
@@ -88,9 +88,10 @@ enum shmq_rc {
 
 enum shmq_state {
     SHMQ_VOID = 0, SHMQ_FREE = 1, SHMQ_NEW = 2, SHMQ_READY = 3, SHMQ_OWNED = 4, SHMQ_MOVE = 5,
-    SHMQ_DELAYED = 6, SHMQ_LIMBO = 7, SHMQ_ATTACHED = 8, SHMQ_BAD = 9
+    SHMQ_DELAYED = 6, SHMQ_LIMBO = 7, SHMQ_ATTACHED = 8, SHMQ_BAD = 9, SHMQ_FAN = 10
 };
 #define SHMQ_FLAG_VIEWED 1   /* ctl flag: some held entry may outlive the lease; the last free goes by LIMBO */
+#define SHMQ_FLAG_CHILD 2    /* ctl flag: a subscriber's share of a block in FAN, which has the payload */
 
 #define SHMQ_HELD_STARTED 1  /* held flag: handed to the user; a death counts as an attempt */
 #define SHMQ_HELD_VIEW 2     /* held flag: no lease any more, only a view keeps the block */
@@ -98,7 +99,9 @@ enum shmq_state {
 enum shmq_owner_state { SHMQ_OWNER_FREE = 0, SHMQ_OWNER_ALIVE = 1, SHMQ_OWNER_DEAD = 2 };
 enum shmq_queue_state { SHMQ_Q_FREE = 0, SHMQ_Q_LIVE = 1, SHMQ_Q_CLOSED = 2, SHMQ_Q_DELETING = 3, SHMQ_Q_RETIRING = 4 };
 enum shmq_role { SHMQ_CLIENT = 0, SHMQ_SUPERVISOR = 1, SHMQ_SIDECAR = 2, SHMQ_OBSERVER = 3 };
-enum shmq_overflow { SHMQ_BLOCK = 0, SHMQ_REJECT = 1, SHMQ_DROP_OLDEST = 2 };
+enum shmq_overflow { SHMQ_BLOCK = 0, SHMQ_REJECT = 1, SHMQ_DROP_OLDEST = 2, SHMQ_DISCONNECT = 3 };
+enum shmq_order { SHMQ_FIFO = 0, SHMQ_BY_KEY = 1, SHMQ_STRICT = 2 };
+enum shmq_kind { SHMQ_KIND_QUEUE = 0, SHMQ_KIND_TOPIC = 1, SHMQ_KIND_SUBSCRIPTION = 2, SHMQ_KIND_PATTERN = 3 };
 enum shmq_reason { SHMQ_R_NONE = 0, SHMQ_R_RETRIES = 1, SHMQ_R_REJECTED = 2, SHMQ_R_EXPIRED = 3, SHMQ_R_OVERFLOW = 4 };
 enum shmq_provider { SHMQ_POSIX = 0, SHMQ_SYSV = 1 };
 
@@ -130,7 +133,8 @@ typedef struct {             /* the first pages of a segment */
     shmq_au64 anonymous;     /* 1 = the supervisor ends the broker when the last client is gone */
     shmq_au64 closing;       /* 1 = graceful shutdown has begun */
     shmq_au64 user_word;     /* owner-independent flag words for upper floors */
-    uint8_t pad1[96];
+    uint64_t secret[2];      /* keys the hashes of keys and deduplication ids; written by format */
+    uint8_t pad1[80];
     shmq_au64 next_id;       /* message ids are handed out from here in lots */
     uint8_t pad2[120];
     shmq_au32 attach_evt;    /* changes with every attach, detach and declared death */
@@ -141,7 +145,10 @@ typedef struct {             /* the first pages of a segment */
     shmq_au32 owner_hwm;
     shmq_au32 leases;        /* 1 = some queue has an ack_timeout */
     shmq_au32 corrupt;       /* words found impossible and put right or quarantined */
-    uint8_t pad3[96];
+    shmq_au32 topology;      /* changes with every queue, topic and subscription made, closed or deleted */
+    uint8_t pad3[92];
+    shmq_au64 next_expiry;   /* no message expires before this, as far as known; a hint for the sweep */
+    uint8_t pad4[120];
     struct { shmq_au64 n; uint8_t pad[120]; } hwm[SHMQ_CLASSES];   /* blocks ever made, per class */
 } shmq_header;
 
@@ -163,7 +170,7 @@ typedef struct { shmq_au64 word; shmq_au64 deadline; } shmq_held;   /* deadline:
 typedef struct {             /* one block; only the owner of NEW or MOVE writes anything but ctl */
     shmq_au64 ctl;
     shmq_au64 pos;
-    shmq_au64 fate;          /* spare:7 | meta:1 | prio:4 | again:1 | reason:3 | died:12 | attempts:12 | origin:12 | home:12 */
+    shmq_au64 fate;          /* spare:5 | forward:1 | dedup:1 | meta:1 | prio:4 | again:1 | reason:3 | died:12 | attempts:12 | origin:12 | home:12 */
     shmq_au64 id;
     shmq_au64 published_ns;
     shmq_au64 expires_ns;    /* 0 = never */
@@ -188,6 +195,12 @@ typedef struct {             /* what a queue was made with; immutable */
     uint32_t order;
     uint32_t durability;
     uint32_t flags;
+    uint64_t aging_ns;       /* a waiting message gains a level each time this passes; 0 = never */
+    uint64_t topic;          /* reference of the topic that a subscription belongs to, or 0 */
+    uint32_t kind;
+    uint32_t expired;        /* 1 = expired messages are dropped, 0 = dead-lettered */
+    uint32_t dedup_capacity; /* ids remembered at a time */
+    uint32_t reserved;
 } shmq_queue_options;
 
 typedef struct { uint64_t offset; uint32_t lg; uint32_t ready; } shmq_ring_place;   /* ready: memory is reserved */
@@ -197,7 +210,7 @@ typedef struct {
     shmq_au64 word;
     uint64_t created_ns;
     shmq_queue_options options;
-    uint8_t pad0[144];
+    uint8_t pad0[112];
     char name[256];
     shmq_au32 evt;           /* consumers sleep here */
     uint8_t pad1[124];
@@ -207,13 +220,17 @@ typedef struct {
     uint8_t pad3[112];
     shmq_ring_ends ends[11];
     shmq_ring_place place[11];
-    uint64_t base[16];       /* sums of shmq_counters when the record was made */
-    uint8_t pad4[208];
+    shmq_ring_place keys;    /* order = key, strict: what each lane is busy with */
+    shmq_ring_place dedup;   /* the table of ids */
+    uint64_t ephemeral;      /* owner word of the process with which a subscription ends, or 0 */
+    uint8_t pad4[296];
 } shmq_queue;
 
 typedef struct {             /* one writer each: the owner; monotone, never reset; for metrics only */
     shmq_au64 published, published_bytes, delivered, delivered_bytes, acked, nacked, rejected, redelivered;
     shmq_au64 dead_lettered, expired, dropped, recovered, returned, wakes, sleeps, full;
+    shmq_au64 deduped, forwarded, disconnected, spare0, spare1, spare2, spare3, spare4;
+    struct { shmq_au64 n; } waited[20], held[20];   /* sampled: publish to delivery, delivery to ack; bucket i: below 2^i microseconds, the last: all above */
 } shmq_counters;
 
 typedef struct shmq_ctx shmq_ctx;   /* one process's attachment; in private memory that a fork wipes */
@@ -241,6 +258,10 @@ typedef struct {
     uint64_t id;             /* out */
     uint32_t meta_size;
     uint32_t priority;
+    const void *key;         /* order = key: messages of equal keys keep their order */
+    const void *dedup;       /* deduplication id, or NULL */
+    uint32_t key_size;
+    uint32_t dedup_size;
 } shmq_message;
 
 typedef struct {
@@ -271,7 +292,7 @@ typedef struct { uint64_t word, start, stack, attached_ns, op; uint32_t state, p
 typedef struct {
     uint64_t word, created_ns, ready, bytes;
     shmq_queue_options options;
-    uint64_t counters[16];   /* sums of shmq_counters in its order */
+    uint64_t counters[64];   /* sums of shmq_counters in its order */
     uint32_t state, index;
     char name[256];
 } shmq_queue_info;
@@ -382,7 +403,7 @@ _Static_assert(sizeof(shmq_owner) == 128, "an owner record is two lines");
 _Static_assert(sizeof(shmq_held) == 16, "held entry");
 _Static_assert(sizeof(shmq_block) == 64, "a block header is one line");
 _Static_assert(offsetof(shmq_block, size) == 56, "block.size");
-_Static_assert(sizeof(shmq_counters) == 128, "counters are two lines of one writer");
+_Static_assert(sizeof(shmq_counters) == 512, "counters are eight lines of one writer; the first two are hot");
 _Static_assert(sizeof(shmq_queue) == 4096, "a queue record is one page");
 _Static_assert(offsetof(shmq_queue, evt) % 128 == 0, "evt has lines of its own");
 _Static_assert(offsetof(shmq_queue, space) % 128 == 0, "space has lines of its own");

@@ -57,6 +57,8 @@ static inline uint64_t fate_make(unsigned home, unsigned origin, unsigned attemp
          | (uint64_t)prio << 52 | (uint64_t)meta << 56;
 }
 #define FATE_AGAIN (UINT64_C(1) << 51)
+#define FATE_DEDUP (UINT64_C(1) << 57)     /* the id's key lies behind the payload */
+#define FATE_FORWARD (UINT64_C(1) << 58)   /* settled by a forward: due_ns names the new message */
 #define FATE_ATTEMPT (UINT64_C(1) << 24)
 
 /* ---- held ---- */

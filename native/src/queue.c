@@ -86,6 +86,10 @@ static int counters_ready(shmq_ctx *ctx, uint32_t index) {
     return rc;
 }
 
+/* All places in the ring region that belong to a record: its rings, its key lanes, its table of ids (in words of 8 bytes). */
+#define PLACES 13
+static shmq_ring_place *place_of(shmq_queue *rec, unsigned n) { return n < 11 ? &rec->place[n] : n == 11 ? &rec->keys : &rec->dedup; }
+
 /* Bytes of a ring whose place is sound, else 0. */
 static uint64_t place_bytes(shmq_ctx *ctx, shmq_ring_place p) {
     if (p.lg < 1 || p.lg > 24 || p.offset < ctx->geometry.rings || p.offset % SHMQ_PAGE) return 0;
@@ -181,8 +185,8 @@ static uint64_t ring_space(shmq_ctx *ctx, uint64_t bytes, uint64_t also_at, uint
         if (also_bytes && at < also_at + also_bytes && also_at < at + bytes) { at = also_at + also_bytes; moved = 1; }
         for (uint32_t i = 0; i < n && i < SHMQ_QUEUES; i++) {
             if (queue_state(ld_acq(&ctx->queues[i].word)) == SHMQ_Q_FREE) continue;
-            for (unsigned lane = 0; lane < 11; lane++) {
-                shmq_ring_place p = ctx->queues[i].place[lane];
+            for (unsigned n_th = 0; n_th < PLACES; n_th++) {
+                shmq_ring_place p = *place_of(&ctx->queues[i], n_th);
                 uint64_t size = (UINT64_C(8) << (p.lg & 31)) + SHMQ_PAGE - 1;
                 size -= size % SHMQ_PAGE;
                 if (p.offset == 0 || at >= p.offset + size || p.offset >= at + bytes) continue;
@@ -206,14 +210,21 @@ static uint32_t lg_for(uint64_t n) {
     return lg;
 }
 
-static void sum_counters(shmq_ctx *ctx, uint32_t index, uint64_t out[16]) {
-    memset(out, 0, 16 * sizeof *out);
+#define COUNTERS (sizeof(shmq_counters) / 8)
+
+static void sum_counters(shmq_ctx *ctx, uint32_t index, uint64_t out[COUNTERS]) {
+    memset(out, 0, COUNTERS * sizeof *out);
     uint32_t n = ld32_acq(&ctx->header->owner_hwm);
     for (uint32_t o = 0; o < n && o < SHMQ_OWNERS; o++) {
         if (!(ld32_acq(&ctx->owners[o].counters) & 1u << (index / 32))) continue;
         shmq_au64 *c = (shmq_au64 *)&ctx->counters[(uint64_t)o * SHMQ_QUEUES + index];
-        for (int i = 0; i < 16; i++) out[i] += ld_rlx(&c[i]);
+        for (unsigned i = 0; i < COUNTERS; i++) out[i] += ld_rlx(&c[i]);
     }
+}
+
+/* What the counters of record `index` stood at when it was made: the row behind those of all owners. */
+static uint64_t *base_counters(shmq_ctx *ctx, uint32_t index) {
+    return (uint64_t *)&ctx->counters[(uint64_t)SHMQ_OWNERS * SHMQ_QUEUES + index];
 }
 
 int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options) {
@@ -238,6 +249,7 @@ int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_opti
     at[0] = ring_space(ctx, bytes[0], 0, 0);
     at[1] = at[0] ? ring_space(ctx, bytes[1], at[0], bytes[0]) : 0;
     rc = at[1] ? shmq_reserve(ctx, (uint64_t)((uint8_t *)rec - ctx->base), sizeof *rec) : SHMQ_E_NOMEM;
+    if (rc == SHMQ_OK) rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)base_counters(ctx, index) - ctx->base), sizeof(shmq_counters));
     if (rc == SHMQ_OK) rc = shmq_reserve(ctx, at[0], bytes[0]);
     if (rc != SHMQ_OK) { admin_leave(ctx); return rc; }
     uint64_t gen = queue_gen(ld_acq(&rec->word));
@@ -251,12 +263,15 @@ int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_opti
         st_rlx(&rec->ends[lane].head, 0);
         st_rlx(&rec->ends[lane].tail, 0);
     }
+    rec->keys = rec->dedup = (shmq_ring_place){ 0 };
+    rec->ephemeral = 0;
     rec->place[SHMQ_LANE_WORK] = (shmq_ring_place){ at[0], lg[0], 1 };
     rec->place[SHMQ_LANE_AGAIN] = (shmq_ring_place){ at[1], lg[1], 0 };
     st_rlx(&rec->bytes, 0);
-    sum_counters(ctx, index, rec->base);
+    sum_counters(ctx, index, base_counters(ctx, index));
     CRASH_POINT("create");
     st_rel(&rec->word, queue_make(gen + 1, SHMQ_Q_LIVE));   /* I1: last */
+    add32(&ctx->header->topology, 1);
     if (index == hwm) st32_rel(&ctx->header->queue_hwm, hwm + 1);
     if (options->ack_timeout_ns) {   /* the sidecar has leases to watch from now on */
         st32_rel(&ctx->header->leases, 1);
@@ -307,6 +322,7 @@ static int turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
         if (queue_state(w) == SHMQ_Q_DELETING) return state == SHMQ_Q_DELETING ? SHMQ_OK : SHMQ_GONE;
         if (queue_state(w) == state || cas(&rec->word, w, queue_make(queue_gen(w), state))) break;
     }
+    add32(&ctx->header->topology, 1);
     barrier_everywhere();   /* whoever saw it LIVE has its message's header in sight now: queue_drained can trust its scan */
     wake_all(rec);
     return SHMQ_OK;
@@ -427,7 +443,7 @@ int shmq_queue_collect(shmq_ctx *ctx) {
             if (barrier_everywhere() != 0) break;
         }
         if (somebody_inside(ctx)) continue;   /* a recoverer that saw it DELETING may still look into its rings */
-        for (unsigned lane = 0; lane < 11; lane++) ring_punch(ctx, rec->place[lane]);
+        for (unsigned n = 0; n < PLACES; n++) ring_punch(ctx, *place_of(rec, n));
         CRASH_POINT("collect");
         if (cas(&rec->word, retiring, queue_make(queue_gen(w), SHMQ_Q_FREE))) done++;
     }
@@ -451,7 +467,7 @@ static int snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
     memcpy(out->name, rec->name, sizeof out->name);
     out->name[sizeof out->name - 1] = 0;
     sum_counters(ctx, index, out->counters);
-    for (int i = 0; i < 16; i++) out->counters[i] -= rec->base[i];
+    for (unsigned i = 0; i < COUNTERS; i++) out->counters[i] -= base_counters(ctx, index)[i];
     for (unsigned lane = 0; lane < 11 && ld_acq(&rec->word) == out->word; lane++) {
         local_ring r;
         if (!__atomic_load_n(&rec->place[lane].ready, __ATOMIC_ACQUIRE)) continue;

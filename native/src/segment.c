@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -84,7 +85,7 @@ uint64_t shmq_plan(const shmq_config *config, shmq_geometry *g) {
     PART(l1, SHMQ_BLOCKS / 64 / 64 * 8);
     PART(l0, SHMQ_BLOCKS / 64 * 8);
     PART(queues, SHMQ_QUEUES * sizeof(shmq_queue));
-    PART(counters, (uint64_t)SHMQ_OWNERS * SHMQ_QUEUES * sizeof(shmq_counters));
+    PART(counters, (uint64_t)(SHMQ_OWNERS + 1) * SHMQ_QUEUES * sizeof(shmq_counters));
     PART(held, (uint64_t)SHMQ_OWNERS * SHMQ_HELD * sizeof(shmq_held));
     PART(blocks, (uint64_t)SHMQ_BLOCKS * sizeof(shmq_block));
     PART(cold, (uint64_t)SHMQ_BLOCKS * 64);
@@ -226,6 +227,12 @@ int shmq_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
     }
 }
 
+static void make_secret(uint64_t secret[2]) {   /* nobody can prepare two ids that collide */
+    if (getrandom(secret, 16, GRND_NONBLOCK) == 16) return;
+    secret[0] = hash64(shmq_now(), &secret, sizeof(void *)) ^ boot_hash();
+    secret[1] = hash64(secret[0], secret, 8) ^ (uint64_t)getpid();
+}
+
 int shmq_format(shmq_ctx *ctx, const shmq_config *config) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ctx->mapped) return fail(ctx, SHMQ_E_ARG, WHAT_MAP, 0, 0, 1, 0);
@@ -244,6 +251,8 @@ int shmq_format(shmq_ctx *ctx, const shmq_config *config) {
     h->geometry = g;
     h->checksum = header_checksum(h);
     st_rlx(&h->next_id, 1);
+    st_rlx(&h->next_expiry, UINT64_MAX);
+    make_secret(h->secret);
     st_rlx(&h->anonymous, config->anonymous ? 1 : 0);
     CRASH_POINT("format");
     st_rel(&h->magic, SHMQ_MAGIC);   /* I1 */

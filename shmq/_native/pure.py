@@ -68,7 +68,7 @@ class QueueBase:
 
     def publish(self, message: Any, **rest: Any) -> int:
         if type(message) is bytes and not rest:
-            sent = self._send(message, None, lib.SHMQ_DELAY_DEFAULT, 0, 0)
+            sent = self._send(message, None, lib.SHMQ_DELAY_DEFAULT, 0, 0, None, None)
             if sent >= 0:
                 return sent
         return self._publish_slow(message, **rest)
@@ -90,7 +90,16 @@ class QueueBase:
     ) -> int:
         raise NotImplementedError
 
-    def _send(self, payload: Any, meta: bytes | None, ttl: int, delay: int, priority: int) -> int:
+    def _send(
+        self,
+        payload: Any,
+        meta: bytes | None,
+        ttl: int,
+        delay: int,
+        priority: int,
+        key: bytes | None,
+        dedup: bytes | None,
+    ) -> int:
         """Publish without waiting; return the id, or a negative result."""
         m = ffi.new("shmq_message *")
         data = ffi.from_buffer(payload)
@@ -99,6 +108,11 @@ class QueueBase:
             encoded = ffi.from_buffer(meta)
             m.meta, m.meta_size = encoded, len(meta)
         m.ttl_ns, m.delay_ns, m.priority = ttl, delay, priority
+        keys = [None if item is None else ffi.from_buffer(item) for item in (key, dedup)]
+        if keys[0] is not None:
+            m.key, m.key_size = keys[0], len(keys[0])
+        if keys[1] is not None:
+            m.dedup, m.dedup_size = keys[1], len(keys[1])
         rc = lib.shmq_publish(self._ctx_pointer, self._qref, m)
         return rc if rc < 0 else int(m.id)
 
