@@ -12,6 +12,7 @@ import gc
 import hashlib
 import os
 import secrets
+import signal
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+# A shell's background job ignores Ctrl-C, and so would every process that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEV_SHM = Path("/dev/shm")
 SYSV_TABLE = Path("/proc/sysvipc/shm")
