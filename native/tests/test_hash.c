@@ -3,7 +3,7 @@
 #include "hash.h"
 
 static hash128 of(unsigned n) {
-    uint8_t key[16], text[64];
+    uint8_t key[16], text[64] = { 0 };
     uint64_t secret[2];
     for (unsigned i = 0; i < 16; i++) key[i] = (uint8_t)i;
     for (unsigned i = 0; i < n; i++) text[i] = (uint8_t)i;
