@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shmq._native import QueueBase, ffi, lib
+from shmq._native import QueueBase, ffi, lib, message_struct
 from shmq.aio import wait_in_thread
 from shmq.client import Client
 from shmq.consumer import ADAPTIVE, Consumer
@@ -331,7 +331,7 @@ class Queue(QueueBase):
         )
         if info.word >> 8 != self._qref >> 16:
             self._client.check(lib.SHMQ_GONE, what)
-        counts = dict(zip(_COUNTERS, info.counters, strict=False))
+        counts = dict(zip(_COUNTERS, ffi.unpack(info.counters, len(_COUNTERS)), strict=True))
         return QueueStats(
             name=self.name,
             ready=census.ready,
@@ -421,7 +421,7 @@ class Queue(QueueBase):
         return f"<shmq.Queue {self.name!r} of broker {self._client.name!r}>"
 
 
-# In the order of shmq_counters in native/include/shmq.h.
+# The first of shmq_counters in native/include/shmq.h, in its order.
 _COUNTERS = (
     "published", "published_bytes", "delivered", "delivered_bytes", "acked", "nacked", "rejected",
     "redelivered", "dead_lettered", "expired", "dropped", "recovered", "returned", "wakes", "sleeps",
@@ -440,17 +440,17 @@ def _reopen(broker: str, name: str) -> Queue:
 class Loan:
     """Memory of a message to be; see `Queue.loan`."""
 
-    __slots__ = ("_args", "_buffer", "_loan", "_nbytes", "_queue", "_view")
+    __slots__ = ("_buffer", "_deadline", "_fields", "_loan", "_nbytes", "_queue", "_view")
 
     def __init__(self, queue: Queue, nbytes: int, fields: dict[str, Any]) -> None:
         timeout = fields.pop("timeout", None)
         self._queue = queue
         self._nbytes = nbytes
         if fields:
-            _, meta, *rest = queue._encoded(message_of(b"", fields))
+            self._fields = queue._encoded(message_of(b"", fields))[1:]
         else:  # as for a plain Message, without making one
-            meta, rest = None, [lib.SHMQ_DELAY_DEFAULT, 0, 0, None, None]
-        self._args = (meta, tuple(rest), deadline_of(timeout))
+            self._fields = (None, lib.SHMQ_DELAY_DEFAULT, 0, 0, None, None)
+        self._deadline = deadline_of(timeout)
         self._loan: Any = None
         self._buffer: Any = None
         self._view: memoryview | None = None
@@ -462,7 +462,8 @@ class Loan:
             )
         queue = self._queue
         loan = ffi.new("shmq_delivery *")
-        size = len(self._args[0]) if self._args[0] is not None else 0
+        meta = self._fields[0]
+        size = len(meta) if meta is not None else 0
         rc = lib.shmq_loan(queue._client.ctx, queue._qref, self._nbytes, size, loan)
         if rc == lib.SHMQ_E_FORKED:
             queue._reattach()
@@ -494,23 +495,14 @@ class Loan:
 
     def _publish_unless_referred(self, view: memoryview) -> None:
         loan, queue = self._loan, self._queue
-        meta, (ttl, delay, priority, key, dedup), deadline = self._args
-        m = ffi.new("shmq_message *")
-        m.size, m.ttl_ns, m.delay_ns, m.priority = self._nbytes, ttl, delay, priority
-        keys = [None if item is None else ffi.from_buffer(item) for item in (key, dedup)]
-        if keys[0] is not None:
-            m.key, m.key_size = keys[0], len(keys[0])
-        if keys[1] is not None:
-            m.dedup, m.dedup_size = keys[1], len(keys[1])
-        if meta is not None:
-            encoded = ffi.from_buffer(meta)
-            m.meta, m.meta_size = encoded, len(meta)
+        m, _keep = message_struct(None, *self._fields)
+        m.size = self._nbytes
         own = ffi.new("shmq_delivery *", loan[0])
         loan.ctl = 0  # from here on the finalizer leaves the block to us
         if not _release(view) or self._buffer() is not None:
             loan[0] = own[0]
             queue._loan_refused()
-        queue._publish_loan(own, m, deadline)
+        queue._publish_loan(own, m, self._deadline)
 
 
 def _release(view: memoryview) -> bool:

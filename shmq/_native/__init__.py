@@ -15,12 +15,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from shmq._native._shmq import ffi, lib
+from shmq._native.structs import message_struct
 
 if TYPE_CHECKING:
     from shmq._native._shmq import CData as CData
     from shmq._native.pure import ConsumerBase, DeliveryBase, QueueBase
 
-__all__ = ["ACCEL", "ConsumerBase", "DeliveryBase", "QueueBase", "ffi", "lib"]
+__all__ = ["ACCEL", "ConsumerBase", "DeliveryBase", "QueueBase", "ffi", "lib", "message_struct"]
 
 
 def _load() -> ModuleType | None:

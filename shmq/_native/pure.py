@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmq._native._shmq import ffi, lib
+from shmq._native.structs import message_struct
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -101,18 +102,7 @@ class QueueBase:
         dedup: bytes | None,
     ) -> int:
         """Publish without waiting; return the id, or a negative result."""
-        m = ffi.new("shmq_message *")
-        data = ffi.from_buffer(payload)
-        m.data, m.size = data, len(data)
-        if meta is not None:
-            encoded = ffi.from_buffer(meta)
-            m.meta, m.meta_size = encoded, len(meta)
-        m.ttl_ns, m.delay_ns, m.priority = ttl, delay, priority
-        keys = [None if item is None else ffi.from_buffer(item) for item in (key, dedup)]
-        if keys[0] is not None:
-            m.key, m.key_size = keys[0], len(keys[0])
-        if keys[1] is not None:
-            m.dedup, m.dedup_size = keys[1], len(keys[1])
+        m, _keep = message_struct(payload, meta, ttl, delay, priority, key, dedup)
         rc = lib.shmq_publish(self._ctx_pointer, self._qref, m)
         return rc if rc < 0 else int(m.id)
 
@@ -335,9 +325,8 @@ class ConsumerBase:
         self._limit = limit
         self._spin_ns = spin_ns
         self._delivery = delivery
-        self._empty: tuple[
-            type[Exception], str
-        ]  # set by Consumer; the accelerator raises it itself
+        # Set by Consumer; the accelerator raises it itself.
+        self._empty: tuple[type[Exception], str]
 
     def _bind(self, address: int, qref: int) -> None:
         if address != self._ctx:
