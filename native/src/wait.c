@@ -16,7 +16,7 @@
 #define SLICE UINT64_C(1000000000)
 #define SPIN_MIN UINT64_C(2000)
 #define SPIN_MAX UINT64_C(60000)
-#define GLANCES 48   /* about a microsecond */
+#define GLANCES 48   /* 1.5 microseconds */
 
 static int items_ready(shmq_ctx *ctx, local_queue *q) {
     if (ctx_enter(ctx) != SHMQ_OK) return 1;   /* look again, and hear why */
@@ -120,23 +120,16 @@ int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
     return rc;
 }
 
-/* Is something there, or does it come within a microsecond? For callers that hold a lock others want: no sleep, no yield. */
+/* Is something there, or does it come within a microsecond or two? For callers that hold a lock others want: no sleep, no yield. */
 int shmq_glance(shmq_ctx *ctx, uint64_t qref) {
     local_queue *q;
-    int rc = ctx_enter(ctx);
+    int status, rc = enter(ctx, qref, &q, &status);
     if (rc != SHMQ_OK) return rc;
-    op_begin(ctx);
-    rc = queue_local(ctx, qref, &q);
-    if (rc == SHMQ_OK) {
-        rc = SHMQ_EMPTY;
-        for (int i = 0; i < GLANCES && rc == SHMQ_EMPTY; i++) {
-            if (!take_none_left(ctx, q)) rc = SHMQ_OK;
-            else pause_cpu();
-        }
+    for (int i = 0; i < GLANCES; i++) {
+        if (items_ready(ctx, q)) return SHMQ_OK;
+        pause_cpu();
     }
-    op_end(ctx);
-    ctx_unlock(ctx);
-    return rc;
+    return SHMQ_EMPTY;
 }
 
 /* Wait until the queue may have room. A taker wakes us in lots; the bound on each sleep covers one that stops half-way. */
