@@ -7,6 +7,9 @@ event service is waited on and the producer notifies it after each send.
 from __future__ import annotations
 
 import ctypes
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import iceoryx2 as iox2
@@ -28,9 +31,19 @@ class Iceoryx2(Peer):
         notes="receiving polls, except in the blocking round trip (listener/notifier)",
     )
 
+    def _root(self) -> Path:
+        return Path(tempfile.gettempdir()) / f"{self.spec.tag}.iceoryx2"
+
+    def _prefix(self) -> str:
+        return f"{self.spec.tag}_"
+
     def _node(self) -> Any:
         iox2.set_log_level(iox2.LogLevel.Error)
-        return iox2.NodeBuilder.new().create(iox2.ServiceType.Ipc)
+        # Places of this measurement's own: the management segment outlives every node.
+        config = iox2.config.default()
+        config.global_cfg.root_path = iox2.Path.new(f"{self._root()}/")
+        config.global_cfg.prefix = iox2.FileName.new(self._prefix())
+        return iox2.NodeBuilder.new().config(config).create(iox2.ServiceType.Ipc)
 
     def _service(self, node: Any, channel: int) -> Any:
         return (
@@ -108,8 +121,11 @@ while True:
         return Endpoint(env=env, get=get, spin=spin)
 
     def teardown(self) -> None:
-        """Remove what processes that are gone have left."""
+        """Remove what processes that are gone have left, and what iceoryx2 keeps for the next node."""
         self._node().try_cleanup_dead_nodes()
+        for path in Path("/dev/shm").glob(f"{self._prefix()}*"):  # noqa: S108
+            path.unlink()
+        shutil.rmtree(self._root(), ignore_errors=True)
 
 
 PEER = Iceoryx2
