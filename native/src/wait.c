@@ -1,8 +1,8 @@
 /* wait.c: a consumer waits for messages, a producer for room, the processes behind a broker for work.
  *
  * Spin first, sleep then. The spin adapts: it grows while spinning pays and shrinks while it does not, so that an idle
- * consumer costs nothing and a busy one never pays a wake-up. Every sleep is bounded by a second; whoever has waited that
- * long looks for dead processes itself, so that recovery needs no supervisor.
+ * consumer costs nothing and a busy one never pays a wake-up. Every sleep is bounded by a second; whoever has slept half that
+ * long in vain, in one sleep or in many short ones, looks for dead processes itself, so that recovery needs no supervisor.
  */
 #include "lease.h"
 #include "owner.h"
@@ -81,6 +81,13 @@ static int spin_adaptive(shmq_ctx *ctx, local_queue *q, int (*ready)(shmq_ctx *,
     return done;
 }
 
+/* After a sleep of `ns`: when sleeping has led to nothing for long, somebody may be dead who could have ended it. */
+static void slept(shmq_ctx *ctx, local_queue *q, uint64_t ns, int in_vain) {
+    uint64_t idle = in_vain ? ld_rlx(&q->idle_ns) + ns : 0;
+    st_rlx(&q->idle_ns, idle > SLICE / 2 ? 0 : idle);
+    if (idle > SLICE / 2) shmq_reap(ctx, 0);
+}
+
 /* Wait until the queue may have something to take. spin_ns: at most so long without sleeping; UINT64_MAX = adaptive. */
 int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t spin_ns) {
     local_queue *q;
@@ -112,10 +119,8 @@ int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
     bump(&q->counters->sleeps, 1);
     uint64_t before = shmq_now();
     rc = waiter_sleep(&q->shared->evt, seen, deadline_ns, slice);
-    if (rc == SHMQ_OK) {
-        if (shmq_now() - before > SLICE / 2 && status == SHMQ_OK && !items_ready(ctx, q)) shmq_reap(ctx, 0);
-        return SHMQ_OK;
-    }
+    slept(ctx, q, shmq_now() - before, !items_ready(ctx, q));
+    if (rc == SHMQ_OK) return SHMQ_OK;
     if (items_ready(ctx, q)) waiter_wake(&q->shared->evt);   /* leaving without a message: pass the baton */
     return rc;
 }
@@ -145,10 +150,8 @@ int shmq_wait_space(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
     if (status != SHMQ_OK) return status;
     uint64_t before = shmq_now();
     rc = waiter_sleep(&q->shared->space, seen, deadline_ns, q->lot > 1 ? 20000000 : SLICE);
-    if (rc == SHMQ_OK) {
-        if (shmq_now() - before > SLICE / 2 && !space_ready(ctx, q)) shmq_reap(ctx, 0);
-        return SHMQ_OK;
-    }
+    slept(ctx, q, shmq_now() - before, !space_ready(ctx, q));
+    if (rc == SHMQ_OK) return SHMQ_OK;
     if (space_ready(ctx, q)) waiter_wake(&q->shared->space);
     return rc;
 }

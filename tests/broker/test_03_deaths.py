@@ -133,6 +133,31 @@ def test_without_a_supervisor_the_sidecar_finds_the_dead(broker_name: str) -> No
             delivery.ack()
 
 
+@pytest.mark.parametrize("way", ["open", "closed", "polled"])
+def test_with_both_killed_those_who_wait_find_the_dead(broker_name: str, way: str) -> None:
+    with shmq.Broker(broker_name) as broker:
+        queue = broker.create_queue("orders")
+        queue.publish(b"precious")
+        with program(CONSUMER, broker_name) as consumer:
+            assert consumer.line() == "precious"
+            for pid in processes_of(broker):
+                kill(pid)
+            if way == "closed":
+                queue.shutdown()
+            consumer.kill()
+
+        def poll() -> shmq.Delivery | None:
+            with contextlib.suppress(shmq.QueueEmpty):
+                return here.get(timeout=0.05)
+            return None
+
+        with queue.subscribe() as here:
+            delivery = wait_until(poll) if way == "polled" else here.get(timeout=20)
+            assert delivery.payload == b"precious"
+            assert delivery.attempt == 2
+            delivery.ack()
+
+
 def test_what_a_process_held_before_exec_is_delivered_again(broker_name: str) -> None:
     source = """
         with shmq.connect(name).get_queue("orders").subscribe() as consumer:
