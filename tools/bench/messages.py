@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import struct
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SEQ = struct.Struct("<Q")
 CYCLE_64B = 4000
 CYCLE_BIG = 5
+_LINE = 64
+_HEADER = bytes.__basicsize__ - 1  # in front of the bytes of a bytes object
 
 
 def numbered(size: int, seq: int) -> bytes:
@@ -15,6 +22,22 @@ def numbered(size: int, seq: int) -> bytes:
     if size < 2 * _SEQ.size:
         return head.ljust(size, b".")
     return head + b"." * (size - 2 * _SEQ.size) + head
+
+
+def on_a_line(make: Callable[[], bytes]) -> bytes:
+    """Return a message whose bytes begin on a cache line.
+
+    Copying from between two lines is 40 % slower for everybody, and where an object comes to lie depends on as little
+    as the name of a folder: it must not decide between two rows.
+    """
+    beside = []  # what did not fit stays, so that the next one lies elsewhere
+    for _ in range(100):
+        message = make()
+        if (id(message) + _HEADER) % _LINE == 0:
+            return message
+        beside.append(message)
+    text = f"found no place for {len(message):,} bytes at the start of a cache line"
+    raise RuntimeError(text)
 
 
 def number_of(item: bytes) -> int:
@@ -40,5 +63,6 @@ def cycle(size: int, room: int, *, chunk: int = 250) -> list[list[bytes]]:
     lap is found out; the total count is checked as well.
     """
     length = CYCLE_64B if size <= 1024 else CYCLE_BIG  # noqa: PLR2004
-    messages = [numbered(size, seq) for seq in range(length)]
+    place = on_a_line if size > 1024 else lambda make: make()  # noqa: PLR2004
+    messages = [place(partial(numbered, size, seq)) for seq in range(length)]
     return chunks_of(messages, max(1, min(chunk, room // 4, length)))
