@@ -29,7 +29,7 @@ WERROR ?= 1
 export SHMQ_REQUIRE_ACCEL ?= 1
 
 NATIVE := $(shell find native -name '*.[ch]' -not -path 'native/tests/*' 2>/dev/null) native/build_ffi.py
-EXTRAS := test,cli,examples
+EXTRAS := test,cli,examples,metrics,otel
 
 # The first Python >= 3.10 among these, unless PYTHON is given. Each is run, not only looked up:
 # a version manager's shim may be there for a version that is not.

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from shmq.errors import TopicNotFound as TopicNotFound
     from shmq.message import Message as Message
     from shmq.options import QueueOptions as QueueOptions
+    from shmq.queue import Latency as Latency
     from shmq.queue import Queue as Queue
     from shmq.queue import QueueStats as QueueStats
     from shmq.settings import Settings as Settings
@@ -51,7 +52,7 @@ _HOMES = {
     "Consumer": "shmq.consumer",
     "Delivery": "shmq.delivery",
     "Message": "shmq.message",
-    **dict.fromkeys(("Queue", "QueueStats"), "shmq.queue"),
+    **dict.fromkeys(("Latency", "Queue", "QueueStats"), "shmq.queue"),
     "QueueOptions": "shmq.options",
     "Settings": "shmq.settings",
     **dict.fromkeys(

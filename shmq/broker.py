@@ -30,7 +30,7 @@ from shmq.options import (
     from_ns,
     to_ns,
 )
-from shmq.queue import Queue
+from shmq.queue import Queue, QueueStats, stats_of
 from shmq.segment import ANONYMOUS_PREFIX, Owner, Segment, owners_alive
 from shmq.settings import Settings, pack_defaults, unpack_defaults
 from shmq.supervisor.spawn import start_supervisor
@@ -80,7 +80,7 @@ class BrokerStats:
     closing: bool
     attached: tuple[Owner, ...]
     """processes that use it, supervisor and sidecar included"""
-    queues: tuple[QueueSummary, ...]
+    queues: tuple[QueueStats, ...]
 
 
 class Broker:
@@ -145,7 +145,12 @@ class Broker:
             "memory_limit": settings.memory_limit,
             "max_message": settings.max_message_size,
             "ttl_ns": to_ns(settings.default_ttl),
-            "user_word": pack_defaults(settings.max_queue_depth, settings.max_retries),
+            "user_word": pack_defaults(
+                settings.max_queue_depth,
+                settings.max_retries,
+                settings.metrics,
+                settings.metrics_interval,
+            ),
             "anonymous": int(self._anonymous),
         }
 
@@ -276,7 +281,10 @@ class Broker:
     # ---- the broker itself -----------------------------------------------------------------
 
     def stats(self) -> BrokerStats:
-        """Return how the broker is: its processes, its memory, its queues."""
+        """Return how the broker is: its processes, its memory, its queues with all their figures.
+
+        Walks once over all blocks: for people and monitors, not for loops.
+        """
         self._call(lib.shmq_segment_snapshot, ffi.new("shmq_segment_info *"))
         return read_stats(self._client.segment, self._client.ctx)
 
@@ -550,5 +558,18 @@ def read_stats(segment: Segment, ctx: Any) -> BrokerStats:
         anonymous=bool(info.anonymous),
         closing=bool(info.closing),
         attached=tuple(owners),
-        queues=tuple(_summaries(ctx)),
+        queues=tuple(_all_stats(ctx, info.queues)),
     )
+
+
+def _all_stats(ctx: Any, queues: int) -> list[QueueStats]:
+    census = ffi.new("shmq_census[]", queues)
+    lib.shmq_census_all(ctx, census, queues)
+    info = ffi.new("shmq_queue_info *")
+    found = []
+    for index in range(queues):
+        if lib.shmq_queue_snapshot(ctx, index, info) != lib.SHMQ_OK:
+            continue
+        if info.state in (lib.SHMQ_Q_LIVE, lib.SHMQ_Q_CLOSED):
+            found.append(stats_of(info, census[index]))
+    return sorted(found, key=lambda stats: stats.name)

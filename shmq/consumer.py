@@ -21,6 +21,7 @@ from shmq._native import ConsumerBase, ffi, lib
 from shmq.aio import task_number, wait_in_thread
 from shmq.delivery import ACK, NACK, Delivery, error_headers
 from shmq.errors import (
+    BrokerNotRunning,
     InvalidOption,
     InvalidOptionType,
     LimitReached,
@@ -222,7 +223,7 @@ class Consumer(ConsumerBase):
     async def __anext__(self) -> Delivery:
         try:
             delivery = await self._aget(0, True)
-        except QueueClosed:
+        except (QueueClosed, BrokerNotRunning):  # closed and drained; of a broker that ended
             raise StopAsyncIteration from None
         assert delivery is not None
         return delivery

@@ -18,15 +18,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import struct
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shmq._native import lib
 from shmq.errors import MessageTooLarge, explain
-from shmq.options import NS, parse_duration
+from shmq.options import MAX_SECONDS, NS, parse_duration
 
 if TYPE_CHECKING:
+    import datetime
     from typing import TypeAlias
 
     from typing_extensions import Buffer
@@ -40,7 +42,9 @@ MAX_PRIORITY = 9
 QUEUE_DEFAULT = (1 << 64) - 1  # ttl of a message that leaves it to the queue
 
 _DOUBLE = struct.Struct("<d")
-_FIELDS = frozenset(("headers", "priority", "ttl", "delay", "dedup_id", "key", "id", "timestamp"))
+_FIELDS = frozenset(
+    ("headers", "priority", "ttl", "delay", "deliver_at", "dedup_id", "key", "id", "timestamp")
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,9 @@ class Message:
         ttl: Seconds, or text such as "250ms", after which it is no longer delivered. None: the
             queue's default. `math.inf`: never.
         delay: Seconds before it becomes visible to consumers.
+        deliver_at: The same as a point in time, a `datetime` (a naive one is local time) or seconds
+            since 1970; one that is past means at once. Turned into a delay when it is published:
+            setting the machine's clock afterwards moves nothing.
         dedup_id: Publishes with equal ids within the queue's `dedup_window` count once.
         key: For `order="key"`.
         id, timestamp: Set on what was published: a number unique in its broker, and seconds since
@@ -73,6 +80,7 @@ class Message:
     key: str | bytes | None = None
     id: int | None = None
     timestamp: float | None = None
+    deliver_at: float | None = None
 
     if TYPE_CHECKING:
 
@@ -87,6 +95,7 @@ class Message:
             key: str | bytes | None = None,
             id: int | None = None,
             timestamp: float | None = None,
+            deliver_at: float | datetime.datetime | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -130,6 +139,12 @@ class Message:
             set_(self, "ttl", ttl)
         if self.delay is not None:
             set_(self, "delay", _seconds(self.delay, "delay"))
+        if self.deliver_at is not None:
+            if self.delay is not None:
+                raise ValueError(
+                    explain("deliver_at", "a delay as well", "one of them", "leave one out")
+                )
+            set_(self, "deliver_at", _point_in_time(self.deliver_at))
         for name in ("dedup_id", "key"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, (str, bytes)):
@@ -146,7 +161,9 @@ class Message:
 
     @property
     def delay_ns(self) -> int:
-        """Nanoseconds for the core; 0 is at once."""
+        """Nanoseconds from now for the core; 0 is at once."""
+        if self.deliver_at is not None:
+            return max(0, round((self.deliver_at - time.time()) * NS))
         return round(self.delay * NS) if self.delay else 0
 
     def encoded_headers(self) -> bytes | None:
@@ -169,8 +186,33 @@ def message_of(message: Any, fields: Mapping[str, Any]) -> Message:
             )
         )
     if isinstance(message, Message):
-        return dataclasses.replace(message, **fields) if fields else message
+        if not fields:
+            return message
+        # Two ways to say when; the field says it for this publish.
+        other = {"delay": "deliver_at", "deliver_at": "delay"}
+        unsaid = {other[name]: None for name in other if name in fields}
+        return dataclasses.replace(message, **{**unsaid, **fields})
     return Message(message, **fields)
+
+
+def _point_in_time(value: object) -> float:
+    stamp = getattr(value, "timestamp", None)
+    if callable(stamp):  # a datetime, or what behaves like one
+        value = stamp()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            explain(
+                "deliver_at",
+                f"{value!r}",
+                "a datetime or seconds since 1970",
+                "delay= takes seconds from now",
+            )
+        )
+    if not abs(value) <= time.time() + MAX_SECONDS:  # false for NaN as well
+        raise ValueError(
+            explain("deliver_at", f"{value!r}", "a time within 100 years", "choose an earlier one")
+        )
+    return float(value)
 
 
 def _seconds(value: object, what: str) -> float:

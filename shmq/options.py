@@ -25,6 +25,7 @@ NO_QUEUE = 0xFFFF
 UNLIMITED_RETRIES = 0xFFFFFFFF
 
 OVERFLOWS = ("block", "reject", "drop-oldest")
+EXPIRED = ("dead-letter", "drop")
 ORDERS = ("fifo", "key", "strict")
 DURABILITIES = ("none", "snapshot", "interval", "sync")
 
@@ -112,12 +113,18 @@ def parse_choice(value: object, what: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def _nearest(word: str, words: Iterable[str]) -> str:
+def nearest(word: str, words: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Return the one of ``words`` that ``word`` is most like; None when it is like none of them."""
     import difflib
 
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=cutoff)
+    return close[0] if close else None
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
     words = list(words)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(words)}"
+    close = nearest(word, words)
+    return f"did you mean {close!r}?" if close else f"known are {', '.join(words)}"
 
 
 def reject_unknown(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -201,6 +208,8 @@ class QueueOptions:
     """spread of the delay, as a part of it, 0..1"""
     ack_timeout: float | None = None
     """seconds until an unsettled delivery is taken back; None = only when its process is dead"""
+    expired: str = "dead-letter"
+    """what becomes of a message that outlives its ttl: "dead-letter" or "drop" """
     dead_letter: str | None = None
     """name of the queue for dead messages; None = they are dropped"""
     priorities: int = 10
@@ -224,6 +233,7 @@ class QueueOptions:
                     explain("max_bytes", "0", "1 or more bytes", "use None for no bound")
                 )
         parse_choice(self.overflow, "overflow", OVERFLOWS)
+        parse_choice(self.expired, "expired", EXPIRED)
         put("ttl", self._positive("ttl"))
         if self.max_retries is not None:
             put("max_retries", parse_count(self.max_retries, "max_retries", 0, MAX_RETRIES))
@@ -305,7 +315,7 @@ class QueueOptions:
             "aging_ns": 0,
             "topic": 0,
             "kind": 0,
-            "expired": 0,
+            "expired": EXPIRED.index(self.expired),
             "dedup_capacity": 0,
         }
 
@@ -322,6 +332,7 @@ class QueueOptions:
             retry_backoff_max=core.backoff_max_ns / NS,
             retry_jitter=core.jitter_ppm / 1_000_000,
             ack_timeout=from_ns(core.ack_timeout_ns),
+            expired=EXPIRED[core.expired],
             dead_letter=dead_letter,
             priorities=core.priorities,
             dedup_window=from_ns(core.dedup_window_ns),

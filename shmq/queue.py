@@ -10,7 +10,7 @@ A Queue is a name, a broker and a number: it pickles as the first two and attach
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -27,10 +27,27 @@ from shmq.options import NS, parse_count
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Loan", "Queue", "QueueStats"]
+__all__ = ["BOUNDS", "Latency", "Loan", "Queue", "QueueStats"]
 
 CHUNK = 256
 MAX_PEEK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long something took, measured on one message in 32 of each process. Times in seconds.
+
+    The percentiles are read from a histogram with two buckets per decade, so they are good to a
+    factor of two or so; `mean` is exact for what was measured.
+    """
+
+    samples: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    buckets: tuple[int, ...]
+    """how many took up to `BOUNDS`[i] seconds; the last: longer than all of them"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,10 @@ class QueueStats:
         recovered: Taken back from dead processes. returned: given back by consumers that closed.
         full: Publishes that found the queue full.
         published_bytes, delivered_bytes: Payload bytes.
+        waited: From publish (or from when it was due, or dead) to delivery; None without samples.
+        held: From delivery to ack; None without samples.
+        at: When these figures were taken, seconds of the monotonic clock.
+        state: "live" or "closed".
     """
 
     name: str
@@ -75,6 +96,27 @@ class QueueStats:
     wakes: int
     sleeps: int
     full: int
+    waited: Latency | None = None
+    held: Latency | None = None
+    at: float = 0.0
+    state: str = "live"
+
+    def rates_since(self, earlier: QueueStats) -> dict[str, float]:
+        """Return how many per second of each count there were since ``earlier`` figures."""
+        seconds = self.at - earlier.at
+        if earlier.name != self.name or seconds <= 0:
+            raise ValueError(
+                explain(
+                    "earlier",
+                    f"figures of queue {earlier.name!r}, {seconds:g} s earlier",
+                    f"earlier ones of queue {self.name!r}",
+                    "call stats() twice and pass the first result",
+                )
+            )
+        return {
+            name: max(0, getattr(self, name) - getattr(earlier, name)) / seconds
+            for name in _COUNTERS
+        }
 
 
 class Queue(QueueBase):
@@ -331,17 +373,7 @@ class Queue(QueueBase):
         )
         if info.word >> 8 != self._qref >> 16:
             self._client.check(lib.SHMQ_GONE, what)
-        counts = dict(zip(_COUNTERS, ffi.unpack(info.counters, len(_COUNTERS)), strict=True))
-        return QueueStats(
-            name=self.name,
-            ready=census.ready,
-            unsettled=census.unsettled + census.moving,
-            delayed=census.delayed,
-            bytes=census.bytes,
-            oldest_age=(lib.shmq_now() - census.oldest_ns) / NS if census.oldest_ns else None,
-            closed=info.state != lib.SHMQ_Q_LIVE,
-            **counts,
-        )
+        return stats_of(info, census)
 
     def purge(self) -> int:
         """Drop every message that is ready; return how many. Unsettled and delayed ones stay."""
@@ -427,6 +459,59 @@ _COUNTERS = (
     "redelivered", "dead_lettered", "expired", "dropped", "recovered", "returned", "wakes", "sleeps",
     "full",
 )  # fmt: skip
+_WAITED_NS, _HELD_NS, _WAITED, _HELD, _BUCKETS = 22, 23, 24, 44, 20  # the same
+
+BOUNDS = (*(x * 10.0**e for e in range(-6, 3) for x in (1, 3)), 1000.0)
+"""Upper bounds of all but the last bucket of a `Latency`, seconds."""
+
+
+def latency_of(buckets: Sequence[int], total_ns: int) -> Latency | None:
+    """Return the figures of a histogram; None without samples."""
+    samples = sum(buckets)
+    if not samples:
+        return None
+
+    def percentile(part: float) -> float:
+        wanted = part * samples
+        below = 0
+        for i, n in enumerate(buckets):
+            if n and below + n >= wanted:
+                if i == len(BOUNDS):
+                    return BOUNDS[-1]
+                low = BOUNDS[i - 1] if i else BOUNDS[0] / 3
+                return float(low * (BOUNDS[i] / low) ** ((wanted - below) / n))
+            below += n
+        return BOUNDS[-1]
+
+    return Latency(
+        samples=samples,
+        mean=total_ns / NS / samples,
+        p50=percentile(0.5),
+        p90=percentile(0.9),
+        p99=percentile(0.99),
+        buckets=tuple(buckets),
+    )
+
+
+def stats_of(info: Any, census: Any) -> QueueStats:
+    """Return the figures in a `shmq_queue_info` and a `shmq_census`."""
+    counters = list(info.counters)
+    now = lib.shmq_now()
+    live = info.state == lib.SHMQ_Q_LIVE
+    return QueueStats(
+        name=ffi.string(info.name).decode(errors="replace"),
+        ready=census.ready,
+        unsettled=census.unsettled + census.moving,
+        delayed=census.delayed,
+        bytes=census.bytes,
+        oldest_age=max(0, now - census.oldest_ns) / NS if census.oldest_ns else None,
+        closed=not live,
+        **dict(zip(_COUNTERS, counters[: len(_COUNTERS)], strict=True)),
+        waited=latency_of(counters[_WAITED : _WAITED + _BUCKETS], counters[_WAITED_NS]),
+        held=latency_of(counters[_HELD : _HELD + _BUCKETS], counters[_HELD_NS]),
+        at=now / NS,
+        state="live" if live else "closed",
+    )
 
 
 def _bytes_of(text: str | bytes | None) -> bytes | None:

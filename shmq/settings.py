@@ -17,6 +17,7 @@ from shmq.errors import InvalidOption, InvalidOptionType, StorageError, explain
 from shmq.options import (
     MAX_DEPTH,
     MAX_RETRIES,
+    nearest,
     parse_choice,
     parse_count,
     parse_duration,
@@ -100,6 +101,7 @@ class Settings:
                         f"environment variable SHMQ_{name.upper()}, {error}"
                     ) from None
                 merged[name] = text
+        _refuse_misspelt(environ, names)
         merged.update(keywords)
         return cls(**merged)
 
@@ -110,6 +112,28 @@ class Settings:
             "ttl": self.default_ttl,
             "max_retries": self.max_retries,
         }
+
+
+OTHER_VARIABLES = ("CONFIG", "DEBUG", "NO_ACCEL", "BUILD_NO_ACCEL")
+
+
+def _refuse_misspelt(environ: Mapping[str, str], names: list[str]) -> None:
+    # Somebody else's SHMQ_ variable is none of our business; one a letter away from ours is.
+    known = {name.upper() for name in names} | set(OTHER_VARIABLES)
+    for variable, value in environ.items():
+        word = variable.removeprefix("SHMQ_")
+        if word == variable or word in known or not value:
+            continue
+        close = nearest(word.lower(), names, cutoff=0.85)
+        if close:
+            raise InvalidOptionType(
+                explain(
+                    f"environment variable {variable}",
+                    "an unknown name",
+                    "a known one",
+                    f"did you mean SHMQ_{close.upper()}?",
+                )
+            )
 
 
 def read_file(path: str, names: list[str]) -> dict[str, Any]:
@@ -228,12 +252,16 @@ PARSERS: dict[str, Callable[[object, str], Any]] = {
 # ---- what of it lives in the segment --------------------------------------------------------------
 # A queue gets the broker's defaults whichever process creates it. Times to live and sizes are in the
 # header's geometry; depth and retries are packed into its user word:
-#   bit 63 = set | retries:16 | depth:32
+#   bit 63 = set | 62 = no metrics | metrics_interval:14, in 10 ms | retries:16 | depth:32
 
 
-def pack_defaults(max_queue_depth: int, max_retries: int) -> int:
-    """Return the user word for these two."""
-    return 1 << 63 | max_retries << 32 | max_queue_depth
+def pack_defaults(
+    max_queue_depth: int, max_retries: int, metrics: bool = True, metrics_interval: float = 1.0
+) -> int:
+    """Return the user word for these."""
+    ticks = min(0x3FFF, max(1, round(metrics_interval * 100)))
+    off = 0 if metrics else 1 << 62
+    return 1 << 63 | off | ticks << 48 | max_retries << 32 | max_queue_depth
 
 
 def unpack_defaults(word: int) -> tuple[int, int] | None:
@@ -241,3 +269,10 @@ def unpack_defaults(word: int) -> tuple[int, int] | None:
     if not word >> 63:
         return None
     return word & 0xFFFFFFFF, word >> 32 & 0xFFFF
+
+
+def unpack_metrics(word: int) -> tuple[bool, float]:
+    """Return (metrics, metrics_interval) of a broker."""
+    if not word >> 63:
+        return True, 1.0
+    return not word >> 62 & 1, (word >> 48 & 0x3FFF) / 100

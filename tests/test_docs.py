@@ -193,6 +193,23 @@ def test_command_lines_shown_can_be_parsed(page: Path) -> None:
     assert refused == []
 
 
+def test_every_line_of_gomq_has_its_test_or_says_that_it_is_missing() -> None:
+    section = text_of(SEMANTICS).partition("\n## Coming from GoMQ\n")[2]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    rows = [line for line in rows if not line.startswith(("| GoMQ", "|---"))]
+    assert len(rows) > 70
+    wrong = []
+    for row in rows:
+        if row.count("not in this version |") == 2:
+            continue
+        tests = re.findall(r"\[`(test_\w+)`\]\(\.\./([^)]+)\)", row.split(" | ")[-1])
+        described = re.search(r"\]\([\w.]*#[\w-]+\)", row.split(" | ")[-2])
+        if not tests or not described:
+            wrong.append(row)
+        wrong += [name for name, file in tests if f"def {name}(" not in text_of(ROOT / file)]
+    assert wrong == []
+
+
 def test_every_make_target_shown_exists() -> None:
     targets = set(re.findall(r"^([\w-]+):", text_of(ROOT / "Makefile"), re.MULTILINE))
     shown = {

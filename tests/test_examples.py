@@ -82,12 +82,42 @@ def last_line(text: str) -> str:
 
 
 def test_every_example_has_a_test_here() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"quickstart.py", "flights_etl.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "quickstart.py", "flights_etl.py", "basic.py", "delayed_messages.py", "dead_letters.py",
+    }  # fmt: skip
 
 
 def test_quickstart_delivers_one_message_to_another_process() -> None:
     code, out, err = run(EXAMPLES / "quickstart.py")
     assert (code, out, err) == (0, "made one espresso\n", "")
+
+
+def test_basic_publishes_and_acks_three_orders() -> None:
+    code, out, err = run(EXAMPLES / "basic.py")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        *(f"received {n} (application/json)" for n in (12345, 12346, 12347)),
+        "3 published, 3 acked, 0 left",
+    ]
+
+
+def test_delayed_messages_come_in_their_order() -> None:
+    code, out, err = run(EXAMPLES / "delayed_messages.py")
+    assert (code, err) == (0, "")
+    assert [line.rpartition(": ")[2] for line in out.splitlines()] == [
+        "at once", "after a delay", "at a point in time", "too late for anybody",
+    ]  # fmt: skip
+
+
+def test_dead_letters_say_why() -> None:
+    code, out, err = run(EXAMPLES / "dead_letters.py")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert "flaky: done at attempt 2" in lines
+    assert sorted(lines[-2:]) == [
+        "dead: forbidden from orders, rejected after 1: not allowed",
+        "dead: poison from orders, retries after 3: not settled in 3 attempts",
+    ]
 
 
 def test_the_first_python_block_of_the_readme_runs(tmp_path: Path) -> None:

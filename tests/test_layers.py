@@ -44,6 +44,8 @@ FLOORS = {
     "shmq.broker": 5,
     # 6: what is built on a broker
     "shmq.testing": 6,
+    "shmq.metrics": 6,
+    "shmq.otel": 6,
     "shmq.mp": 6,
     "shmq.server": 6,
     "shmq.top": 6,

@@ -36,6 +36,10 @@ WHAT = {
     12: "no scan before 'no memory'",
     13: "recovery does not clear the slot",
     14: "a death wakes nobody",
+    50: "a publisher does not lower the time of the next expiry",
+    51: "a sweep for expired messages resets their time after it, not before",
+    52: "a sweep does not clear the slot of what it takes",
+    53: "a death does not start a sweep",
 }
 
 

@@ -132,7 +132,7 @@ typedef struct {             /* the first pages of a segment */
     shmq_au64 admin;         /* owner word of who changes queue records; 0 = nobody */
     shmq_au64 anonymous;     /* 1 = the supervisor ends the broker when the last client is gone */
     shmq_au64 closing;       /* 1 = graceful shutdown has begun */
-    shmq_au64 user_word;     /* owner-independent flag words for upper floors */
+    shmq_au64 user_word;     /* defaults of upper floors; bit 62: no latencies are measured */
     uint64_t secret[2];      /* keys the hashes of keys and deduplication ids; written by format */
     uint8_t pad1[80];
     shmq_au64 next_id;       /* message ids are handed out from here in lots */
@@ -229,8 +229,8 @@ typedef struct {
 typedef struct {             /* one writer each: the owner; monotone, never reset; for metrics only */
     shmq_au64 published, published_bytes, delivered, delivered_bytes, acked, nacked, rejected, redelivered;
     shmq_au64 dead_lettered, expired, dropped, recovered, returned, wakes, sleeps, full;
-    shmq_au64 deduped, forwarded, disconnected, spare0, spare1, spare2, spare3, spare4;
-    struct { shmq_au64 n; } waited[20], held[20];   /* sampled: publish to delivery, delivery to ack; bucket i: below 2^i microseconds, the last: all above */
+    shmq_au64 deduped, forwarded, disconnected, spare0, spare1, spare2, waited_ns, held_ns;
+    struct { shmq_au64 n; } waited[20], held[20];   /* sampled: publish to delivery, delivery to ack; bucket i: up to 1, 3, 10, 30 ... microseconds, the last: above 1000 s */
 } shmq_counters;
 
 typedef struct shmq_ctx shmq_ctx;   /* one process's attachment; in private memory that a fork wipes */
@@ -346,6 +346,7 @@ int shmq_queue_delete(shmq_ctx *ctx, uint64_t queue);
 int shmq_queue_collect(shmq_ctx *ctx);
 int shmq_queue_snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out);
 int shmq_queue_census(shmq_ctx *ctx, uint64_t queue, shmq_census *out);
+int shmq_census_all(shmq_ctx *ctx, shmq_census *out, uint32_t n);
 int64_t shmq_depth(shmq_ctx *ctx, uint64_t queue);
 int64_t shmq_purge(shmq_ctx *ctx, uint64_t queue);
 int shmq_queue_discard(shmq_ctx *ctx, uint64_t queue);
@@ -386,6 +387,9 @@ int shmq_timers_collect(shmq_ctx *ctx, uint32_t *idx, uint64_t *due, uint32_t ma
 int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due, uint32_t max);
 int shmq_timer_fire(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *due);
 int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next);
+int shmq_expire_scan(shmq_ctx *ctx, uint32_t *from, uint64_t now, uint64_t soon, uint32_t *idx, uint64_t *due, uint32_t n, uint64_t *first);
+int shmq_expire(shmq_ctx *ctx, const uint32_t *idx, uint32_t n, uint64_t now);
+uint64_t shmq_next_expiry(shmq_ctx *ctx);
 int64_t shmq_trim(shmq_ctx *ctx, uint64_t keep_bytes);
 int shmq_bytes_resync(shmq_ctx *ctx, uint64_t queue);
 

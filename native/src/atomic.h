@@ -8,6 +8,7 @@
  *   HELD     held store before the ctl CAS to OWNED (take)                pairs with  HELD: ctl CAS to LIMBO before the held scan (settle)
  *   EVT      evt bit set before the ring is looked at again (wait)        pairs with  EVT: slot CAS before the evt load (wake)
  *   DEAD     owner word DEAD before the ctl load that is acted on         pairs with  DEAD: owner word re-read after that ctl load (recover)
+ *   EXPIRY   ctl CAS to READY or DELAYED before the look at next_expiry     pairs with  EXPIRY: next_expiry reset before the ctl load (expire)
  * On x86 a seq_cst read-modify-write is the plain locked instruction; acquire loads and release stores are plain moves.
  */
 #ifndef SHMQ_ATOMIC_H

@@ -99,6 +99,7 @@ typedef struct {             /* one queue as this process sees it; options are a
     uint64_t max_depth, max_bytes;
     local_ring work, again;
     uint64_t taken_ns;       /* when this process last took, kept only while producers sleep */
+    uint32_t sampled;        /* latency of every message whose number modulo SAMPLE_EVERY is this is measured */
     uint32_t space_owed;     /* slots freed since producers were last woken */
     uint32_t lot;            /* how many make a wake-up worth while */
     shmq_au64 spin_ns;       /* adaptive: how long a consumer spins before it sleeps */
@@ -143,6 +144,9 @@ struct shmq_ctx {
     struct { uint64_t ns, tsc, window, scale, first_ns, first_tsc; uint32_t trusted; } clock;
     magazine magazines[SHMQ_CLASSES];
     shmq_detail detail;
+    uint64_t timed;          /* bit = that entry of samples may be of a delivery that is not settled */
+    uint32_t started;        /* read-ahead deliveries handed out */
+    struct { uint64_t ctl, ns; uint32_t idx; } samples[64];   /* by held entry: see figures_place */
     uint32_t bare;           /* blocks in the user's hands without a held entry: loans, and takes for good not yet acked */
     uint32_t trimmed;        /* this context has trimmed before: marks of punched pages can be trusted */
     uint32_t held_n;         /* entries on the free stack */

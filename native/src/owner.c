@@ -123,6 +123,7 @@ static int attach(shmq_ctx *ctx, uint32_t role) {
         ctx->held_n = ctx->held_fresh = 0;
         ctx->next_id = ctx->end_id = 0;
         ctx->bare = ctx->trimmed = 0;
+        ctx->timed = 0;
         if (ctx->used) memset(ctx->local, 0, sizeof ctx->local);
         ctx->used = 1;
         clock_init(ctx);

@@ -11,6 +11,7 @@
  */
 #include "arena.h"
 #include "clock.h"
+#include "expire.h"
 #include "owner.h"
 #include "publish.h"
 #include "queue.h"
@@ -30,17 +31,20 @@ static uint64_t new_id(shmq_ctx *ctx) {
     return ctx->next_id++;
 }
 
-static void put_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_message *m, local_queue *q, uint64_t now) {
+/* Returns when the message expires, 0 = never. */
+static uint64_t put_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_message *m, local_queue *q, uint64_t now) {
     uint64_t ttl = m->ttl_ns == SHMQ_DELAY_DEFAULT ? q->options.ttl_ns : m->ttl_ns;
+    uint64_t expires = ttl && ttl < UINT64_MAX - now ? now + ttl : 0;
     m->id = new_id(ctx);
     st_rlx(&b->pos, pos_make(0xffff, 0));   /* in no ring in this life: recovery must not believe a former life's pos */
     st_rlx(&b->id, m->id);
     st_rlx(&b->published_ns, now);
-    st_rlx(&b->expires_ns, ttl && ttl < UINT64_MAX - now ? now + ttl : 0);
+    st_rlx(&b->expires_ns, expires);
     st32_rlx(&b->size, (uint32_t)m->size);
     st_rlx(&b->due_ns, m->delay_ns ? later(now, m->delay_ns) : 0);
     st32_rlx(&b->extra, ld32_rlx(&b->extra) & 255);
     st_rlx(&b->fate, fate_make(index, index, 0, 0, 0, 0, m->priority > 15 ? 15 : m->priority, m->meta_size != 0));   /* I2 */
+    return expires;
 }
 
 static void put_meta(uint8_t *payload, const shmq_message *m) {
@@ -104,7 +108,7 @@ int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, u
     rc = arena_alloc(ctx, footprint(m->size, m->meta_size), &idx, &ctl);
     if (rc != SHMQ_OK) return rc;
     uint8_t *payload = payload_of(ctx, idx);
-    put_header(ctx, block_at(ctx, idx), qref_index(qref), m, q, now);
+    uint64_t expires = put_header(ctx, block_at(ctx, idx), qref_index(qref), m, q, now);
     if (m->size) memcpy(payload, m->data, m->size);
     put_meta(payload, m);
     CRASH_POINT("written");
@@ -115,6 +119,7 @@ int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, u
         rc = SHMQ_OK;
     }
     if (rc != SHMQ_OK) { arena_free(ctx, idx, ctl); return rc; }
+    expire_hint(ctx, expires);
     bump(&q->counters->published, 1);
     bump(&q->counters->published_bytes, m->size);
     arena_prefetch_next(ctx, class_of(ctx, idx));
@@ -190,6 +195,7 @@ static int loan_ours(shmq_ctx *ctx, shmq_delivery *loan) {
 int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_message *m) {
     local_queue *q;
     shmq_au32 *evt = NULL;
+    uint64_t expires = 0;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     op_begin(ctx);
@@ -200,7 +206,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
         if (m->meta_size > loan->meta_size) rc = SHMQ_E_ARG;
     }
     if (rc == SHMQ_OK) {
-        put_header(ctx, block_at(ctx, loan->idx), qref_index(qref), m, q, clock_now(ctx));
+        expires = put_header(ctx, block_at(ctx, loan->idx), qref_index(qref), m, q, clock_now(ctx));
         put_meta(payload_of(ctx, loan->idx), m);
         rc = queue_status(q);
         for (int tries = 0; rc == SHMQ_OK; tries++) {
@@ -214,6 +220,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
     if (rc == SHMQ_OK) {
         loan->ctl = 0;
         ctx->bare--;
+        expire_hint(ctx, expires);
         bump(&q->counters->published, 1);
         bump(&q->counters->published_bytes, m->size);
         if (waiter_present(&q->shared->evt)) evt = &q->shared->evt;

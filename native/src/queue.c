@@ -128,6 +128,7 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     if (fresh.max_depth < 1 || fresh.max_depth > fresh.work.mask + 1) fresh.max_depth = fresh.work.mask + 1;
     fresh.max_bytes = fresh.options.max_bytes;
     fresh.lot = fresh.max_depth / 4 > 32 ? 32 : fresh.max_depth / 4 < 1 ? 1 : (uint32_t)(fresh.max_depth / 4);
+    fresh.sampled = ld_rlx(&ctx->header->user_word) >> 62 & 1 ? UINT32_MAX : 0;
     st_rlx(&fresh.spin_ns, 20000);
     st_rlx(&fresh.room_ns, 5000);
     fresh.live = queue_make(queue_gen(w), SHMQ_Q_LIVE);
@@ -349,27 +350,34 @@ static int counted(unsigned state) {
     return state == SHMQ_READY || state == SHMQ_OWNED || state == SHMQ_MOVE || state == SHMQ_DELAYED;
 }
 
-static void census(shmq_ctx *ctx, uint32_t home, shmq_census *out) {
-    memset(out, 0, sizeof *out);
+static void count_block(shmq_block *b, unsigned st, shmq_census *out) {
+    if (st == SHMQ_READY) {
+        out->ready++;
+        out->bytes += ld32_rlx(&b->size);
+        uint64_t at = ld_rlx(&b->published_ns);
+        if (out->oldest_ns == 0 || at < out->oldest_ns) out->oldest_ns = at;
+    } else if (st == SHMQ_OWNED) out->unsettled++;
+    else if (st == SHMQ_DELAYED) out->delayed++;
+    else if (st == SHMQ_MOVE) out->moving++;
+    else out->fresh++;
+}
+
+/* Of the queues from..from+n-1, in one pass over all blocks. */
+static void census_of(shmq_ctx *ctx, uint32_t from, uint32_t queues, shmq_census *out) {
+    memset(out, 0, queues * sizeof *out);
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
         uint64_t n = class_hwm(ctx, k);
         for (uint64_t i = 0; i < n; i++) {
             shmq_block *b = block_at(ctx, ctx->classes[k].first + (uint32_t)i);
             unsigned st = ctl_state(ld_acq(&b->ctl));
             if (!counted(st) && st != SHMQ_NEW) continue;
-            if (fate_home(ld_rlx(&b->fate)) != home) continue;
-            if (st == SHMQ_READY) {
-                out->ready++;
-                out->bytes += ld32_rlx(&b->size);
-                uint64_t at = ld_rlx(&b->published_ns);
-                if (out->oldest_ns == 0 || at < out->oldest_ns) out->oldest_ns = at;
-            } else if (st == SHMQ_OWNED) out->unsettled++;
-            else if (st == SHMQ_DELAYED) out->delayed++;
-            else if (st == SHMQ_MOVE) out->moving++;
-            else out->fresh++;
+            uint32_t home = fate_home(ld_rlx(&b->fate));
+            if (home - from < queues) count_block(b, st, &out[home - from]);
         }
     }
 }
+
+static void census(shmq_ctx *ctx, uint32_t home, shmq_census *out) { census_of(ctx, home, 1, out); }
 
 static int somebody_holds(shmq_ctx *ctx, uint32_t home) {
     uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
@@ -392,6 +400,7 @@ int queue_drained(shmq_ctx *ctx, uint32_t index) {
     shmq_census c;
     if (somebody_holds(ctx, index)) return 0;   /* cheap, and the usual answer */
     census(ctx, index, &c);
+    if (ld_acq(&ctx->header->closing)) c.delayed = 0;   /* the broker ends: their time will not come */
     return c.ready + c.unsettled + c.delayed + c.moving + c.fresh == 0;
 }
 
@@ -399,6 +408,14 @@ int shmq_queue_census(shmq_ctx *ctx, uint64_t qref, shmq_census *out) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ctx->mapped) return SHMQ_E_DETACHED;
     census(ctx, qref_index(qref), out);
+    return SHMQ_OK;
+}
+
+/* All queues at once: out[i] is of queue number i. */
+int shmq_census_all(shmq_ctx *ctx, shmq_census *out, uint32_t n) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
+    census_of(ctx, 0, n, out);
     return SHMQ_OK;
 }
 

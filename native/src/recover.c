@@ -141,11 +141,10 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
             }
         }
     }
-    if (delayed) {   /* p may have died between DELAYED and its hint */
-        st32_rel(&ctx->header->timer_lost, 1);
-        add32(&ctx->header->timer_evt, 2);
-        futex_wake(&ctx->header->timer_evt, 1);
-    }
+    if (!MUTANT(53)) st_rel(&ctx->header->next_expiry, 0);   /* p may have died between READY and the look at it */
+    if (delayed) st32_rel(&ctx->header->timer_lost, 1);   /* p may have died between DELAYED and its hint */
+    add32(&ctx->header->timer_evt, 2);
+    futex_wake(&ctx->header->timer_evt, 1);
     return 1;
 }
 

@@ -346,6 +346,11 @@ int shmq_set_flag(shmq_ctx *ctx, uint32_t which, uint64_t value) {
     st_rel(words[which], value);
     add32(&ctx->header->attach_evt, 1);   /* the supervisor waits on this word */
     futex_wake(&ctx->header->attach_evt, INT_MAX);
+    uint32_t queues = which == 1 && value ? ld32_acq(&ctx->header->queue_hwm) : 0;
+    for (uint32_t i = 0; i < queues && i < SHMQ_QUEUES; i++) {   /* closing: consumers that wait for delayed messages end */
+        waiter_announce(&ctx->queues[i].evt);
+        waiter_announce(&ctx->queues[i].space);
+    }
     return SHMQ_OK;
 }
 

@@ -19,6 +19,8 @@
 #include "settle.h"
 #include "arena.h"
 #include "clock.h"
+#include "expire.h"
+#include "figures.h"
 #include "owner.h"
 #include "queue.h"
 #include "ring.h"
@@ -98,7 +100,8 @@ int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     if (rc != SHMQ_OK && rc != SHMQ_E_NOTFOUND) { settle_quarantine(ctx, idx, ctl); return rc; }
     if (rc == SHMQ_E_NOTFOUND) { settle_free(ctx, idx, ctl); return SHMQ_OK; }
     uint32_t to = q->options.dead_letter;
-    if (to >= SHMQ_QUEUES || to == fate_home(f) || queue_open_local(ctx, to, &dead) != SHMQ_OK
+    if (reason == SHMQ_R_EXPIRED) bump(&q->counters->expired, 1);
+    if ((reason == SHMQ_R_EXPIRED && q->options.expired) || to >= SHMQ_QUEUES || to == fate_home(f) || queue_open_local(ctx, to, &dead) != SHMQ_OK
         || queue_gen(dead->live) != queue_gen(q->options.dead_word) || queue_status(dead) == SHMQ_GONE) {
         bump(&q->counters->dropped, 1);
         settle_free(ctx, idx, ctl);
@@ -113,9 +116,11 @@ int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
 }
 
 static int delay(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
+    uint64_t expires = ld_rlx(&block_at(ctx, idx)->expires_ns);
     if (cas(&block_at(ctx, idx)->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) {
         CRASH_POINT("delayed");
         timers_hint(ctx, idx);
+        expire_hint(ctx, expires);
     }
     return SHMQ_OK;
 }
@@ -128,6 +133,8 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     int rc = queue_open_local(ctx, fate_home(f), &q);
     if (rc != SHMQ_OK && rc != SHMQ_E_NOTFOUND) { settle_quarantine(ctx, idx, ctl); return rc; }   /* never lost for a reason of ours */
     if (rc == SHMQ_E_NOTFOUND || queue_status(q) == SHMQ_GONE) { settle_free(ctx, idx, ctl); return SHMQ_OK; }
+    uint64_t expires = ld_rlx(&b->expires_ns);
+    if (expires && expires <= clock_now(ctx)) return settle_kill(ctx, idx, ctl, SHMQ_R_EXPIRED);   /* it expired in somebody's hands */
     if (fate_again(f) && spent(q, f)) return settle_kill(ctx, idx, ctl, SHMQ_R_RETRIES);
     if (ld_rlx(&b->due_ns) > clock_now(ctx)) return delay(ctx, idx, ctl);
     uint64_t size = ld32_rlx(&b->size);   /* before it is visible: then it is others' */
@@ -137,6 +144,7 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     if (rc != SHMQ_OK) queue_bytes_out(q, size);
     if (rc == SHMQ_OK) {
         waiter_wake(&q->shared->evt);
+        expire_hint(ctx, expires);
         return SHMQ_OK;
     }
     if (rc == SHMQ_FULL) return delay(ctx, idx, ctl);   /* due already: the sidecar tries again when there is room */
@@ -218,9 +226,10 @@ int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
         let_go(ctx, d);
         if (!leased && ctx->bare) ctx->bare--;
         if (!settle_free(ctx, d->idx, d->ctl)) { stale(ctx, d, leased); continue; }
-        d->ctl = 0;
         done++;
         local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
+        if (q->live && leased && figures_timed(ctx, leased)) figures_acked(ctx, q, leased, d->idx, d->ctl);
+        d->ctl = 0;
         if (q->live && leased) {
             bump(&q->counters->acked, 1);
             wake_closed(q);
@@ -307,6 +316,7 @@ int shmq_touch(shmq_ctx *ctx, shmq_delivery *d, uint64_t extend_ns) {
         st_rel(&h->word, held_make(held_flags(e), ctl_gen(next), d->idx));
         CRASH_POINT("touched");
         if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, next)) {
+            if (figures_timed(ctx, d->held)) figures_moved(ctx, d->held, d->idx, d->ctl, next);
             d->ctl = next;
             rc = SHMQ_OK;
         } else {
@@ -330,7 +340,12 @@ int shmq_start(shmq_ctx *ctx, shmq_delivery *d) {
         uint64_t next = ctl_next(d->ctl, SHMQ_OWNED, ctx->self);
         st_rel(&h->deadline, timeout ? later(clock_now(ctx), timeout) : 0);
         st_rel(&h->word, held_make(SHMQ_HELD_STARTED, ctl_gen(next), d->idx));
-        if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, next)) { d->ctl = next; rc = SHMQ_OK; }
+        if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, next)) {
+            d->ctl = next;
+            rc = SHMQ_OK;
+            local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
+            if (q->live && (ctx->started++ & (SAMPLE_EVERY - 1)) == q->sampled) figures_taken(ctx, q, d);
+        }
         else {
             uint32_t held = d->held;
             let_go(ctx, d);
@@ -353,6 +368,7 @@ int shmq_settle_viewed(shmq_ctx *ctx, shmq_delivery *d) {
         if (cas(&b->ctl, d->ctl, m)) {
             settle_free(ctx, d->idx, m);
             local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
+            if (q->live && figures_timed(ctx, d->held)) figures_acked(ctx, q, d->held, d->idx, d->ctl);
             if (q->live) { bump(&q->counters->acked, 1); wake_closed(q); }
             rc = SHMQ_OK;
         }   /* stale: the entry stays too, the view still reads the block */
@@ -373,6 +389,7 @@ int shmq_view_keep(shmq_ctx *ctx, shmq_delivery *d) {
         uint64_t flagged = d->ctl | (uint64_t)SHMQ_FLAG_VIEWED << 56;
         st_sc(&ctx->held[entry].word, held_make(SHMQ_HELD_VIEW, ctl_gen(d->ctl), d->idx));
         if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, flagged)) {
+            if (figures_timed(ctx, d->held)) figures_moved(ctx, d->held, d->idx, d->ctl, flagged);
             d->ctl = flagged;
             rc = (int)entry + 1;
         } else {   /* the lease is over: its own entry, in place, goes on as the view's; a scan may be past the new one already */

@@ -13,6 +13,7 @@
 #include "take.h"
 #include "arena.h"
 #include "clock.h"
+#include "figures.h"
 #include "owner.h"
 #include "queue.h"
 #include "ring.h"
@@ -115,12 +116,13 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
             if (d->expires_ns <= now) {
                 if (leased) unheld(ctx, entry, item.idx);
                 uint64_t m = ctl_next(own, SHMQ_MOVE, ctx->self);
-                bump(&q->counters->expired, 1);
                 if (cas(&b->ctl, own, m)) settle_kill(ctx, item.idx, m, SHMQ_R_EXPIRED);
                 continue;
             }
         }
-        bump(&q->counters->delivered, 1);
+        uint64_t nth = ld_rlx(&q->counters->delivered);
+        st_rlx(&q->counters->delivered, nth + 1);
+        if ((nth & (SAMPLE_EVERY - 1)) == q->sampled && !(flags & SHMQ_TAKE_AHEAD)) figures_taken(ctx, q, d);
         bump(&q->counters->delivered_bytes, d->size);
         if (d->redelivered) bump(&q->counters->redelivered, 1);
         n++;

@@ -20,6 +20,14 @@ static void w_expired(void) {
     if (ring_find(W.p, &W.p->local[W.q & 0xffff].work, &item) != 0) DIE("find");
     block_at(W.p, item.idx)->expires_ns = 1;
 }
+static void w_overdue(void) {   /* one ready and one delayed message are past their time */
+    w_expired();
+    put_world(W.q, 4, 64, 0);
+    shmq_delivery d[4];
+    if (shmq_take(W.p, W.q, 3, 0, d) != 3) DIE("take");   /* the expired one dies here */
+    if (shmq_nack(W.p, &d[2], FAR, NULL, 0) != 0 || shmq_release(W.p, &d[0]) != 0 || shmq_release(W.p, &d[1]) != 0) DIE("settle");
+    block_at(W.p, d[2].idx)->expires_ns = block_at(W.p, d[1].idx)->expires_ns = 1;
+}
 static void w_empty(void) {}
 static void w_q2(void) { w_three(); for (uint32_t t = 21; t <= 22; t++) put_world(W.q2, t, 64, 0); nack_world(1, 1, FAR); }
 static void x_takes(uint32_t n, uint32_t flags) {
@@ -74,6 +82,7 @@ static void p_warm(plane *p) {   /* a filled magazine, warm hints */
 static void p_msg(plane *p) { p_warm(p); child_message(p, 0, 20, 64, 0); }
 static void p_msg_cold(plane *p) { p_open(p); child_message(p, 0, 20, 64, 0); }
 static void p_meta(plane *p) { p_warm(p); child_message(p, 0, 20, 64, 1); }
+static void p_ttl(plane *p) { p_msg(p); p->m[0].ttl_ns = FAR; }
 static void p_delayed(plane *p) { p_msg(p); p->m[0].delay_ns = FAR; }
 static void p_big(plane *p) { p_open(p); child_message(p, 0, 20, 5000, 1); }
 static void p_grow(plane *p) { p_open(p); child_message(p, 0, 20, 1000, 0); }
@@ -164,6 +173,10 @@ static void o_purge(plane *p) { p->rc = shmq_purge(&p->ctx, p->q); }
 static void o_discard(plane *p) { p->rc = shmq_queue_discard(&p->ctx, p->q); }
 static void o_expire(plane *p) { p->rc = shmq_leases_expire(&p->ctx, shmq_now() + 100 * FAR, &p->due[0]); }
 static void o_fire(plane *p) { for (uint32_t i = 0; i < p->n; i++) p->rc = shmq_timer_fire(&p->ctx, p->list[i], shmq_now(), &p->due[0]); }
+static void o_sweep(plane *p) {
+    uint32_t from = 0;
+    while (from < SHMQ_BLOCKS) p->rc = shmq_expire_scan(&p->ctx, &from, 2, 0, p->list, p->due, 8, &p->due[8]);
+}
 static void o_collect_timers(plane *p) { p->rc = shmq_timers_collect(&p->ctx, p->list, p->due, 64, &p->scan); }
 static void o_trim(plane *p) { p->rc = shmq_trim(&p->ctx, 0); }
 static void o_recover(plane *p) { p->rc = shmq_recover(&p->ctx, 1); }
@@ -185,6 +198,10 @@ static void o_resync(plane *p) { p->rc = shmq_bytes_resync(&p->ctx, p->q); }
 static void e_publish(plane *p, int finished) {
     if (!finished) W.hi[20]++;
     else if (p->rc == 0) { W.lo[20]++; W.hi[20]++; }
+}
+static void e_ttl(plane *p, int finished) {   /* whoever sees the message knows when to sweep for it */
+    e_publish(p, finished);
+    if (W.got[20]) MUST(shmq_next_expiry(W.p) < UINT64_MAX, "a message with a time to live, and nobody knows");
 }
 static void e_many(plane *p, int finished) {
     for (int i = 0; i < 3; i++)
@@ -237,6 +254,7 @@ static const scenario OPS[] = {
     { "publish", 0, w_three, p_msg, o_publish, e_publish },
     { "publish-cold", 0, w_one, p_msg_cold, o_publish, e_publish },
     { "publish-headers", 0, w_three, p_meta, o_publish, e_publish },
+    { "publish-ttl", 0, w_three, p_ttl, o_publish, e_ttl },
     { "publish-delayed", 0, w_three, p_delayed, o_publish, e_publish },
     { "publish-big", 0, w_one, p_big, o_publish, e_publish },
     { "publish-grow", 0, w_one, p_grow, o_publish, e_publish },
@@ -289,6 +307,8 @@ static const scenario OPS[] = {
     { "purge", 0, w_again, p_warm, o_purge, e_purge },
     { "queue-discard", LEASE, w_delayed, p_warm, o_discard, e_purge },
     { "lease-expiry", LEASE | LIVE_X, w_x_lease, p_warm, o_expire, NULL },
+    { "expire-sweep", 0, w_overdue, p_warm, o_sweep, NULL },
+    { "expire-sweep-gone", NO_DLQ, w_expired, p_warm, o_sweep, e_expired_gone },
     { "timer-fire", 0, w_delayed, p_find_delayed, o_fire, NULL },
     { "timer-collect", SLOW, w_delayed, p_warm, o_collect_timers, NULL },
     { "trim", SLOW, w_one, p_trim, o_trim, NULL },

@@ -250,6 +250,10 @@ class Lib:
         """int shmq_queue_census(shmq_ctx *ctx, uint64_t queue, shmq_census *out);"""
 
     @staticmethod
+    def shmq_census_all(ctx: CData, out: CData, n: int, /) -> int:
+        """int shmq_census_all(shmq_ctx *ctx, shmq_census *out, uint32_t n);"""
+
+    @staticmethod
     def shmq_depth(ctx: CData, queue: int, /) -> int:
         """int64_t shmq_depth(shmq_ctx *ctx, uint64_t queue);"""
 
@@ -366,6 +370,28 @@ class Lib:
     @staticmethod
     def shmq_leases_expire(ctx: CData, now: int, next: CData, /) -> int:
         """int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next);"""
+
+    @staticmethod
+    def shmq_expire_scan(
+        ctx: CData,
+        from_: CData,
+        now: int,
+        soon: int,
+        idx: CData,
+        due: CData,
+        n: int,
+        first: CData,
+        /,
+    ) -> int:
+        """int shmq_expire_scan(shmq_ctx *ctx, uint32_t *from, uint64_t now, uint64_t soon, uint32_t *idx, uint64_t *due, uint32_t n, uint64_t *first);"""
+
+    @staticmethod
+    def shmq_expire(ctx: CData, idx: CData, n: int, now: int, /) -> int:
+        """int shmq_expire(shmq_ctx *ctx, const uint32_t *idx, uint32_t n, uint64_t now);"""
+
+    @staticmethod
+    def shmq_next_expiry(ctx: CData, /) -> int:
+        """uint64_t shmq_next_expiry(shmq_ctx *ctx);"""
 
     @staticmethod
     def shmq_trim(ctx: CData, keep_bytes: int, /) -> int:

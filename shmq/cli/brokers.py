@@ -34,15 +34,22 @@ def up(options: argparse.Namespace) -> int:
             f"broker {name!r} is up: supervisor {stats.supervisor_pid}, sidecar {stats.sidecar_pid}"
         )
         return 0
+    grace = parse_duration(options.shutdown_timeout, "--shutdown-timeout")
     settings = Settings.load(given, config=options.config)
     words = command(
         name,
         {
+            "grace": "inf" if grace is None else grace,
             "shm": settings.shm,
             "memory_limit": settings.memory_limit,
             "max_message": settings.max_message_size,
             "ttl_ns": to_ns(settings.default_ttl),
-            "user_word": pack_defaults(settings.max_queue_depth, settings.max_retries),
+            "user_word": pack_defaults(
+                settings.max_queue_depth,
+                settings.max_retries,
+                settings.metrics,
+                settings.metrics_interval,
+            ),
         },
     )
     # This very process becomes the supervisor: what a service manager stops is what serves.

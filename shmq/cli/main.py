@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import shmq
-from shmq.cli import brokers
+from shmq.cli import brokers, metrics
 from shmq.errors import BrokerNotRunning, InvalidOption, ShmqError
 from shmq.settings import PROVIDERS
 
@@ -49,6 +49,12 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     up.add_argument("name", metavar="NAME", help="what programs connect to")
     up.add_argument("-d", "--detach", action="store_true", help="return as soon as it is ready")
+    up.add_argument(
+        "--shutdown-timeout",
+        metavar="TIME",
+        default="5s",
+        help="longest wait for work in hand after a signal (default: 5s)",
+    )
     up.add_argument("--config", metavar="FILE", help="TOML file with settings")
     up.add_argument("--shm", choices=PROVIDERS, help="provider of shared memory (default: posix)")
     add = up.add_argument_group("limits and queue defaults").add_argument
@@ -79,6 +85,14 @@ def parser() -> argparse.ArgumentParser:
 
     ls = command("ls", brokers.ls, "list brokers, one per line")
     ls.add_argument("--json", action="store_true", help="machine-readable")
+
+    figures = command(
+        "metrics", metrics.metrics, "show a broker's figures for Prometheus",
+        "Printed once in the text format; with --listen served until Ctrl-C or SIGTERM, which needs "
+        "the extra `metrics` (prometheus-client).",
+    )  # fmt: skip
+    figures.add_argument("name", metavar="NAME")
+    figures.add_argument("--listen", metavar="HOST:PORT", help="serve them there, as /metrics")
 
     clean = command(
         "clean", brokers.clean, "remove segments in which nobody lives",

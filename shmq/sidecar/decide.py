@@ -18,6 +18,10 @@ REAP_ALONE = 250 * MS  # between two looks for dead processes while there is no 
 RESYNC = 5 * SECOND
 TRIM_LOOK = 2 * SECOND
 TRIM_KEEP = 16 << 20  # free memory that is never worth giving back, bytes
+SWEEP_REST = 9  # a sweep for expired messages rests so many times as long as it took
+SWEEP_LEAD = 10 * MS  # a sweep begins so long before the expiry for which it is made
+SWEEP_AHEAD = 100 * MS  # what expires within so long of a sweep is remembered by it
+SWEEP_BLIND = 10 * SECOND  # between sweeps that nothing asks for
 ANONYMOUS_PATIENCE = SECOND // 2  # with neither supervisor nor client
 ALONE_PATIENCE = 30 * SECOND  # with neither supervisor nor client
 
@@ -57,6 +61,46 @@ class Timers:
         while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else NEVER
+
+
+class ExpirySweep:
+    """When to look at every block for expired messages, and those that will be soon.
+
+    A sweep costs a look at every block there is: it may begin SWEEP_LEAD before the next expiry that
+    the segment knows of, but rests after each for SWEEP_REST times as long as it took. What expires
+    within SWEEP_AHEAD of a sweep is remembered by it and ends at its time without another. Without any reason there is one
+    every SWEEP_BLIND: what the segment knows is a hint.
+    """
+
+    def __init__(self) -> None:
+        self._soon: list[tuple[int, int]] = []  # (when, block), a heap
+        self._rest_until = 1
+        self._blind_at = 1  # a new sidecar knows nothing: at once
+
+    def due(self, now: int, hint: int) -> bool:
+        """Return whether to sweep now. ``hint``: when the next message expires, as far as known."""
+        return now >= self._rest_until and (now >= self._blind_at or hint <= now + SWEEP_LEAD)
+
+    def swept(self, begun: int, ended: int) -> None:
+        """Note how long a sweep took."""
+        self._rest_until = ended + SWEEP_REST * (ended - begun)
+        self._blind_at = max(begun + SWEEP_BLIND, self._rest_until)
+
+    def put(self, block: int, at: int) -> None:
+        """Remember that the message in ``block`` expires at ``at``."""
+        heapq.heappush(self._soon, (at, block))
+
+    def pop_due(self, now: int, most: int) -> list[int]:
+        """Take out and return at most ``most`` blocks whose message has expired."""
+        found: list[int] = []
+        while self._soon and self._soon[0][0] <= now and len(found) < most:
+            found.append(heapq.heappop(self._soon)[1])
+        return found
+
+    def next(self, hint: int) -> int:
+        """Return when there is something to do."""
+        sweep = max(self._rest_until, min(self._blind_at, max(1, hint - SWEEP_LEAD)))
+        return min(sweep, self._soon[0][0]) if self._soon else sweep
 
 
 class TrimRule:

@@ -13,8 +13,10 @@ from shmq.sidecar.decide import (
     REAP_ALONE,
     RESYNC,
     SECOND,
+    SWEEP_AHEAD,
     TRIM_LOOK,
     Every,
+    ExpirySweep,
     Timers,
     TrimRule,
     earliest,
@@ -47,6 +49,9 @@ class Sidecar:
         self._stopped = False
         self._timers = Timers()
         self._scan_from: int | None = 0  # a new sidecar knows nothing: look at all blocks
+        self._expiry = ExpirySweep()
+        self._sweep_from: int | None = None  # in the middle of a sweep for expired messages
+        self._sweep_begun = 0
         self._leases = Every(NEVER)
         self._housekeeping = Every(HOUSEKEEPING)
         self._reap = Every(NEVER)
@@ -59,6 +64,7 @@ class Sidecar:
         self._due = ffi.new("uint64_t[]", BATCH)
         self._u32 = ffi.new("uint32_t *")
         self._u64 = ffi.new("uint64_t *")
+        self._earliest = ffi.new("uint64_t *")
         self._info = ffi.new("shmq_segment_info *")
         self._owner = ffi.new("shmq_owner_info *")
         self._queue = ffi.new("shmq_queue_info *")
@@ -70,16 +76,19 @@ class Sidecar:
     def serve(self) -> None:
         """Run until the broker is closing, or nobody is left."""
         before = lib.shmq_read_word(self.ctx, lib.SHMQ_WORD_TIMER)
+        expiry_before = lib.shmq_next_expiry(self.ctx)
         while not self._stopped:
             seen = lib.shmq_read_word(self.ctx, lib.SHMQ_WORD_TIMER)
             known = len(self._timers)
             more = self._collect()
             now = lib.shmq_now()
-            if seen != before and len(self._timers) == known:
-                # Woken, but not for a block: a queue with an ack_timeout has been made.
+            expiry = lib.shmq_next_expiry(self.ctx)
+            if seen != before and len(self._timers) == known and expiry == expiry_before:
+                # Woken, but for no message: a queue with an ack_timeout has been made.
                 self._housekeeping.no_later_than(now)
             before = seen
             more = self._fire(now) or more
+            more = self._expire(now, expiry) or more
             if self._leases.due(now):
                 lib.shmq_leases_expire(self.ctx, now, self._u64)
                 self._leases.no_later_than(int(self._u64[0]))
@@ -94,8 +103,10 @@ class Sidecar:
                     lib.shmq_bytes_resync(self.ctx, qref)
             if more or self._stopped:
                 continue
+            expiry_before = lib.shmq_next_expiry(self.ctx)
             deadline = earliest(
                 self._timers.next_due(),
+                self._expiry.next(expiry_before),
                 self._leases.next(),
                 self._housekeeping.next(),
                 self._reap.next(),
@@ -130,6 +141,34 @@ class Sidecar:
             if rc not in (lib.SHMQ_OK, lib.SHMQ_STALE):  # not yet, or no room: later
                 self._timers.put(block, max(int(self._u64[0]), now + 1_000_000))
         return len(due) == BATCH
+
+    # ---- messages past their time to live -------------------------------------------------
+
+    def _expire(self, now: int, hint: int) -> bool:
+        over = self._expiry.pop_due(now, BATCH)
+        for i, block in enumerate(over):
+            self._idx[i] = block
+        if over:
+            lib.shmq_expire(self.ctx, self._idx, len(over), now)
+        if self._sweep_from is None:
+            if not self._expiry.due(now, hint):
+                return len(over) == BATCH
+            self._sweep_from = 0
+            self._sweep_begun = now
+        # One slice at a time: timers are looked at in between.
+        self._u32[0] = self._sweep_from
+        soon = self._sweep_begun + SWEEP_AHEAD
+        n = lib.shmq_expire_scan(
+            self.ctx, self._u32, now, soon, self._idx, self._due, BATCH, self._earliest
+        )
+        for i in range(max(0, n)):
+            self._expiry.put(int(self._idx[i]), int(self._due[i]))
+        if n >= 0 and self._u32[0] < lib.SHMQ_BLOCKS:
+            self._sweep_from = int(self._u32[0])
+            return True
+        self._sweep_from = None
+        self._expiry.swept(self._sweep_begun, lib.shmq_now())
+        return False
 
     # ---- housekeeping ----------------------------------------------------------------------
 

@@ -36,7 +36,8 @@ SWEEP_S = 1.0
 SWEEP_SHARE = 500  # a sweep may cost at most this fraction of the time: its pause grows with it
 YOUNG_S = 1.0  # a sidecar that dies younger than this is restarted after a growing pause
 SIDECAR_START_NS = 5_000_000_000
-GRACE_S = 5.0  # for deliveries in hand, after SIGTERM
+GRACE_S = 5.0  # for deliveries in hand and consumers at work, after SIGTERM
+CALM_S = 0.2  # nothing moved for so long: what is left waits for consumers that do not come
 SIDECAR_END_S = 0.2  # from asking to SIGKILL; nothing it holds can be lost
 
 
@@ -143,6 +144,9 @@ class Supervisor:
         self._ready_fd = int(options.get("ready_fd", -1))
         self._terminate = 0
         self._drain_until: float | None = None
+        self._grace = float(options.get("grace", GRACE_S))
+        self._progress: object = None
+        self._progress_at = 0.0
         self._sweep_at = 0.0
         self._first_sweep = True
         self._info = ffi.new("shmq_segment_info *")
@@ -238,14 +242,28 @@ class Supervisor:
             if self._info.closing or self._terminate > 1:
                 return True
             if self._drain_until is None:
-                self._drain_until = time.monotonic() + GRACE_S
+                self._drain_until = time.monotonic() + self._grace
                 close_queues(self.ctx)
-            return time.monotonic() >= self._drain_until or self.registry.held(lib.SHMQ_CLIENT) == 0
+            return time.monotonic() >= self._drain_until or self._calm()
         if (self.anonymous or self._abandoned) and self.registry.count(lib.SHMQ_CLIENT) == 0:
             # Its starter may be on the way: ready was said, it has not attached yet.
             return self._hello_fd < 0
         self._abandoned = False
         return False
+
+    def _calm(self) -> bool:
+        """Return whether nobody is at work any more: nothing in hand, and nothing moves."""
+        held = self.registry.held(lib.SHMQ_CLIENT)
+        queues = queue_progress(self.ctx)
+        if held == 0 and (
+            self.registry.count(lib.SHMQ_CLIENT) == 0 or not any(ready for ready, _ in queues)
+        ):
+            return True
+        now = time.monotonic()
+        if self._progress != (held, queues):
+            self._progress = (held, queues)
+            self._progress_at = now
+        return held == 0 and now - self._progress_at > CALM_S
 
     def _drop_hello(self) -> None:
         # A byte: the starter has attached. None: it died or gave up between "ready" and then.
@@ -376,6 +394,19 @@ def close_queues(ctx: Any) -> None:
             qref = lib.shmq_queue_adopt(ctx, index)
             if qref >= 0:
                 lib.shmq_queue_close(ctx, qref)
+
+
+def queue_progress(ctx: Any) -> list[tuple[int, int]]:
+    """Return (ready, acked) of all queues."""
+    info = ffi.new("shmq_segment_info *")
+    queue = ffi.new("shmq_queue_info *")
+    if lib.shmq_segment_snapshot(ctx, info) != lib.SHMQ_OK:
+        return []
+    return [
+        (int(queue.ready), int(queue.counters[4]))
+        for index in range(info.queues)
+        if lib.shmq_queue_snapshot(ctx, index, queue) == lib.SHMQ_OK
+    ]
 
 
 def _open_pid(pid: int) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit import processes_of, wait_until
+from kit import kill, processes_of, wait_until
 
 import shmq
 from shmq.sidecar.decide import (
@@ -19,7 +21,10 @@ from shmq.sidecar.decide import (
     MS,
     NEVER,
     SECOND,
+    SWEEP_BLIND,
+    SWEEP_LEAD,
     Every,
+    ExpirySweep,
     Timers,
     TrimRule,
     earliest,
@@ -259,3 +264,112 @@ def test_the_sidecar_ends_when_nobody_can_need_it(facts: dict[str, int], ends: b
         "alone_for": 0,
     }
     assert must_end(**{**plain, **facts}) is ends  # type: ignore[arg-type]
+
+
+# ---- time to live -------------------------------------------------------------------------------
+
+
+def test_an_expired_message_is_dead_lettered_though_nobody_takes_it(broker: shmq.Broker) -> None:
+    queue = broker.create_queue("orders", dead_letter="dead")
+    dead = broker.get_queue("dead")
+    queue.publish(b"for ever", ttl=math.inf)
+    queue.publish(b"short", ttl="50ms")
+    queue.publish(b"delayed", ttl="50ms", delay="1h")
+    wait_until(lambda: dead.depth() == 2, "the sweep")
+    with dead.subscribe() as consumer:
+        found = {consumer.get(timeout=10) for _ in range(2)}
+        for delivery in found:
+            assert delivery.headers["x-death-reason"] == "expired"
+            assert delivery.headers["x-death-time"] - delivery.timestamp >= 0.05
+        assert {delivery.payload for delivery in found} == {b"short", b"delayed"}
+        for delivery in found:
+            delivery.ack()
+    stats = queue.stats()
+    assert (stats.ready, stats.delayed, stats.expired, stats.dead_lettered) == (1, 0, 2, 2)
+
+
+def test_expired_messages_can_be_dropped(broker: shmq.Broker) -> None:
+    queue = broker.create_queue("orders", dead_letter="dead", expired="drop", ttl="20ms")
+    queue.publish_many([b"x"] * 1000)
+    wait_until(lambda: queue.depth() == 0, "the sweep")
+    stats = queue.stats()
+    assert (stats.expired, stats.dropped, stats.dead_lettered) == (1000, 1000, 0)
+    assert broker.get_queue("dead").depth() == 0
+
+
+def test_a_sweep_makes_room_for_a_producer_that_waits(broker: shmq.Broker) -> None:
+    queue = broker.create_queue("orders", max_depth=4, ttl="100ms")
+    queue.publish_many([b"x"] * 4)
+    queue.publish(b"y", timeout=20)
+    wait_until(lambda: queue.stats().expired == 5, "the sweep")
+
+
+def test_a_new_sidecar_finds_all_that_expires(broker: shmq.Broker) -> None:
+    queue = broker.create_queue("orders")
+    queue.publish(b"x", ttl=0.5)
+    _, sidecar = processes_of(broker)
+    wait_until(lambda: broker.stats().sidecar_pid is not None, "the sidecar")
+    kill(sidecar)
+    wait_until(lambda: queue.stats().expired == 1, "the sweep of the new sidecar")
+
+
+def test_expiries_and_delays_are_exact_among_100_000_others(broker: shmq.Broker) -> None:
+    queue = broker.create_queue("orders", max_depth=200_000, dead_letter="dead")
+    waiting = [shmq.Message(b"later", delay=3600 + i % 997) for i in range(100_000)]
+    queue.publish_many(waiting)
+    other = broker.create_queue("other")
+    late = []
+    with other.subscribe() as consumer, broker.get_queue("dead").subscribe() as dead:
+        for _ in range(20):
+            start = time.time()
+            other.publish(b"due", delay=0.05)
+            consumer.get(timeout=10).ack()
+            late.append(time.time() - start - 0.05)
+            start = time.time()
+            queue.publish(b"short", ttl=0.05)
+            delivery = dead.get(timeout=10)
+            late.append(delivery.headers["x-death-time"] - delivery.timestamp - 0.05)
+            delivery.ack()
+    late.sort()
+    assert late[0] >= 0
+    # On a machine with other work a few may be late: the wake-up itself then is.
+    assert late[len(late) // 2] < 0.005, late
+
+
+def test_100_000_pending_delays_cost_an_idle_sidecar_nothing(broker: shmq.Broker) -> None:
+    queue = broker.create_queue("orders", max_depth=200_000)
+    queue.publish_many([shmq.Message(b"later", delay=3600 + i % 997) for i in range(100_000)])
+    _, sidecar = processes_of(broker)
+
+    def cpu() -> float:
+        with open(f"/proc/{sidecar}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    wait_until(lambda: queue.stats().delayed == 100_000, "all of them")
+    time.sleep(1.0)  # let it read them
+    before, begun = cpu(), time.monotonic()
+    time.sleep(4.0)
+    assert (cpu() - before) / (time.monotonic() - begun) < 0.01
+
+
+@given(st.lists(st.integers(1, 10**9), max_size=50), st.integers(1, 10**9))
+def test_the_sweep_gives_out_what_is_over_in_order(times: list[int], now: int) -> None:
+    sweep = ExpirySweep()
+    for block, at in enumerate(times):
+        sweep.put(block, at)
+    over = sweep.pop_due(now, 1000)
+    assert [times[block] for block in over] == sorted(at for at in times if at <= now)
+
+
+def test_a_sweep_rests_in_proportion_to_its_cost() -> None:
+    sweep = ExpirySweep()
+    assert sweep.due(1, 10**18)  # a new sidecar knows nothing
+    sweep.swept(SECOND, SECOND + 2 * MS)
+    assert not sweep.due(SECOND + 19 * MS, 0)
+    assert sweep.due(SECOND + 20 * MS, 0)
+    assert not sweep.due(SECOND + 20 * MS, SECOND + 20 * MS + SWEEP_LEAD + 1)
+    assert sweep.next(SECOND + 50 * MS) == SECOND + 50 * MS - SWEEP_LEAD
+    assert sweep.next(10**18) == SECOND + SWEEP_BLIND
+    sweep.put(7, SECOND + 5 * MS)
+    assert sweep.next(10**18) == SECOND + 5 * MS

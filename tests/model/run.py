@@ -69,6 +69,7 @@ MODELS = [
     Job("lease: a touch", "lease", ("MAXC=0", "TICKS=1", "TOUCHES=1")),
     Job("lease: a nack with a living view", "lease", ("MAXC=0", "TICKS=1", "TOUCHES=0", "KEEPS=1")),
     Job("lease: 1 crash", "lease", ("MAXC=1", "TICKS=1", "TOUCHES=0")),
+    Job("expiry: 2 publishers, 2 crashes", "expiry", ("NP=2", "MAXC=2")),
 ]
 
 MUTANTS = [
@@ -112,6 +113,10 @@ MUTANTS = [
     ("VIEW_ENTRY_CLEARED", "lease", ("MAXC=0", "TICKS=2")),
     ("VIEW_NOT_FLAGGED", "lease", ("MAXC=0", "TICKS=2")),
     ("VIEW_END_NO_CHECK", "lease", ("MAXC=0", "TICKS=2")),
+    ("LOOK_BEFORE", "expiry", ("MAXC=0",)),
+    ("RESET_AFTER", "expiry", ("MAXC=0",)),
+    ("DEATH_KEEPS", "expiry", ()),
+    ("SUCCESSOR_TRUSTS", "expiry", ()),
 ]
 
 

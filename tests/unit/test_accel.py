@@ -146,6 +146,9 @@ def stub_text() -> str:
         head = f"    def {name}({listed}) -> {returns}:"
         if len(head) > 100:  # as the formatter would
             head = f"    def {name}(\n        {listed}\n    ) -> {returns}:"
+        if len(listed) > 92:
+            each = "".join(f"        {one},\n" for one in listed.split(", "))
+            head = f"    def {name}(\n{each}    ) -> {returns}:"
         lines += ["", "    @staticmethod", head, f'        """{prototype}"""']
     return STUB_HEAD + "\n".join(lines) + "\n\nlib: Lib\n"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shmq.errors import InvalidOption, InvalidOptionType, StorageError
-from shmq.settings import Settings, pack_defaults, ram_bytes, unpack_defaults
+from shmq.settings import Settings, pack_defaults, ram_bytes, unpack_defaults, unpack_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +116,18 @@ def test_defaults_survive_the_way_through_the_user_word() -> None:
 
 def test_ram_is_a_plausible_number() -> None:
     assert os.sysconf("SC_PAGE_SIZE") < ram_bytes() < 1 << 50
+
+
+def test_a_misspelt_variable_suggests_the_nearest_and_foreign_ones_are_left_alone() -> None:
+    with pytest.raises(InvalidOption, match=r"did you mean SHMQ_DEFAULT_TTL\?"):
+        Settings.load({}, {"SHMQ_DEFALT_TTL": "1h"})
+    Settings.load({}, {"SHMQ_DEBUG": "x", "SHMQ_BENCH_ROUNDS": "3", "SHMQ_NO_ACCEL": "1"})
+
+
+def test_metrics_settings_travel_in_the_segment() -> None:
+    for metrics, interval in ((True, 1.0), (False, 0.01), (True, 60.0)):
+        word = pack_defaults(1 << 23, 65534, metrics, interval)
+        assert word < 1 << 64
+        assert unpack_metrics(word) == (metrics, interval)
+        assert unpack_defaults(word) == (1 << 23, 65534)
+    assert unpack_metrics(0) == (True, 1.0)

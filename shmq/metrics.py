@@ -1,0 +1,257 @@
+"""A broker's figures for Prometheus.
+
+`families` turns `broker.stats()` into metrics named by Prometheus conventions, `text` writes them
+in its text format; neither needs anything installed. `Collector` hands the same to
+prometheus-client (``pip install shmq[metrics]``), `serve` answers scrapes.
+
+Figures are read from shared memory when they are asked for, at most once per `metrics_interval` of
+the broker; nothing runs in between, and no process of the broker takes part.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from shmq.broker import BrokerStats, read_stats
+from shmq.errors import BrokerNotRunning, InvalidOption, ShmqError, explain
+from shmq.queue import BOUNDS, Latency, QueueStats
+from shmq.segment import observe
+from shmq.settings import unpack_metrics
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector as _Base
+else:
+    _Base = object
+
+__all__ = ["Collector", "Family", "families", "serve", "text"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# attribute of QueueStats -> (metric, help); a field that this version lacks is left out.
+COUNTERS = {
+    "published": ("published_messages", "Messages published"),
+    "published_bytes": ("published_bytes", "Payload bytes published"),
+    "delivered": ("delivered_messages", "Deliveries, repeated ones included"),
+    "delivered_bytes": ("delivered_bytes", "Payload bytes delivered"),
+    "acked": ("acked_messages", "Deliveries acked"),
+    "nacked": ("nacked_messages", "Deliveries given back by nack"),
+    "rejected": ("rejected_messages", "Deliveries rejected"),
+    "redelivered": ("redelivered_messages", "Deliveries that were not the first one of their message"),
+    "dead_lettered": ("dead_lettered_messages", "Messages moved to the dead-letter queue"),
+    "expired": ("expired_messages", "Messages that outlived their ttl"),
+    "dropped": ("dropped_messages", "Messages given up"),
+    "deduped": ("deduped_messages", "Publishes recognised as duplicates"),
+    "forwarded": ("forwarded_messages", "Deliveries settled by a forward"),
+    "disconnected": ("disconnected_subscriptions", "Subscriptions closed because they were too slow"),
+    "recovered": ("recovered_messages", "Deliveries taken back from dead processes"),
+    "returned": ("returned_messages", "Deliveries given back by consumers that closed"),
+    "full": ("full_publishes", "Publishes that found the queue full"),
+}  # fmt: skip
+STATES = ("ready", "unsettled", "delayed")
+HISTOGRAMS = {
+    "waited": ("wait_seconds", "From publish, or from when it was due, to delivery; 1 message in 32"),
+    "held": ("hold_seconds", "From delivery to ack; 1 message in 32"),
+}  # fmt: skip
+
+Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass
+class Family:
+    """One metric: its samples are (suffix of the name, labels, value)."""
+
+    name: str
+    kind: str
+    """"counter", "gauge" or "histogram" """
+    help: str
+    samples: list[tuple[str, Labels, float]] = field(default_factory=list)
+
+
+def families(stats: BrokerStats) -> list[Family]:
+    """Return all metrics of a broker."""
+    broker = (("broker", stats.name),)
+    found: list[Family] = []
+
+    def family(name: str, kind: str, text: str) -> Family:
+        found.append(Family(f"shmq_{name}", kind, text))
+        return found[-1]
+
+    def gauge(name: str, text: str, value: float) -> None:
+        family(name, "gauge", text).samples.append(("", broker, value))
+
+    gauge("up", "Whether the broker is there", 1)
+    gauge("uptime_seconds", "Since the segment was made", stats.uptime)
+    processes = family("process_up", "gauge", "Whether that process of the broker lives")
+    for role, pid in (("supervisor", stats.supervisor_pid), ("sidecar", stats.sidecar_pid)):
+        processes.samples.append(("", (*broker, ("role", role)), float(pid is not None)))
+    gauge("memory_used_bytes", "Shared memory with pages behind it", stats.memory_used)
+    gauge("memory_limit_bytes", "Payload bytes that the broker may ever hold", stats.memory_limit)
+    gauge("blocks", "Blocks ever made", stats.blocks)
+    gauge("free_blocks", "Blocks that hold no message", stats.free_blocks)
+    family("corrupt", "counter", "Impossible values that were found and put right").samples.append(
+        ("_total", broker, stats.corrupt)
+    )
+    clients = [owner for owner in stats.attached if owner.role == "client"]
+    gauge("clients", "Processes attached", len(clients))
+    held = family("client_unsettled_messages", "gauge", "Deliveries and views that a process holds")
+    for owner in clients:
+        held.samples.append(("", (*broker, ("pid", str(owner.pid))), owner.held))
+
+    def labels(queue: QueueStats) -> Labels:
+        return (*broker, ("queue", queue.name))
+
+    depth = family("queue_messages", "gauge", "Messages in a queue, by state")
+    size = family("queue_bytes", "gauge", "Payload bytes of the ready messages")
+    age = family(
+        "queue_oldest_age_seconds", "gauge", "Since the oldest ready message was published"
+    )
+    for queue in stats.queues:
+        for state in STATES:
+            depth.samples.append(("", (*labels(queue), ("state", state)), getattr(queue, state)))
+        size.samples.append(("", labels(queue), queue.bytes))
+        age.samples.append(("", labels(queue), queue.oldest_age or 0.0))
+    for attribute, (name, text) in COUNTERS.items():
+        if attribute in QueueStats.__dataclass_fields__:
+            counter = family(f"queue_{name}", "counter", text)
+            for queue in stats.queues:
+                counter.samples.append(("_total", labels(queue), getattr(queue, attribute)))
+    for attribute, (name, text) in HISTOGRAMS.items():
+        histogram = family(f"queue_{name}", "histogram", text)
+        for queue in stats.queues:
+            histogram.samples += _histogram(labels(queue), getattr(queue, attribute))
+    return found
+
+
+def _histogram(labels: Labels, latency: Latency | None) -> Iterator[tuple[str, Labels, float]]:
+    if latency is None:
+        latency = Latency(0, 0.0, 0.0, 0.0, 0.0, (0,) * (len(BOUNDS) + 1))
+    below = 0
+    for bound, n in zip(
+        [*(f"{bound:g}" for bound in BOUNDS), "+Inf"], latency.buckets, strict=True
+    ):
+        below += n
+        yield "_bucket", (*labels, ("le", bound)), below
+    yield "_count", labels, latency.samples
+    yield "_sum", labels, latency.mean * latency.samples
+
+
+def text(metrics: Iterable[Family]) -> str:
+    """Return the Prometheus text format, version 0.0.4."""
+    lines = []
+    for family in metrics:
+        name = f"{family.name}_total" if family.kind == "counter" else family.name
+        lines += [f"# HELP {name} {family.help}", f"# TYPE {name} {family.kind}"]
+        for suffix, labels, value in family.samples:
+            shown = ",".join(f'{key}="{_escaped(label)}"' for key, label in labels)
+            number = repr(float(value)) if value != int(value) else str(int(value))
+            lines.append(f"{family.name}{suffix}{{{shown}}} {number}")
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+class Reader:
+    """Reads a broker's metrics by name, without being attached, at most once per interval."""
+
+    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.name = name
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._until = 0.0
+        self._last: list[Family] = []
+
+    def read(self) -> list[Family]:
+        """Return the metrics; only ``shmq_up 0`` while there is no broker of that name.
+
+        Raises: InvalidOption when the broker was started with ``metrics`` off.
+        """
+        with self._lock:
+            if self._clock() >= self._until:
+                self._last = self._read()
+            return self._last
+
+    def _read(self) -> list[Family]:
+        interval = 1.0
+        try:
+            with observe(self.name) as (segment, ctx):
+                wanted, interval = unpack_metrics(segment.user_word())
+                if not wanted:
+                    raise InvalidOption(
+                        explain(
+                            f"metrics of broker {self.name!r}",
+                            "a broker that was started with metrics off",
+                            "one with metrics on",
+                            "start it with metrics=True (SHMQ_METRICS=on)",
+                        )
+                    )
+                return families(read_stats(segment, ctx))
+        except BrokerNotRunning:
+            down = Family("shmq_up", "gauge", "Whether the broker is there")
+            down.samples.append(("", (("broker", self.name),), 0))
+            return [down]
+        finally:
+            self._until = self._clock() + interval
+
+
+class Collector(_Base):
+    """A collector for prometheus-client: ``REGISTRY.register(Collector("shop"))``.
+
+    For a program that serves metrics of its own; `serve` and ``shmq metrics`` need none.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._reader = Reader(name)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the broker's metrics; called by prometheus-client for each scrape."""
+        from prometheus_client.core import Metric as _Metric
+
+        try:
+            found = self._reader.read()
+        except ShmqError:  # a scrape of other metrics must not fail for this one
+            return
+        for family in found:
+            metric = _Metric(family.name, family.help, family.kind)
+            for suffix, labels, value in family.samples:
+                metric.add_sample(family.name + suffix, dict(labels), value)
+            yield metric
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: registering reads no broker."""
+        return []
+
+
+def serve(name: str, host: str, port: int) -> tuple[Any, int]:
+    """Answer scrapes of broker ``name`` on http://host:port/metrics in a thread of its own.
+
+    Port 0 chooses one. Returns (server, port); ``server.shutdown()`` ends it.
+
+    Raises: InvalidOption without prometheus-client, or when the broker has metrics off; OSError when
+        the address cannot be had.
+    """
+    try:
+        from prometheus_client import CollectorRegistry, start_http_server
+    except ImportError:
+        raise InvalidOption(
+            explain(
+                "metrics server",
+                "no prometheus-client",
+                "the package",
+                "pip install 'shmq[metrics]'; without a server, `shmq metrics NAME` prints them",
+            )
+        ) from None
+    Reader(name).read()  # says it if there is nothing to serve
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector(name))
+    server, _ = start_http_server(port, addr=host, registry=registry)
+    return server, int(server.server_port)
