@@ -62,7 +62,7 @@ class Message:
             since 1970; one that is past means at once. Turned into a delay when it is published:
             setting the machine's clock afterwards moves nothing.
         dedup_id: Publishes with equal ids within the queue's `dedup_window` count once.
-        key: For `order="key"`.
+        key: For `order="key"`: messages of one key are settled one after the other, in order.
         id, timestamp: Set on what was published: a number unique in its broker, and seconds since
             1970.
 

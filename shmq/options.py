@@ -214,10 +214,12 @@ class QueueOptions:
     """name of the queue for dead messages; None = they are dropped"""
     priorities: int = 10
     """levels, 0 = lowest"""
+    aging: float | None = None
+    """seconds after which a waiting message counts as one level higher, and so on; None = never"""
     dedup_window: float | None = None
     """seconds during which a second message with the same dedup_id is recognised; None = off"""
     order: str = "fifo"
-    """"fifo", "key" or "strict" """
+    """"fifo"; "key": per key, "strict": altogether, one unsettled message at a time, in order"""
     durability: str = "none"
     """"none", "snapshot", "interval" or "sync" """
 
@@ -265,6 +267,7 @@ class QueueOptions:
         if self.dead_letter is not None:
             _check_name(self.dead_letter, "dead_letter", MAX_NAME_BYTES)
         put("priorities", parse_count(self.priorities, "priorities", 1, 10))
+        put("aging", self._positive("aging"))
         put("dedup_window", self._positive("dedup_window"))
         parse_choice(self.order, "order", ORDERS)
         parse_choice(self.durability, "durability", DURABILITIES)
@@ -312,7 +315,7 @@ class QueueOptions:
             "order": ORDERS.index(self.order),
             "durability": DURABILITIES.index(self.durability),
             "flags": 0,
-            "aging_ns": 0,
+            "aging_ns": to_ns(self.aging),
             "topic": 0,
             "kind": 0,
             "expired": EXPIRED.index(self.expired),
@@ -335,6 +338,7 @@ class QueueOptions:
             expired=EXPIRED[core.expired],
             dead_letter=dead_letter,
             priorities=core.priorities,
+            aging=from_ns(core.aging_ns),
             dedup_window=from_ns(core.dedup_window_ns),
             order=ORDERS[core.order],
             durability=DURABILITIES[core.durability],

@@ -84,6 +84,7 @@ def last_line(text: str) -> str:
 def test_every_example_has_a_test_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "quickstart.py", "flights_etl.py", "basic.py", "delayed_messages.py", "dead_letters.py",
+        "priority_queue.py",
     }  # fmt: skip
 
 
@@ -118,6 +119,13 @@ def test_dead_letters_say_why() -> None:
         "dead: forbidden from orders, rejected after 1: not allowed",
         "dead: poison from orders, retries after 3: not settled in 3 attempts",
     ]
+
+
+def test_in_the_clinic_nobody_waits_for_ever() -> None:
+    code, out, err = run(EXAMPLES / "priority_queue.py")
+    assert (code, err) == (0, "")
+    first, last = (int(number) for number in re.findall(r"after (\d+)", out))
+    assert 0 < first <= last < 120  # after urgent ones, but not after all of them
 
 
 def test_the_first_python_block_of_the_readme_runs(tmp_path: Path) -> None:

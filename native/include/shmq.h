@@ -50,6 +50,9 @@ typedef _Atomic(uint32_t) shmq_au32;
 #define SHMQ_LANES 16
 #define SHMQ_LANE_WORK 0
 #define SHMQ_LANE_AGAIN 10
+#define SHMQ_LEVELS 10
+#define SHMQ_KEY_LANES 4096
+#define SHMQ_LANES_ORDERED 0x80000000u
 #define SHMQ_CLASSES 11
 #define SHMQ_UNITS 32
 #define SHMQ_UNIT_BLOCKS 524288
@@ -209,8 +212,10 @@ typedef struct { shmq_au64 head; uint8_t pad0[120]; shmq_au64 tail; uint8_t pad1
 typedef struct {
     shmq_au64 word;
     uint64_t created_ns;
+    shmq_au32 lanes;         /* bit n = the ring of level n > 0 has been used; SHMQ_LANES_ORDERED = order is not fifo */
+    uint32_t reserved;
     shmq_queue_options options;
-    uint8_t pad0[112];
+    uint8_t pad0[104];
     char name[256];
     shmq_au32 evt;           /* consumers sleep here */
     uint8_t pad1[124];

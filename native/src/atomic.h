@@ -42,6 +42,8 @@ static inline uint32_t add32(shmq_au32 *p, uint32_t v) { return atomic_fetch_add
 static inline uint32_t or32(shmq_au32 *p, uint32_t v) { return atomic_fetch_or_explicit(p, v, memory_order_seq_cst); }
 static inline uint32_t xchg32(shmq_au32 *p, uint32_t v) { return atomic_exchange_explicit(p, v, memory_order_seq_cst); }
 
+#define RARE(x) __builtin_expect(!!(x), 0)
+
 /* A counter with one writer: the owner. Relaxed: nobody decides anything by it. */
 static inline void bump(shmq_au64 *p, uint64_t n) { st_rlx(p, ld_rlx(p) + n); }
 

@@ -97,7 +97,9 @@ typedef struct {             /* one queue as this process sees it; options are a
     shmq_queue *shared;
     shmq_counters *counters;
     uint64_t max_depth, max_bytes;
+    uint64_t most;           /* positions of a ring in use at a time: max_depth; of an ordered queue: all */
     local_ring work, again;
+    uint32_t lanes;          /* what of shared->lanes this process has opened */
     uint64_t taken_ns;       /* when this process last took, kept only while producers sleep */
     uint32_t sampled;        /* latency of every message whose number modulo SAMPLE_EVERY is this is measured */
     uint32_t space_owed;     /* slots freed since producers were last woken */
@@ -106,6 +108,10 @@ typedef struct {             /* one queue as this process sees it; options are a
     shmq_au64 room_ns;       /* the same for a producer */
     shmq_au64 idle_ns;       /* how long this process has slept here in vain */
     shmq_queue_options options;
+    uint64_t again_from[SHMQ_LEVELS];   /* before this position no redelivered message of that level waits */
+    local_ring level[SHMQ_LEVELS];      /* levels 1 to 9; level 0 is work */
+    uint64_t room;           /* ordered: how many messages may still be published before all are counted again */
+    shmq_au64 *keys;         /* order = key, strict: what each lane is busy with */
 } local_queue;
 
 #define MAGAZINE 64

@@ -12,6 +12,8 @@
 #include "arena.h"
 #include "clock.h"
 #include "expire.h"
+#include "level.h"
+#include "order.h"
 #include "owner.h"
 #include "publish.h"
 #include "queue.h"
@@ -43,7 +45,8 @@ static uint64_t put_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_me
     st32_rlx(&b->size, (uint32_t)m->size);
     st_rlx(&b->due_ns, m->delay_ns ? later(now, m->delay_ns) : 0);
     st32_rlx(&b->extra, ld32_rlx(&b->extra) & 255);
-    st_rlx(&b->fate, fate_make(index, index, 0, 0, 0, 0, m->priority > 15 ? 15 : m->priority, m->meta_size != 0));   /* I2 */
+    unsigned origin = RARE(q->lanes & SHMQ_LANES_ORDERED) ? order_lane(ctx, q, m, m->id) : index;
+    st_rlx(&b->fate, fate_make(index, origin, 0, 0, 0, 0, m->priority > 15 ? 15 : m->priority, m->meta_size != 0));   /* I2 */
     return expires;
 }
 
@@ -56,24 +59,29 @@ static void put_meta(uint8_t *payload, const shmq_message *m) {
 
 static uint64_t footprint(uint64_t size, uint32_t meta_size) { return meta_size ? ((size + 7) & ~UINT64_C(7)) + 4 + meta_size : size; }
 
-static int full(local_queue *q, uint64_t size) {
+static int full(shmq_ctx *ctx, local_queue *q, uint64_t size) {
     if (q->max_bytes) {
         uint64_t b = ld_rlx(&q->shared->bytes);
         if (b && b + size > q->max_bytes) return 1;
     }
+    uint32_t lanes = queue_lanes(ctx, q);
+    if (RARE(lanes)) return level_full(q, lanes);
     return (int64_t)(q->work.tail - q->work.head) >= (int64_t)q->max_depth && ring_depth(&q->work) >= q->max_depth;
 }
 
 /* Put a complete NEW block on its way. On FULL the caller still owns it. */
-static int launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uint64_t size) {
+static int launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uint64_t size, unsigned priority) {
     shmq_block *b = block_at(ctx, idx);
     if (ld_rlx(&b->due_ns)) {   /* delayed: visible to the sidecar only; DELAYED is its commit */
         if (!cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) return SHMQ_E_CORRUPT;
         timers_hint(ctx, idx);
         return SHMQ_OK;
     }
+    local_ring *r = &q->work;
+    int rc;
+    if (RARE(priority) && (rc = level_open(ctx, q, priority, &r)) != SHMQ_OK) return rc;
     queue_bytes_in(q, size);
-    int rc = ring_enqueue(ctx, &q->work, idx, ctl, q->max_depth);
+    rc = ring_enqueue(ctx, r, idx, ctl, q->most);
     if (rc != SHMQ_OK) queue_bytes_out(q, size);
     return rc;
 }
@@ -82,10 +90,13 @@ static int make_room(shmq_ctx *ctx, local_queue *q) {   /* overflow = drop-oldes
     ring_item item;
     if (q->options.overflow != SHMQ_DROP_OLDEST) return SHMQ_FULL;
     for (int tries = 0; tries < 64; tries++) {
-        if (ring_find(ctx, &q->work, &item) != SHMQ_OK) return SHMQ_OK;
+        uint32_t lanes = queue_lanes(ctx, q);
+        local_ring *r = &q->work;
+        int rc = lanes & SHMQ_LANES_ORDERED ? order_find(ctx, q, &r, &item) : level_lowest(ctx, q, lanes, &r, &item);
+        if (rc != SHMQ_OK) return lanes & SHMQ_LANES_ORDERED ? SHMQ_FULL : SHMQ_OK;   /* ordered: all are unsettled or wait for one that is */
         uint64_t own = ctl_next(item.ctl, SHMQ_OWNED, ctx->self);
         if (!cas(&block_at(ctx, item.idx)->ctl, item.ctl, own)) continue;
-        ring_taken(&q->work, &item);
+        ring_taken(r, &item);
         uint64_t move = ctl_next(own, SHMQ_MOVE, ctx->self);
         queue_bytes_out(q, ld32_rlx(&block_at(ctx, item.idx)->size));
         if (cas(&block_at(ctx, item.idx)->ctl, own, move)) settle_kill(ctx, item.idx, move, SHMQ_R_OVERFLOW);
@@ -102,7 +113,7 @@ int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, u
     if (rc != SHMQ_OK) return rc;
     if (m->size > ctx->geometry.max_message)
         return fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
-    for (int tries = 0; full(q, m->size); tries++) {
+    for (int tries = 0; full(ctx, q, m->size); tries++) {
         if (tries == 64 || make_room(ctx, q) != SHMQ_OK) { bump(&q->counters->full, 1); return SHMQ_FULL; }
     }
     rc = arena_alloc(ctx, footprint(m->size, m->meta_size), &idx, &ctl);
@@ -114,7 +125,7 @@ int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, u
     CRASH_POINT("written");
     rc = queue_status(q);   /* I2: after fate */
     for (int tries = 0; rc == SHMQ_OK; tries++) {
-        rc = launch(ctx, q, idx, ctl, m->size);
+        rc = launch(ctx, q, idx, ctl, m->size, m->priority);
         if (rc != SHMQ_FULL || tries == 64 || make_room(ctx, q) != SHMQ_OK) break;
         rc = SHMQ_OK;
     }
@@ -210,7 +221,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
         put_meta(payload_of(ctx, loan->idx), m);
         rc = queue_status(q);
         for (int tries = 0; rc == SHMQ_OK; tries++) {
-            rc = full(q, m->size) ? SHMQ_FULL : launch(ctx, q, loan->idx, loan->ctl, m->size);
+            rc = full(ctx, q, m->size) ? SHMQ_FULL : launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority);
             if (rc != SHMQ_FULL || tries == 64 || make_room(ctx, q) != SHMQ_OK) break;
             rc = SHMQ_OK;
         }

@@ -17,6 +17,7 @@
 #define _GNU_SOURCE
 #include "queue.h"
 #include "arena.h"
+#include "level.h"
 #include "owner.h"
 #include "ring.h"
 #include "settle.h"
@@ -123,9 +124,17 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     if (queue_gen(ld_acq(&rec->word)) != queue_gen(w)) return SHMQ_E_NOTFOUND;
     ring_settle_in(&fresh.work);
     if (__atomic_load_n(&rec->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) ring_settle_in(&fresh.again);
+    fresh.lanes = 0;
+    if (fresh.options.order != SHMQ_FIFO) {
+        if (place_bytes(ctx, rec->keys) < (UINT64_C(8) << (fresh.options.order == SHMQ_STRICT ? 9 : 12)))
+            return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)&rec->keys - ctx->base), rec->keys.offset, ctx->geometry.rings, 0);
+        fresh.keys = (shmq_au64 *)(ctx->base + rec->keys.offset);
+        fresh.lanes = SHMQ_LANES_ORDERED;
+    }
     fresh.counters = counted ? &ctx->counters[(uint64_t)ctx->self * SHMQ_QUEUES + index] : &ctx->spare;
     fresh.max_depth = fresh.options.max_depth;
     if (fresh.max_depth < 1 || fresh.max_depth > fresh.work.mask + 1) fresh.max_depth = fresh.work.mask + 1;
+    fresh.most = fresh.lanes ? fresh.work.mask + 1 : fresh.max_depth;
     fresh.max_bytes = fresh.options.max_bytes;
     fresh.lot = fresh.max_depth / 4 > 32 ? 32 : fresh.max_depth / 4 < 1 ? 1 : (uint32_t)(fresh.max_depth / 4);
     fresh.sampled = ld_rlx(&ctx->header->user_word) >> 62 & 1 ? UINT32_MAX : 0;
@@ -144,6 +153,7 @@ local_ring *queue_ring(shmq_ctx *ctx, unsigned ring) {
     unsigned lane = ring % SHMQ_LANES;
     if (queue_open_local(ctx, ring / SHMQ_LANES, &q) != SHMQ_OK) return NULL;
     if (lane == SHMQ_LANE_WORK) return &q->work;
+    if (lane < SHMQ_LEVELS) return queue_lanes(ctx, q) >> lane & 1 ? &q->level[lane] : NULL;
     return lane == SHMQ_LANE_AGAIN && __atomic_load_n(&q->shared->place[lane].ready, __ATOMIC_ACQUIRE) ? &q->again : NULL;
 }
 
@@ -154,6 +164,32 @@ int queue_again_ready(shmq_ctx *ctx, local_queue *q) {
     int rc = shmq_reserve(ctx, p->offset, (q->again.mask + 1) * 8);
     if (rc == SHMQ_OK) __atomic_store_n(&p->ready, 1, __ATOMIC_RELEASE);
     return rc;
+}
+
+/* Levels that others have begun to use. What cannot be opened stays closed to us: a hostile word costs its own queue only. */
+uint32_t queue_lanes_open(shmq_ctx *ctx, local_queue *q, uint32_t lanes) {
+    uint32_t index = (uint32_t)(q->shared - ctx->queues);
+    for (unsigned n = 1; n < SHMQ_LEVELS; n++) {
+        if (!(lanes & ~q->lanes & 1u << n) || (q->lanes & SHMQ_LANES_ORDERED)) continue;
+        if (ring_open(ctx, q->shared, index, n, &q->level[n]) != SHMQ_OK) continue;
+        ring_settle_in(&q->level[n]);
+        q->lanes |= 1u << n;
+    }
+    return q->lanes;
+}
+
+/* Memory for the ring of a level when its first message comes; then the bit that makes takers look there: before the message. */
+int queue_level_ready(shmq_ctx *ctx, local_queue *q, unsigned level) {
+    if (level == 0 || (queue_lanes(ctx, q) & 1u << level)) return SHMQ_OK;
+    shmq_ring_place *p = &q->shared->place[level];
+    uint64_t bytes = place_bytes(ctx, *p);
+    int rc = bytes ? shmq_reserve(ctx, p->offset, bytes) : SHMQ_E_CORRUPT;
+    if (rc != SHMQ_OK) return rc;
+    __atomic_store_n(&p->ready, 1, __ATOMIC_RELEASE);
+    CRASH_POINT("level_ready");
+    if (!MUTANT(30)) or32(&q->shared->lanes, 1u << level);
+    CRASH_POINT("level_used");
+    return queue_lanes_open(ctx, q, 1u << level) & 1u << level ? SHMQ_OK : SHMQ_E_CORRUPT;
 }
 
 void queue_bytes_in(local_queue *q, uint64_t size) { if (q->max_bytes) add(&q->shared->bytes, size); }
@@ -233,6 +269,8 @@ int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_opti
     if (length == 0 || length > SHMQ_NAME_MAX) return fail(ctx, SHMQ_E_ARG, WHAT_QUEUE, 0, length, SHMQ_NAME_MAX, 0);
     if (options->max_depth < 1 || options->max_depth > SHMQ_BLOCKS)
         return fail(ctx, SHMQ_E_ARG, WHAT_QUEUE, 1, options->max_depth, SHMQ_BLOCKS, 0);
+    if (options->priorities > SHMQ_LEVELS || options->order > SHMQ_STRICT)
+        return fail(ctx, SHMQ_E_ARG, WHAT_QUEUE, 2, options->priorities > SHMQ_LEVELS ? options->priorities : options->order, SHMQ_LEVELS, 0);
     int rc = admin_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     uint32_t hwm = ld32_acq(&ctx->header->queue_hwm), index = NOBODY;
@@ -244,17 +282,24 @@ int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_opti
     if (index >= SHMQ_QUEUES) { admin_leave(ctx); return fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 0, hwm, SHMQ_QUEUES, 0); }
     shmq_queue *rec = &ctx->queues[index];
     uint32_t lg[2] = { lg_for(options->max_depth), lg_for(options->max_depth > 65536 ? 65536 : options->max_depth) };
+    if (options->order != SHMQ_FIFO) lg[0] = lg[0] < 8 ? 10 : lg[0] > 22 ? 24 : lg[0] + 2;   /* messages passed over keep their places */
     uint64_t bytes[2], at[2];
     for (int i = 0; i < 2; i++) bytes[i] = ((UINT64_C(8) << lg[i]) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
     if (bytes[1] < 2 * SHMQ_PAGE) { lg[1] = lg_for(1024); bytes[1] = 2 * SHMQ_PAGE; }   /* room for many consumers of a small queue */
-    at[0] = ring_space(ctx, bytes[0], 0, 0);
-    at[1] = at[0] ? ring_space(ctx, bytes[1], at[0], bytes[0]) : 0;
+    /* one span: a ring for each level, of which only the first has memory yet; the redelivery ring; the lanes of keys */
+    unsigned levels = options->order != SHMQ_FIFO || options->priorities < 1 ? 1 : options->priorities;
+    shmq_ring_place keys = { .lg = options->order == SHMQ_FIFO ? 0 : options->order == SHMQ_STRICT ? 9 : 12, .ready = options->order != SHMQ_FIFO };
+    at[0] = ring_space(ctx, levels * bytes[0] + bytes[1] + (keys.ready ? UINT64_C(8) << keys.lg : 0), 0, 0);
+    at[1] = at[0] ? at[0] + levels * bytes[0] : 0;
+    keys.offset = keys.ready ? at[1] + bytes[1] : 0;
     rc = at[1] ? shmq_reserve(ctx, (uint64_t)((uint8_t *)rec - ctx->base), sizeof *rec) : SHMQ_E_NOMEM;
     if (rc == SHMQ_OK) rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)base_counters(ctx, index) - ctx->base), sizeof(shmq_counters));
     if (rc == SHMQ_OK) rc = shmq_reserve(ctx, at[0], bytes[0]);
+    if (rc == SHMQ_OK && keys.ready) rc = shmq_reserve(ctx, keys.offset, UINT64_C(8) << keys.lg);
     if (rc != SHMQ_OK) { admin_leave(ctx); return rc; }
     uint64_t gen = queue_gen(ld_acq(&rec->word));
     memset(ctx->base + at[0], 0, bytes[0]);   /* a creator that died here before us may have left its rounds */
+    if (keys.ready) memset(ctx->base + keys.offset, 0, UINT64_C(8) << keys.lg);
     memset(rec->name, 0, sizeof rec->name);
     memcpy(rec->name, name, length);
     rec->options = *options;
@@ -264,7 +309,10 @@ int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_opti
         st_rlx(&rec->ends[lane].head, 0);
         st_rlx(&rec->ends[lane].tail, 0);
     }
-    rec->keys = rec->dedup = (shmq_ring_place){ 0 };
+    for (unsigned n = 1; n < levels; n++) rec->place[n] = (shmq_ring_place){ at[0] + n * bytes[0], lg[0], 0 };
+    st32_rel(&rec->lanes, keys.ready ? SHMQ_LANES_ORDERED : 0);
+    rec->keys = keys;
+    rec->dedup = (shmq_ring_place){ 0 };
     rec->ephemeral = 0;
     rec->place[SHMQ_LANE_WORK] = (shmq_ring_place){ at[0], lg[0], 1 };
     rec->place[SHMQ_LANE_AGAIN] = (shmq_ring_place){ at[1], lg[1], 0 };
@@ -490,7 +538,7 @@ static int snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
         if (!__atomic_load_n(&rec->place[lane].ready, __ATOMIC_ACQUIRE)) continue;
         if (ring_open(ctx, rec, index, lane, &r) != SHMQ_OK) continue;
         ring_settle_in(&r);
-        out->ready += ring_depth(&r);
+        out->ready += lane == SHMQ_LANE_AGAIN || rec->options.order != SHMQ_FIFO ? ring_filled(&r) : ring_depth(&r);
     }
     return queue_gen(ld_acq(&rec->word)) == queue_gen(out->word) ? SHMQ_OK : SHMQ_BUSY;
 }
@@ -515,8 +563,8 @@ int64_t shmq_depth(shmq_ctx *ctx, uint64_t qref) {
     int64_t n = rc;
     if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) n = SHMQ_GONE;
     else if (rc == SHMQ_OK) {
-        n = (int64_t)ring_depth(&q->work);
-        if (__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) n += (int64_t)ring_depth(&q->again);
+        n = (int64_t)level_depth(ctx, q);
+        if (__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) n += (int64_t)(q->lanes ? ring_filled(&q->again) : ring_depth(&q->again));
     }
     op_end(ctx);
     ctx_unlock(ctx);

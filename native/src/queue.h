@@ -6,6 +6,8 @@
 int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out);
 int queue_again_ready(shmq_ctx *ctx, local_queue *q);
 int queue_drained(shmq_ctx *ctx, uint32_t index);
+int queue_level_ready(shmq_ctx *ctx, local_queue *q, unsigned level);
+uint32_t queue_lanes_open(shmq_ctx *ctx, local_queue *q, uint32_t lanes);
 local_ring *queue_ring(shmq_ctx *ctx, unsigned ring);
 void queue_bytes_in(local_queue *q, uint64_t size);
 void queue_bytes_out(local_queue *q, uint64_t size);
@@ -25,6 +27,12 @@ static inline int queue_local(shmq_ctx *ctx, uint64_t qref, local_queue **out) {
     }
     *out = q;
     return SHMQ_OK;
+}
+
+/* Which levels beside 0 have ever been used, each opened here; and whether the queue is ordered. 0 = a plain queue. */
+static inline uint32_t queue_lanes(shmq_ctx *ctx, local_queue *q) {
+    uint32_t lanes = ld32_sc(&q->shared->lanes);   /* EVT: before the rings, when looking again */
+    return lanes == q->lanes ? lanes : queue_lanes_open(ctx, q, lanes);
 }
 
 static inline int queue_status(local_queue *q) {   /* OK, CLOSED or GONE */

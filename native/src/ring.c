@@ -185,9 +185,37 @@ int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out) {
 void ring_taken(local_ring *r, const ring_item *item) {
     CRASH_POINT("taken");
     if (!MUTANT(1)) cas(&r->slots[item->position & r->mask], item->slot, slot_empty(slot_round(item->slot) + 1));
-    r->head = item->position + 1;
+    if (item->position == r->head) r->head++;   /* else it was taken from the middle: those before it stay */
     if ((r->head & 15) == 0) raise_to(r, &r->ends->head, r->head);
 }
+
+/* The first takeable block from *at on, without moving head; *at moves to its position, or to where the ring ends. Positions
+ * below the true tail are never filled again: a walk may start where an earlier one has seen nothing. */
+int ring_next(shmq_ctx *ctx, local_ring *r, uint64_t *at, ring_item *out) {
+    uint64_t h = later_of(r, *at, head_hint(r));
+    for (uint64_t n = 0; n < RING_TURNS(r); n++) {
+        shmq_au64 *slot = &r->slots[h & r->mask];
+        uint64_t s = ld_acq(slot);   /* TAKE */
+        int64_t d = round_diff(slot_round(s), h >> r->lg);
+        if (d > 0) { h = step(r, head_hint, h, d, n); continue; }
+        if (d < 0 || slot_is_empty(s)) { *at = h; return SHMQ_EMPTY; }
+        uint32_t idx = slot_idx(s);
+        uint64_t c = block_known(ctx, idx) ? ld_acq(&block_at(ctx, idx)->ctl) : 0;
+        if (ld_acq(slot) != s) continue;   /* R2 */
+        if (takeable(ctl_state(c))) {
+            *at = h;
+            *out = (ring_item){ .ctl = c, .slot = s, .position = h, .idx = idx };
+            return SHMQ_OK;
+        }
+        cas(slot, s, slot_empty(slot_round(s) + 1));   /* taken and not cleared (I2), or no block at all */
+        h++;
+    }
+    *at = h;
+    return SHMQ_EMPTY;
+}
+
+/* Does the slot still name that life of the block? Then what was read of its header before this was that life's. */
+int ring_still(local_ring *r, const ring_item *item) { return ld_acq(&r->slots[item->position & r->mask]) == item->slot; }
 
 /* Does slot value s hold idx at `position`, of which 48 bits are known and, in the slot, 40 bits of the round? */
 static int names(local_ring *r, uint64_t s, uint64_t position, uint32_t idx) {
@@ -226,6 +254,22 @@ static uint64_t walk_tail(local_ring *r) {
 uint64_t ring_depth(local_ring *r) {
     uint64_t t = walk_tail(r), h = walk_head(r, t);
     return gap(r, t, h) > 0 ? (uint64_t)gap(r, t, h) : 0;
+}
+
+/* How many slots are filled: less than the depth where messages were taken from the middle. Looks at each. */
+uint64_t ring_filled(local_ring *r) {
+    uint64_t n = 0, left = ring_depth(r);
+    for (uint64_t p = r->head; left && left <= r->mask + 1; p++, left--) {
+        uint64_t s = ld_acq(&r->slots[p & r->mask]);
+        n += !slot_is_empty(s) && round_diff(slot_round(s), p >> r->lg) == 0;
+    }
+    return n;
+}
+
+/* Near enough and cheap: hints move every 16th position. */
+uint64_t ring_about(local_ring *r) {
+    uint64_t t = tail_hint(r), h = head_hint(r);
+    return (gap(r, t, h) > 0 ? (uint64_t)gap(r, t, h) : 0) + 16;
 }
 
 int ring_seems_empty(local_ring *r) {

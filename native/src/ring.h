@@ -7,10 +7,14 @@ typedef struct { uint64_t ctl, slot, position; uint32_t idx; } ring_item;
 
 int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint64_t max_depth);
 int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out);
+int ring_next(shmq_ctx *ctx, local_ring *r, uint64_t *at, ring_item *out);
+int ring_still(local_ring *r, const ring_item *item);
 void ring_taken(local_ring *r, const ring_item *item);
 int ring_holds(local_ring *r, uint64_t position, uint32_t idx);
 int ring_clear(local_ring *r, uint64_t position, uint32_t idx);
 uint64_t ring_depth(local_ring *r);
+uint64_t ring_about(local_ring *r);
+uint64_t ring_filled(local_ring *r);
 int ring_rebuild(local_ring *r);
 void ring_settle_in(local_ring *r);
 int ring_seems_empty(local_ring *r);

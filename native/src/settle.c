@@ -21,6 +21,8 @@
 #include "clock.h"
 #include "expire.h"
 #include "figures.h"
+#include "level.h"
+#include "order.h"
 #include "owner.h"
 #include "queue.h"
 #include "ring.h"
@@ -105,6 +107,7 @@ int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
         || queue_gen(dead->live) != queue_gen(q->options.dead_word) || queue_status(dead) == SHMQ_GONE) {
         bump(&q->counters->dropped, 1);
         settle_free(ctx, idx, ctl);
+        order_over(q);
         return SHMQ_OK;
     }
     bump(&q->counters->dead_lettered, 1);
@@ -112,6 +115,7 @@ int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     st_rlx(&b->due_ns, clock_now(ctx));
     st_rel(&b->fate, fate_make(to, fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));   /* I3 */
     CRASH_POINT("fate");
+    order_over(q);
     return settle_route(ctx, idx, ctl);
 }
 
@@ -140,7 +144,11 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     uint64_t size = ld32_rlx(&b->size);   /* before it is visible: then it is others' */
     queue_bytes_in(q, size);
     if (fate_again(f)) rc = queue_again_ready(ctx, q) == SHMQ_OK ? ring_enqueue(ctx, &q->again, idx, ctl, q->again.mask + 1) : SHMQ_FULL;
-    else rc = ring_enqueue(ctx, &q->work, idx, ctl, q->max_depth);
+    else {
+        local_ring *r;
+        uint32_t lanes = queue_lanes(ctx, q);
+        rc = (lanes && level_full(q, lanes)) || level_open(ctx, q, fate_prio(f), &r) != SHMQ_OK ? SHMQ_FULL : ring_enqueue(ctx, r, idx, ctl, q->most);
+    }
     if (rc != SHMQ_OK) queue_bytes_out(q, size);
     if (rc == SHMQ_OK) {
         waiter_wake(&q->shared->evt);
@@ -199,6 +207,7 @@ static int stale(shmq_ctx *ctx, shmq_delivery *d, uint32_t held) {   /* held: wh
 
 static void wake_closed(local_queue *q) {   /* the last settled message of a closed queue ends its consumers' loops */
     if (ld_rlx(&q->shared->word) != q->live) waiter_announce(&q->shared->evt);
+    else if (!MUTANT(36)) order_over(q);
 }
 
 /* Detaching: blocks of ours that no held entry names go back (taken for good, not acked) or are freed (loans). */

@@ -6,7 +6,7 @@
  *     writes a header; its lease may end by the clock while it is stopped).
  * I2  The held entry is written before the CAS, with the generation that the CAS will make: recovery finds every lease through
  *     it within microseconds, and lease expiry has its deadline. A failed CAS clears it and re-examines LIMBO.
- * I3  Redelivered messages come first.
+ * I3  Redelivered messages come first; with several levels in use: first within their level (level.c). Ordered queues: order.c.
  * Who dies where: entry written, CAS not done: the entry names a generation that never was ours; recovery skips it. After the
  * CAS: OWNED(dead), returned by recovery; the slot is cleared by anyone in passing.
  */
@@ -14,6 +14,8 @@
 #include "arena.h"
 #include "clock.h"
 #include "figures.h"
+#include "level.h"
+#include "order.h"
 #include "owner.h"
 #include "queue.h"
 #include "ring.h"
@@ -71,15 +73,22 @@ static void unheld(shmq_ctx *ctx, uint32_t entry, uint32_t idx) {
     arena_limbo_check(ctx, idx);
 }
 
+/* What comes next, and from where; without taking it. */
+static int take_next(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *item) {
+    uint32_t lanes = queue_lanes(ctx, q);
+    if (RARE(lanes)) return lanes & SHMQ_LANES_ORDERED ? order_find(ctx, q, from, item) : level_find(ctx, q, lanes, from, item);
+    int rc = __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) ? ring_find(ctx, *from = &q->again, item) : SHMQ_EMPTY;
+    return rc == SHMQ_OK ? rc : ring_find(ctx, *from = &q->work, item);
+}
+
 int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint32_t flags, shmq_delivery *out, uint32_t *freed) {
     uint32_t n = 0, entry = 0;
     uint64_t now = 0, deadline = 0;
     int rc = SHMQ_EMPTY;
     for (uint64_t tries = 0; n < max && tries < (uint64_t)max + 1000000; tries++) {
         ring_item item;
-        local_ring *r = &q->again;
-        rc = __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) ? ring_find(ctx, r, &item) : SHMQ_EMPTY;
-        if (rc != SHMQ_OK) rc = ring_find(ctx, r = &q->work, &item);
+        local_ring *r;
+        rc = take_next(ctx, q, &r, &item);
         if (rc != SHMQ_OK) break;
         uint64_t own = ctl_next(item.ctl, SHMQ_OWNED, ctx->self);
         int leased = !(flags & SHMQ_TAKE_FREE);
@@ -131,8 +140,10 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
 }
 
 int take_none_left(shmq_ctx *ctx, local_queue *q) {
-    (void)ctx;
+    uint32_t lanes = queue_lanes(ctx, q);
+    if (lanes & SHMQ_LANES_ORDERED) return order_none_left(ctx, q);
     if (!ring_seems_empty(&q->work)) return 0;
+    if (lanes && !level_none_left(q, lanes)) return 0;
     return !__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) || ring_seems_empty(&q->again);
 }
 
@@ -174,6 +185,24 @@ int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_d
     return rc;
 }
 
+/* A message that is ready, whoever its lane waits for: ordered queues are purged past what is unsettled. */
+static int purge_ordered(shmq_ctx *ctx, local_queue *q) {
+    ring_item item;
+    for (int turn = 0; turn < 2; turn++) {
+        local_ring *r = turn ? &q->work : &q->again;
+        if (turn == 0 && !__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) continue;
+        while (ring_find(ctx, r, &item) == SHMQ_OK) {   /* bounded by others' progress: the CAS fails when somebody took it */
+            uint64_t own = ctl_next(item.ctl, SHMQ_OWNED, ctx->self);
+            if (!cas(&block_at(ctx, item.idx)->ctl, item.ctl, own)) continue;
+            ring_taken(r, &item);
+            queue_bytes_out(q, ld32_rlx(&block_at(ctx, item.idx)->size));
+            settle_free(ctx, item.idx, own);
+            return 1;
+        }
+    }
+    return SHMQ_EMPTY;
+}
+
 /* Free all that is ready now. */
 int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
     local_queue *q = NULL;
@@ -185,13 +214,15 @@ int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
     op_begin(ctx);
     rc = queue_local(ctx, qref, &q);
     if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) rc = SHMQ_GONE;
-    uint64_t left = rc == SHMQ_OK ? ring_depth(&q->work) : 0;
+    uint64_t left = rc == SHMQ_OK ? level_depth(ctx, q) : 0;
     if (rc == SHMQ_OK && __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) left += ring_depth(&q->again);
     op_end(ctx);
     while (rc == SHMQ_OK && left--) {
         op_begin(ctx);
-        rc = queue_status(q) == SHMQ_GONE ? SHMQ_GONE : take_some(ctx, q, qref_index(qref), 1, SHMQ_TAKE_FREE, &d, &freed);
-        if (rc == 1) { rc = SHMQ_OK; n += settle_free(ctx, d.idx, d.ctl); bump(&q->counters->dropped, 1); }
+        int ordered = (q->lanes & SHMQ_LANES_ORDERED) != 0;
+        rc = queue_status(q) == SHMQ_GONE ? SHMQ_GONE : ordered ? purge_ordered(ctx, q) : take_some(ctx, q, qref_index(qref), 1, SHMQ_TAKE_FREE, &d, &freed);
+        if (rc == 1 && ordered) { rc = SHMQ_OK; n++; freed++; bump(&q->counters->dropped, 1); order_over(q); }
+        else if (rc == 1) { rc = SHMQ_OK; n += settle_free(ctx, d.idx, d.ctl); bump(&q->counters->dropped, 1); }
         op_end(ctx);
     }
     shmq_au32 *space = freed && q ? &q->shared->space : NULL;
@@ -200,12 +231,22 @@ int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
     return n || rc == SHMQ_EMPTY || rc == SHMQ_OK ? n : rc;
 }
 
+/* Where a look stands: stage:5 | position. Level by level from the top, the redelivered ones first: 2n is what came back of
+ * level 9 - n, 2n + 1 is its ring. Where one level is in use, what came back is all of level 0. */
+#define PEEK_SHIFT 59
+static local_ring *peek_stage(local_queue *q, uint32_t lanes, unsigned stage) {
+    unsigned level = SHMQ_LEVELS - 1 - stage / 2;
+    if (level && !(lanes & ~SHMQ_LANES_ORDERED & 1u << level)) return NULL;
+    if (stage & 1) return level_ring(q, level);
+    return __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) ? &q->again : NULL;
+}
+
 /* Look at the next ready message from *cursor on (0 = the first). The block is kept by a VIEW entry until shmq_view_end.
- * Redelivered ones first, as they would be taken. EMPTY at the end. */
+ * In the order in which they would be taken, aging and lanes of keys apart. EMPTY at the end. */
 int shmq_peek(shmq_ctx *ctx, uint64_t qref, uint64_t *cursor, shmq_delivery *out) {
     local_queue *q;
     uint32_t entry;
-    const uint64_t WORK = UINT64_C(1) << 63;
+    const uint64_t POSITION = (UINT64_C(1) << PEEK_SHIFT) - 1;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     op_begin(ctx);
@@ -214,29 +255,28 @@ int shmq_peek(shmq_ctx *ctx, uint64_t qref, uint64_t *cursor, shmq_delivery *out
     if (rc == SHMQ_OK) rc = owner_held_get(ctx, &entry);
     if (rc != SHMQ_OK) { op_end(ctx); ctx_unlock(ctx); return rc; }
     rc = SHMQ_EMPTY;
-    if (!(*cursor & WORK) && !__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) *cursor = WORK;
-    for (uint64_t tries = 0; tries < 4 * (q->work.mask + q->again.mask + 2); tries++) {
-        local_ring *r = *cursor & WORK ? &q->work : &q->again;
-        uint64_t p = *cursor & ~WORK;
-        ring_depth(r);   /* brings head and tail up */
-        if (p < r->head) p = r->head;
-        if (p >= r->tail) {
-            if (*cursor & WORK) break;
-            *cursor = WORK;
-            continue;
-        }
-        *cursor = (*cursor & WORK) | (p + 1);
+    uint32_t lanes = queue_lanes(ctx, q);
+    for (uint64_t tries = 0; tries < 4 * (SHMQ_LEVELS * (q->work.mask + q->again.mask + 2)); tries++) {
+        unsigned stage = (unsigned)(*cursor >> PEEK_SHIFT);
+        if (stage >= 2 * SHMQ_LEVELS) break;
+        local_ring *r = peek_stage(q, lanes, stage);
+        uint64_t p = *cursor & POSITION, here = *cursor & ~POSITION;
+        if (r) ring_depth(r);   /* brings head and tail up */
+        if (r && p < r->head) p = r->head;
+        if (r == NULL || p >= r->tail) { *cursor = (uint64_t)(stage + 1) << PEEK_SHIFT; continue; }
+        *cursor = here | (p + 1);
         uint64_t s = ld_acq(&r->slots[p & r->mask]);
         if (round_diff(slot_round(s), p >> r->lg) != 0 || slot_is_empty(s) || !block_known(ctx, slot_idx(s))) continue;
         uint32_t idx = slot_idx(s);
         shmq_block *b = block_at(ctx, idx);
         uint64_t c = ld_acq(&b->ctl);
         if (ld_acq(&r->slots[p & r->mask]) != s || ctl_state(c) != SHMQ_READY) continue;
+        if (!(stage & 1) && lanes && level_of(q, fate_prio(ld_rlx(&b->fate))) != SHMQ_LEVELS - 1 - stage / 2) continue;
         st_sc(&ctx->held[entry].word, held_make(SHMQ_HELD_VIEW, ctl_gen(c), idx));
         if (!cas(&b->ctl, c, c | (uint64_t)SHMQ_FLAG_VIEWED << 56)) {   /* taken, or flagged by another look: again */
             st_sc(&ctx->held[entry].word, 0);
             arena_limbo_check(ctx, idx);
-            *cursor = (*cursor & WORK) | p;
+            *cursor = here | p;
             continue;
         }
         if (describe(ctx, idx, out) != SHMQ_OK) {

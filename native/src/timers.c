@@ -8,6 +8,7 @@
  */
 #include "timers.h"
 #include "arena.h"
+#include "level.h"
 #include "queue.h"
 #include "ring.h"
 #include "settle.h"
@@ -65,7 +66,7 @@ int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due
 }
 
 static int room(shmq_ctx *ctx, local_queue *q, uint64_t fate) {
-    if (!fate_again(fate)) return ring_depth(&q->work) < q->max_depth;
+    if (!fate_again(fate)) return level_room(ctx, q, 1);
     return queue_again_ready(ctx, q) == SHMQ_OK && ring_depth(&q->again) <= q->again.mask;
 }
 

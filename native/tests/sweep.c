@@ -34,7 +34,8 @@
 #define WHY "because of this"
 
 enum { LEASE = 1, BACKOFF = 2, RETRY0 = 4, DROP = 8, NO_DLQ = 16, TTL = 32, SLOW = 64, NO_CAP = 128, CLOSES = 256,
-       DEAD_X = 512, WAITER = 1024, BYTES = 2048, DLQ1 = 4096, REUSE = 8192, NOSTOP = 16384, NO_ATTACH = 32768, LIVE_X = 65536, ONLY_FULL = 131072 };
+       DEAD_X = 512, WAITER = 1024, BYTES = 2048, DLQ1 = 4096, REUSE = 8192, NOSTOP = 16384, NO_ATTACH = 32768, LIVE_X = 65536, ONLY_FULL = 131072,
+       LEVELS = 1 << 18, AGED = 1 << 19, KEYED = 1 << 20, STRICT = 1 << 21 };
 
 typedef struct {
     const char *name;
@@ -54,7 +55,7 @@ static struct {
     pages pages;
     const scenario *s;
     int lo[TAGS], hi[TAGS], got[TAGS];
-    int last_tag;
+    int last_tag[3];         /* by level or key */
     uint64_t evt[8];
     uint64_t violations, kills, stops, reals, pairs, instructions, states;
     const char *mode;
@@ -126,11 +127,19 @@ static uint32_t tag_of(const shmq_delivery *d) {
 static int meta_right(const shmq_delivery *d, uint32_t tag) {
     return d->meta_size == 0 || (d->meta_size == 5 && memcmp(d->meta, "meta", 4) == 0 && d->meta[4] == tag);
 }
+/* Queues of several levels or keys: which one a tag has. */
+static uint32_t level_of_tag(uint32_t tag) { return W.s->flags & LEVELS ? tag % 3 : 0; }
+static const uint8_t *key_of_tag(uint32_t tag) {
+    static const uint8_t keys[TAGS] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30,
+        31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63 };
+    return &keys[tag < 40 ? tag % 3 : tag];
+}
 static int put(shmq_ctx *c, uint64_t q, uint32_t tag, uint32_t size, int meta, uint64_t delay) {
     uint8_t *b = malloc(size), h[5] = "meta";
     h[4] = (uint8_t)tag;
     fill(b, tag, size);
-    shmq_message m = { .data = b, .size = size, .meta = meta ? h : NULL, .meta_size = meta ? 5 : 0, .delay_ns = delay };
+    shmq_message m = { .data = b, .size = size, .meta = meta ? h : NULL, .meta_size = meta ? 5 : 0, .delay_ns = delay, .priority = level_of_tag(tag),
+                       .key = key_of_tag(tag), .key_size = 1 };
     int rc = shmq_publish(c, q, &m);
     free(b);
     return rc;
@@ -140,7 +149,8 @@ static void child_message(plane *p, uint32_t i, uint32_t tag, uint32_t size, int
     fill(b, tag, size);
     memcpy(&p->bytes[i][116], "meta", 4);
     p->bytes[i][120] = (uint8_t)tag;
-    p->m[i] = (shmq_message){ .data = b, .size = size, .meta = meta ? &p->bytes[i][116] : NULL, .meta_size = meta ? 5 : 0 };
+    p->m[i] = (shmq_message){ .data = b, .size = size, .meta = meta ? &p->bytes[i][116] : NULL, .meta_size = meta ? 5 : 0, .priority = level_of_tag(tag),
+                                .key = key_of_tag(tag), .key_size = 1 };
 }
 
 /* ---- stricter than shmq_audit: every slot is where its block says, and no hole lies between filled positions ---- */
@@ -193,9 +203,10 @@ static int take_one(uint64_t q, int order) {
     MUST(d.attempt >= 1 && d.attempt <= 3, "message %u: attempt %u", tag, d.attempt);
     MUST(d.extra_size == 0 || (d.extra_size == sizeof WHY && memcmp(d.extra, WHY, sizeof WHY) == 0), "message %u has a wrong error text", tag);
     W.got[tag]++;
-    if (order && tag < 10 && d.attempt == 1 && !d.redelivered && !d.reason) {
-        MUST((int)tag > W.last_tag, "message %u after %d", tag, W.last_tag);
-        W.last_tag = (int)tag;
+    int ordered = (W.s->flags & (KEYED | STRICT)) != 0, *last = &W.last_tag[W.s->flags & (LEVELS | KEYED) ? tag % 3 : 0];
+    if (order && tag < 10 && ((d.attempt == 1 && !d.redelivered) || ordered) && !d.reason) {
+        MUST((int)tag > *last, "message %u after %d", tag, *last);
+        *last = (int)tag;
     }
     rc = shmq_ack(W.p, &d, 1);
     MUST(rc == 1, "ack says %d", rc);
@@ -236,7 +247,7 @@ static void drain(int order) {
 }
 static void nothing_left_behind(uint64_t q) {   /* take said EMPTY: then no slot may hold something takeable */
     for (uint32_t i = (uint32_t)(q & 0xffff), once = 1; once; once = 0)
-        for (unsigned lane = 0; lane <= SHMQ_LANE_AGAIN; lane += SHMQ_LANE_AGAIN) {
+        for (unsigned lane = 0; lane <= SHMQ_LANE_AGAIN && !(W.s->flags & (KEYED | STRICT)); lane++) {
             local_ring *r = queue_ring(W.p, i * SHMQ_LANES + lane);
             for (uint64_t j = 0; r && j <= r->mask; j++) {
                 uint64_t s = ld_acq(&r->slots[j]);
@@ -250,8 +261,8 @@ static void others_go_on(void) {
     int refusable = (W.s->flags & CLOSES) != 0;
     while (take_one(W.q, 0)) {}
     nothing_left_behind(W.q);
-    for (uint32_t t = 40; t < 44; t++) put_tag(W.q, t, refusable || (W.s->flags & DROP));
-    for (int i = 0; i < 2; i++) MUST(take_one(W.q, 0) || refusable, "nothing to take while another process is stopped");
+    for (uint32_t t = 40; t < 44; t++) put_tag(W.q, t, refusable || (W.s->flags & (DROP | STRICT)));
+    for (int i = 0; i < 2; i++) MUST(take_one(W.q, 0) || refusable || (W.s->flags & STRICT), "nothing to take while another process is stopped");
     put_tag(W.q2, 44, refusable);
 }
 static void recycle(int leave) {   /* the same blocks again and again; left FREE, or READY in another queue */
@@ -390,7 +401,7 @@ static void reset_model(void) {
     memset(W.got, 0, sizeof W.got);
     memset(W.lo, 0, sizeof W.lo);
     memset(W.hi, 0, sizeof W.hi);
-    W.last_tag = 0;
+    memset(W.last_tag, 0, sizeof W.last_tag);
 }
 static int base_lo[TAGS];   /* what the world published */
 static void model(void) {
@@ -558,6 +569,9 @@ static void build(void) {
     if (f & LEASE) o.ack_timeout_ns = FAR;
     if (f & BACKOFF) o.backoff_ns = FAR;
     if (f & DROP) o.overflow = SHMQ_DROP_OLDEST;
+    if (f & LEVELS) o.priorities = 10;
+    if (f & AGED) o.aging_ns = 1000000;
+    if (f & (KEYED | STRICT)) o.order = f & STRICT ? SHMQ_STRICT : SHMQ_BY_KEY;
     if (f & BYTES) o.max_bytes = 1u << 20;
     W.q = (uint64_t)make_queue("q", &o);
     o.max_depth = 16;

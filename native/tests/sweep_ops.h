@@ -14,6 +14,9 @@ static void nack_world(uint32_t n, int extra, uint64_t delay) {
 static void w_again(void) { w_three(); nack_world(2, 0, 0); }
 static void w_extra(void) { w_three(); nack_world(1, 1, 0); }
 static void w_delayed(void) { w_three(); nack_world(2, 1, FAR); }
+static void w_six(void) { for (uint32_t t = 1; t <= 6; t++) put_world(W.q, t, 64, t & 1); }
+static void w_six_again(void) { w_six(); nack_world(2, 0, 0); }
+static void w_six_delayed(void) { w_six(); nack_world(2, 1, FAR); }
 static void w_expired(void) {
     w_three();
     ring_item item;
@@ -50,6 +53,13 @@ static void w_x_dead(void) {   /* two leases, one read ahead, one loan, its maga
     if (!cas(&block_at(W.x, d.idx)->ctl, d.ctl, m)) DIE("move");
     kill_x();
 }
+static void w_x_lanes(void) {   /* two leases, one read ahead, one unfinished move */
+    w_six();
+    x_takes(2, 0);
+    x_takes(1, SHMQ_TAKE_AHEAD);
+    kill_x();
+}
+static void w_x_strict(void) { w_six(); x_takes(1, 0); kill_x(); }
 static void w_x_late(void) {   /* it died between the held entry and its CAS */
     w_three();
     ring_item item;
@@ -83,6 +93,8 @@ static void p_msg(plane *p) { p_warm(p); child_message(p, 0, 20, 64, 0); }
 static void p_msg_cold(plane *p) { p_open(p); child_message(p, 0, 20, 64, 0); }
 static void p_meta(plane *p) { p_warm(p); child_message(p, 0, 20, 64, 1); }
 static void p_ttl(plane *p) { p_msg(p); p->m[0].ttl_ns = FAR; }
+static void p_level(plane *p) { p_msg(p); p->m[0].priority = 5; }
+static void p_take2(plane *p) { p_warm(p); CHILD(shmq_take(&p->ctx, p->q, 2, 0, p->d) == 2); }
 static void p_delayed(plane *p) { p_msg(p); p->m[0].delay_ns = FAR; }
 static void p_big(plane *p) { p_open(p); child_message(p, 0, 20, 5000, 1); }
 static void p_grow(plane *p) { p_open(p); child_message(p, 0, 20, 1000, 0); }
@@ -185,6 +197,11 @@ static void o_create(plane *p) {
     shmq_queue_options o = { .max_depth = 8, .dead_letter = SHMQ_NO_QUEUE, .max_retries = 1 };
     p->rc = shmq_queue_create(&p->ctx, "new", &o);
 }
+static void o_create_key(plane *p) {
+    shmq_queue_options o = { .max_depth = 8, .dead_letter = SHMQ_NO_QUEUE, .max_retries = 1, .order = SHMQ_BY_KEY };
+    p->rc = shmq_queue_create(&p->ctx, "new", &o);
+}
+static void o_ack2(plane *p) { p->rc = shmq_ack(&p->ctx, p->d, 2); }
 static void o_close(plane *p) { p->rc = shmq_queue_close(&p->ctx, p->q); }
 static void o_delete(plane *p) { p->rc = shmq_queue_delete(&p->ctx, p->q2); }
 static void o_attach(plane *p) { p->rc = shmq_attach(&p->ctx, SHMQ_CLIENT); }
@@ -218,6 +235,11 @@ static void e_ack3(plane *p, int finished) {
     int gone = 0;
     for (int t = 1; t <= 3; t++) { W.lo[t] = 0; gone += W.got[t] == 0; }
     if (finished && gone != (p->rc < 0 ? 0 : p->rc)) violation("ack says %ld, but %d of 3 are gone", (long)p->rc, gone);
+}
+static void e_ack2(plane *p, int finished) {
+    int gone = 0;
+    for (int t = 1; t <= 2; t++) { W.lo[t] = 0; gone += W.got[t] == 0; }
+    if (finished && gone != (p->rc < 0 ? 0 : p->rc)) violation("ack says %ld, but %d of 2 are gone", (long)p->rc, gone);
 }
 static void e_touch_ack(plane *p, int finished) {
     if (!finished) W.lo[1] = 0;
@@ -330,6 +352,47 @@ static const scenario OPS[] = {
     { "wait-steals", LIVE_X, w_x_ahead, p_warm, o_wait, NULL },
     { "depth", 0, w_again, p_warm, o_depth, NULL },
     { "bytes-resync", BYTES | SLOW, w_three, p_warm, o_resync, NULL },
+    { "level-publish", LEVELS, w_three, p_level, o_publish, e_publish },
+    { "level-publish-wake", LEVELS | WAITER, w_empty, p_level, o_publish, e_publish },
+    { "level-publish-full", LEVELS, w_full, p_msg, o_publish, e_publish },
+    { "level-drop-oldest", LEVELS | DROP, w_full, p_level, o_publish, e_publish },
+    { "level-take", LEVELS | LEASE, w_six, p_warm, o_take3, NULL },
+    { "level-take-again", LEVELS | LEASE, w_six_again, p_warm, o_take3, NULL },
+    { "level-take-aged", LEVELS | AGED | LEASE, w_six_again, p_warm, o_take3, NULL },
+    { "level-nack", LEVELS | LEASE, w_six, p_take2, o_nack0, NULL },
+    { "level-timer-fire", LEVELS, w_six_delayed, p_find_delayed, o_fire, NULL },
+    { "level-peek", LEVELS | LEASE, w_six_again, p_peek, o_peek, NULL },
+    { "level-purge", LEVELS, w_six_again, p_warm, o_purge, e_purge },
+    { "level-depth", LEVELS, w_six_again, p_open, o_depth, NULL },
+    { "level-recover", LEVELS | DEAD_X | SLOW, w_x_lanes, p_warm, o_recover, NULL },
+    { "key-publish", KEYED, w_three, p_msg, o_publish, e_publish },
+    { "key-publish-wake", KEYED | WAITER, w_empty, p_msg, o_publish, e_publish },
+    { "key-publish-full", KEYED, w_full, p_msg, o_publish, e_publish },
+    { "key-drop-oldest", KEYED | DROP, w_full, p_msg, o_publish, e_publish },
+    { "key-take", KEYED | LEASE, w_six, p_warm, o_take, NULL },
+    { "key-take-batch", KEYED | LEASE, w_six, p_warm, o_take3, NULL },
+    { "key-take-again", KEYED | LEASE, w_six_again, p_warm, o_take3, NULL },
+    { "key-take-blocked", KEYED | LEASE, w_six_delayed, p_warm, o_take3, NULL },
+    { "key-take-ahead", KEYED | LEASE, w_six, p_warm, o_ahead, NULL },
+    { "key-take-expired", KEYED | LEASE, w_expired, p_warm, o_take, NULL },
+    { "key-ack", KEYED | LEASE, w_six, p_take1, o_read_ack, e_ack },
+    { "key-ack-batch", KEYED | LEASE, w_six, p_take2, o_ack2, e_ack2 },
+    { "key-ack-wake", KEYED | LEASE | WAITER, w_six, p_take1, o_read_ack, e_ack },
+    { "key-nack", KEYED | LEASE, w_six, p_take1, o_nack0, NULL },
+    { "key-nack-backoff", KEYED | LEASE | BACKOFF, w_six, p_take1, o_nack, NULL },
+    { "key-reject", KEYED | LEASE, w_six, p_take1, o_reject, NULL },
+    { "key-reject-gone", KEYED | LEASE | NO_DLQ, w_six, p_take1, o_reject, e_gone },
+    { "key-release", KEYED | LEASE, w_six, p_take1, o_release, NULL },
+    { "key-settle-viewed", KEYED | LEASE, w_six, p_take1, o_settle_viewed, e_settle_viewed },
+    { "key-purge", KEYED, w_six_again, p_take1, o_purge, e_purge },
+    { "key-timer-fire", KEYED, w_six_delayed, p_find_delayed, o_fire, NULL },
+    { "key-lease-expiry", KEYED | LEASE | LIVE_X, w_x_lease, p_warm, o_expire, NULL },
+    { "key-recover", KEYED | DEAD_X | SLOW, w_x_lanes, p_warm, o_recover, NULL },
+    { "key-create", KEYED | SLOW, w_three, p_warm, o_create_key, NULL },
+    { "strict-take", STRICT | LEASE, w_one, p_warm, o_take3, NULL },
+    { "strict-ack", STRICT | LEASE, w_six, p_take1, o_read_ack, e_ack },
+    { "strict-nack", STRICT | LEASE, w_six, p_take1, o_nack0, NULL },
+    { "strict-recover", STRICT | DEAD_X | SLOW, w_x_strict, p_warm, o_recover, NULL },
 };
 
 /* ---- targeted: two processes, one interleaving ---- */

@@ -44,6 +44,7 @@ INCOMPLETE = ("max search depth too small", "out of memory", "DMEMLIM", "Search 
 RING_2C = ("P2=0", "NM=2", "MAXC=2", "IMMORTAL=5")
 RING_2P = ("P2=1", "NM=3", "MAXC=2", "IMMORTAL=5")
 REUSE = ("NM=2", "MAXC=2", "RESTARTS=1", "IMMORTAL=5")
+ORDER = ("NM=3", "NACKS=1", "MAXC=0", "NA=1", "NC=2")
 WAIT = ("NC=2", "NPUB=2", "MAXC=1", "LEAVES=1")
 
 MODELS = [
@@ -65,6 +66,20 @@ MODELS = [
     Job("hints: 2 blocks", "hints", ("NB=2", "MAXC=2")),
     Job("hints: 3 blocks", "hints", ("NB=3", "MAXC=2")),
     Job("hints: 2 blocks, 3 rounds, 1 crash", "hints", ("NB=2", "ROUNDS=3", "MAXC=1")),
+    Job(
+        "order: 2 messages, a nack, 1 crash", "order", ("NM=2", "NACKS=1", "MAXC=1", "NA=2", "NC=2")
+    ),
+    Job("order: 3 messages, 1 crash", "order", ("NM=3", "NACKS=0", "MAXC=1", "NA=1", "NC=2")),
+    Job(
+        "order: a consumer leaves",
+        "order",
+        ("NM=2", "NACKS=0", "MAXC=0", "NA=1", "NC=2", "LEAVES=1"),
+    ),
+    Job(
+        "order: a publisher stopped in NEW",
+        "order",
+        ("NM=2", "NACKS=0", "MAXC=0", "NA=1", "NC=2", "STOPS=1"),
+    ),
     Job("lease: 2 deadlines", "lease", ("MAXC=0", "TICKS=2", "TOUCHES=0")),
     Job("lease: a touch", "lease", ("MAXC=0", "TICKS=1", "TOUCHES=1")),
     Job("lease: a nack with a living view", "lease", ("MAXC=0", "TICKS=1", "TOUCHES=0", "KEEPS=1")),
@@ -112,6 +127,14 @@ MUTANTS = [
     ("NO_RECHECK_AFTER_FAILED_TAKE", "lease", ("MAXC=0", "TICKS=2")),
     ("VIEW_ENTRY_CLEARED", "lease", ("MAXC=0", "TICKS=2")),
     ("VIEW_NOT_FLAGGED", "lease", ("MAXC=0", "TICKS=2")),
+    ("BUSY_IGNORED", "order", ORDER),
+    ("DELAYED_IS_OVER", "order", ORDER),
+    ("ID_IGNORED", "order", ORDER),
+    ("CLAIM_AFTER", "order", ORDER),
+    ("CLAIM_STORED", "order", ORDER),
+    ("FORGETS_PASSED", "order", ORDER),
+    ("NO_WAKE", "order", ("NM=2", "NACKS=0", "MAXC=0", "NA=1", "NC=2", "LEAVES=1")),
+    ("NEW_IS_BUSY", "order", ("NM=2", "NACKS=0", "MAXC=0", "NA=1", "NC=2", "STOPS=1")),
     ("VIEW_END_NO_CHECK", "lease", ("MAXC=0", "TICKS=2")),
     ("LOOK_BEFORE", "expiry", ("MAXC=0",)),
     ("RESET_AFTER", "expiry", ("MAXC=0",)),

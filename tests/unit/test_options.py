@@ -76,7 +76,7 @@ def test_sizes_that_cannot_be_are_refused(text: object) -> None:
         {"retry_backoff": -1}, {"retry_backoff": 10, "retry_backoff_max": 5},
         {"retry_jitter": 1.5}, {"retry_jitter": float("nan")}, {"ack_timeout": 0},
         {"dead_letter": ""}, {"dead_letter": "a/b"}, {"priorities": 0}, {"priorities": 11},
-        {"dedup_window": 0}, {"order": "lifo"}, {"durability": "maybe"},
+        {"dedup_window": 0}, {"aging": 0}, {"aging": -1}, {"order": "lifo"}, {"durability": "maybe"},
     ],
     ids=str,
 )  # fmt: skip
@@ -133,6 +133,7 @@ maybe_seconds = st.none() | st.integers(1, 10**15).map(lambda ns: ns / 1e9)
         retry_jitter=st.sampled_from([0, 0.1, 0.25, 1]),
         ack_timeout=maybe_seconds,
         priorities=st.integers(1, 10),
+        aging=maybe_seconds,
         dedup_window=maybe_seconds,
         order=st.sampled_from(["fifo", "key", "strict"]),
         durability=st.sampled_from(["none", "snapshot", "interval", "sync"]),

@@ -405,7 +405,7 @@ def test_a_queue_survives_fork(rig: Rig) -> None:
     def child() -> int:
         queue.publish(b"child")
         queue.publish_many([b"many"] * 2)
-        queue.publish(b"fields", priority=1)
+        queue.publish(b"fields", ttl=60)
         with queue.loan(4) as buffer:
             buffer[:] = b"loan"
         assert queue.depth() == 6
