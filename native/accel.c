@@ -129,6 +129,24 @@ static int lease_settle(ConsumerObject *c, shmq_ctx *ctx, lease *l, int kind, ui
     return rc;
 }
 
+/* The same for a forward. Only STALE is for good: any other reason is the target's, and the lease stays. */
+static int lease_forward(ConsumerObject *c, shmq_ctx *ctx, lease *l, uint64_t target, shmq_message *m) {
+    int rc, keep = 0;
+    if (l->views) {
+        keep = shmq_view_keep(ctx, &l->d);
+        if (keep < 0 && keep != SHMQ_STALE) return keep;
+    }
+    rc = shmq_forward(ctx, &l->d, target, m);
+    if (rc < 0 && rc != SHMQ_STALE) {
+        if (keep > 0) shmq_view_end(ctx, (uint32_t)keep, l->d.idx);
+        return rc;
+    }
+    if (keep > 0) l->d.held = (uint32_t)keep;
+    l->state = l->views ? VIEWED : SETTLED;
+    lease_unlink(c, l);
+    return rc;
+}
+
 /* ---- Delivery -------------------------------------------------------------------------------------------------------- */
 
 static DeliveryObject *delivery_new(ConsumerObject *c) {
@@ -271,6 +289,65 @@ static PyObject *delivery_settle(DeliveryObject *self, PyObject *const *args, Py
     return PyLong_FromLong(lease_settle(self->consumer, self->ctx, &self->l, (int)kind, delay, extra, (uint32_t)size));
 }
 
+/* What a message is made of, as both _send and _forward get it: payload, meta or None, ttl, delay, priority, key, dedup. */
+typedef struct { shmq_message m; Py_buffer payload, meta; } parts;
+
+static void parts_release(parts *p) {
+    if (p->payload.obj) PyBuffer_Release(&p->payload);
+    if (p->meta.obj) PyBuffer_Release(&p->meta);
+}
+
+static int parts_get(parts *p, PyObject *const *args) {
+    memset(p, 0, sizeof *p);
+    shmq_message *m = &p->m;
+    for (int i = 5; i < 7; i++)
+        if (args[i] != Py_None && !PyBytes_CheckExact(args[i])) {
+            PyErr_Format(PyExc_TypeError, "found a key that is not bytes");
+            return -1;
+        }
+    m->ttl_ns = PyLong_AsUnsignedLongLong(args[2]);
+    m->delay_ns = PyLong_AsUnsignedLongLong(args[3]);
+    m->priority = (uint32_t)PyLong_AsUnsignedLong(args[4]);
+    if (PyErr_Occurred()) return -1;
+    if (args[0] != Py_None && PyObject_GetBuffer(args[0], &p->payload, PyBUF_SIMPLE) < 0) return -1;
+    if (args[1] != Py_None && PyObject_GetBuffer(args[1], &p->meta, PyBUF_SIMPLE) < 0) {
+        parts_release(p);
+        return -1;
+    }
+    m->data = p->payload.buf;
+    m->size = (uint64_t)p->payload.len;
+    m->meta = p->meta.buf;
+    m->meta_size = (uint32_t)p->meta.len;
+    if (args[5] != Py_None) {
+        m->key = PyBytes_AS_STRING(args[5]);
+        m->key_size = (uint32_t)PyBytes_GET_SIZE(args[5]);
+    }
+    if (args[6] != Py_None) {
+        m->dedup = PyBytes_AS_STRING(args[6]);
+        m->dedup_size = (uint32_t)PyBytes_GET_SIZE(args[6]);
+    }
+    return 0;
+}
+
+/* _forward(target, payload or None, meta or None, ttl_ns, delay_ns, priority, key, dedup) -> id, or a negative result */
+static PyObject *delivery_forward(DeliveryObject *self, PyObject *const *args, Py_ssize_t n) {
+    parts p;
+    if (n != 8) return PyErr_Format(PyExc_TypeError, "_forward: found %zd arguments, expected 8", n);
+    uint64_t target = PyLong_AsUnsignedLongLong(args[0]);
+    if (target == UINT64_MAX && PyErr_Occurred()) return NULL;
+    if (parts_get(&p, args + 1) < 0) return NULL;
+    int rc = SHMQ_STALE;
+    if (self->l.state == LIVE) {
+        if (args[1] == Py_None) {   /* its own bytes, from where they lie */
+            p.m.data = self->l.d.data;
+            p.m.size = self->l.d.size;
+        }
+        rc = lease_forward(self->consumer, self->ctx, &self->l, target, &p.m);
+    }
+    parts_release(&p);
+    return rc < 0 ? PyLong_FromLong(rc) : PyLong_FromUnsignedLongLong(p.m.id);
+}
+
 static PyObject *consumer_self(PyObject *self) { return Py_NewRef(self); }
 static int consumer_traverse(ConsumerObject *self, visitproc visit, void *arg) {
     Py_VISIT(self->client);
@@ -342,6 +419,7 @@ static PyObject *delivery_thread(DeliveryObject *self, void *unused) { (void)unu
 static PyMethodDef delivery_methods[] = {
     {"ack", (PyCFunction)delivery_ack, METH_NOARGS, PyDoc_STR("ack($self, /)\n--\n\nSettle: the message is done and its memory free.\n\nCopies nothing, blocks on nothing.\nRaises: StaleDelivery when the lease has moved on or was settled before.")},
     {"_settle", (PyCFunction)(void (*)(void))delivery_settle, METH_FASTCALL, NULL},
+    {"_forward", (PyCFunction)(void (*)(void))delivery_forward, METH_FASTCALL, NULL},
     {"_view", (PyCFunction)delivery_view, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL}};
 static PyGetSetDef delivery_getset[] = {
@@ -495,35 +573,11 @@ static PyObject *queue_send_many(QueueObject *self, PyObject *args) {
 /* _send(payload, meta or None, ttl_ns, delay_ns, priority) -> id, or a negative result */
 static PyObject *queue_send(QueueObject *self, PyObject *const *args, Py_ssize_t n) {
     if (n != 7) return PyErr_Format(PyExc_TypeError, "_send: found %zd arguments, expected 7", n);
-    shmq_message m = {0};
-    Py_buffer payload, meta = {0};
-    for (int i = 5; i < 7; i++)
-        if (args[i] != Py_None && !PyBytes_CheckExact(args[i])) return PyErr_Format(PyExc_TypeError, "_send: found a key that is not bytes");
-    m.ttl_ns = PyLong_AsUnsignedLongLong(args[2]);
-    m.delay_ns = PyLong_AsUnsignedLongLong(args[3]);
-    m.priority = (uint32_t)PyLong_AsUnsignedLong(args[4]);
-    if (PyErr_Occurred()) return NULL;
-    if (PyObject_GetBuffer(args[0], &payload, PyBUF_SIMPLE) < 0) return NULL;
-    if (args[1] != Py_None && PyObject_GetBuffer(args[1], &meta, PyBUF_SIMPLE) < 0) {
-        PyBuffer_Release(&payload);
-        return NULL;
-    }
-    m.data = payload.buf;
-    m.size = (uint64_t)payload.len;
-    m.meta = meta.buf;
-    m.meta_size = (uint32_t)meta.len;
-    if (args[5] != Py_None) {
-        m.key = PyBytes_AS_STRING(args[5]);
-        m.key_size = (uint32_t)PyBytes_GET_SIZE(args[5]);
-    }
-    if (args[6] != Py_None) {
-        m.dedup = PyBytes_AS_STRING(args[6]);
-        m.dedup_size = (uint32_t)PyBytes_GET_SIZE(args[6]);
-    }
-    int rc = send_one(self, &m);
-    PyBuffer_Release(&payload);
-    if (meta.obj) PyBuffer_Release(&meta);
-    return rc < 0 ? PyLong_FromLong(rc) : PyLong_FromUnsignedLongLong(m.id);
+    parts p;
+    if (parts_get(&p, args) < 0) return NULL;
+    int rc = send_one(self, &p.m);
+    parts_release(&p);
+    return rc < 0 ? PyLong_FromLong(rc) : PyLong_FromUnsignedLongLong(p.m.id);
 }
 
 #include "accel_loan.h"

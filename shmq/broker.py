@@ -495,7 +495,7 @@ def _dies(pid: int) -> bool:
 
 
 def _refuse_later_features(options: QueueOptions) -> None:
-    for name, plain in (("durability", "none"), ("dedup_window", None)):
+    for name, plain in (("durability", "none"),):
         found = getattr(options, name)
         if found != plain:
             raise InvalidOption(

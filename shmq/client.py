@@ -227,6 +227,10 @@ def error_of(rc: int, what: str, ctx: Any, facts: dict[str, object]) -> ShmqErro
         detail = ffi.new("shmq_detail *")
         lib.shmq_ctx_detail(ctx, detail)
         found = _with_detail(code, found, detail)
+        if code == "SHMQ_E_NOMEM" and ffi.string(lib.shmq_what(detail.what)) == b"table of ids":
+            found = f"dedup_capacity reached, {detail.expected:,} ids within the dedup_window"
+            expected = "room for one more id"
+            advice = "create the queue with a larger dedup_capacity or a shorter dedup_window"
     if facts:
         found += " (" + ", ".join(f"{key} {value}" for key, value in facts.items()) + ")"
     return kind(explain(what, found, expected, advice))

@@ -15,11 +15,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmq._native import DeliveryBase, ffi, lib
 from shmq.errors import RESULTS, InvalidOption, StaleDelivery, explain
-from shmq.message import Decoded, decode_headers, encode_headers
+from shmq.message import (
+    Decoded,
+    bytes_of,
+    contiguous,
+    deadline_of,
+    decode_headers,
+    encode_headers,
+    message_of,
+)
 from shmq.options import NS, parse_duration
 
 if TYPE_CHECKING:
     from shmq.message import HeaderValue
+    from shmq.queue import Queue
 
 __all__ = ["Delivery"]
 
@@ -37,7 +46,7 @@ _NO_ERROR = {
 class Delivery(DeliveryBase):
     """One delivered message and the right to settle it.
 
-    Exactly one of `ack`, `nack` and `reject` settles it. Whoever does nothing keeps the message
+    Exactly one of `ack`, `nack`, `reject` and `forward` settles it. Whoever does nothing keeps the message
     until the consumer closes or its process ends; then another consumer gets it, with `attempt` + 1.
     """
 
@@ -73,6 +82,77 @@ class Delivery(DeliveryBase):
                 explain("reason", f"{reason!r}", "a text", "say str(reason) if that is meant")
             )
         self._settle_or_raise(REJECT, 0, None if reason is None else error_headers(reason))
+
+    def forward(
+        self,
+        target: Queue,
+        payload: Any = None,
+        *,
+        timeout: float | str | None = None,
+        **fields: Any,
+    ) -> int:
+        """Publish to ``target`` and ack, both or neither; return the new message's id.
+
+        Wherever this process is killed, the message is afterwards either still to be delivered here
+        or there in ``target``, never both and never neither. With a `dedup_id` that ``target`` has
+        had within its `dedup_window` nothing is published, and the delivery is settled all the same.
+
+        ``payload`` is a bytes-like object; left out, it is the delivery's own. Headers, priority,
+        key and dedup_id are the delivery's own too unless ``fields`` (those of Message) say
+        otherwise; ttl and delay are not. ``target`` is a queue of the same broker.
+
+        Blocks only while ``target`` is full and its overflow policy is "block"; ``timeout`` seconds
+        at most (None: for ever, 0: not at all).
+
+        Raises: StaleDelivery when the lease has moved on or was settled before. QueueFull,
+            QueueClosed, QueueNotFound, MessageTooLarge, OutOfSharedMemory, TypeError, ValueError as
+            for `Queue.publish`: the delivery is then as it was, and can be settled otherwise.
+        """
+        queue = self._target(target)
+        deadline = deadline_of(timeout)
+        meta: bytes | None = self._meta
+        ttl, delay = lib.SHMQ_DELAY_DEFAULT, 0
+        priority = min(self.priority, queue._priorities - 1)
+        key: bytes | None = None
+        dedup: bytes | None = None
+        if fields or meta:
+            own = self._decoded()
+            if fields:
+                inherited = {
+                    "headers": own.headers, "priority": priority, "key": own.key,
+                    "dedup_id": own.dedup_id,
+                }  # fmt: skip
+                m = message_of(b"", inherited | fields)
+                _, meta, ttl, delay, priority, key, dedup = queue._encoded(m)
+            else:
+                key, dedup = bytes_of(own.key), bytes_of(own.dedup_id)
+        if payload is not None and type(payload) is not bytes:
+            payload = contiguous(payload)
+        last = False
+        while True:
+            rc = self._forward(queue._qref, payload, meta, ttl, delay, priority, key, dedup)
+            if rc >= 0:
+                return rc
+            if rc in (lib.SHMQ_STALE, lib.SHMQ_E_FORKED):
+                self._ack_failed(rc)
+            last = queue._wait_for_room(rc, deadline, last)
+
+    def _target(self, target: Any) -> Any:
+        client = getattr(target, "_client", None)
+        if client is None or not hasattr(target, "_wait_for_room"):
+            raise TypeError(
+                explain("target", type(target).__name__, "a Queue", "see Broker.get_queue")
+            )
+        if client is not self._consumer._client:
+            raise ValueError(
+                explain(
+                    f"target queue {target.name!r}",
+                    f"one of broker {client.name!r}",
+                    f"one of broker {self._consumer._client.name!r}, as the delivery",
+                    "publish there, then ack: at least once",
+                )
+            )
+        return target
 
     def touch(self, seconds: float | str) -> None:
         """Keep the lease for another ``seconds`` from now, whatever the queue's `ack_timeout`.

@@ -215,6 +215,26 @@ def _point_in_time(value: object) -> float:
     return float(value)
 
 
+def bytes_of(text: str | bytes | None) -> bytes | None:
+    """Return what the core compares keys and deduplication ids by."""
+    return _text(text) if isinstance(text, str) else text
+
+
+def contiguous(payload: Any) -> Any:
+    """Return ``payload`` as the core can copy it. Raises: TypeError when it is not bytes-like."""
+    try:
+        return payload if memoryview(payload).c_contiguous else bytes(payload)
+    except TypeError:
+        raise TypeError(
+            explain(
+                "payload",
+                type(payload).__name__,
+                "a bytes-like object",
+                "encode it first, e.g. text.encode() or json.dumps(x).encode()",
+            )
+        ) from None
+
+
 def _seconds(value: object, what: str) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value == math.inf:
         raise ValueError(explain(what, "infinity", "seconds", "a message must come some day"))

@@ -19,6 +19,7 @@ NS = 1_000_000_000
 MAX_NAME_BYTES = 255  # of a queue
 MAX_BROKER_NAME_BYTES = 200  # becomes part of a file name, which has 255
 MAX_DEPTH = 1 << 23  # half of the blocks that a segment can have
+MAX_DEDUP_IDS = (1 << 24) - 2
 MAX_RETRIES = 4094  # attempts are counted in 12 bits
 MAX_SECONDS = 100 * 365 * 86400.0
 NO_QUEUE = 0xFFFF
@@ -218,6 +219,8 @@ class QueueOptions:
     """seconds after which a waiting message counts as one level higher, and so on; None = never"""
     dedup_window: float | None = None
     """seconds during which a second message with the same dedup_id is recognised; None = off"""
+    dedup_capacity: int = 1_000_000
+    """ids that a dedup_window can hold; memory is taken as they come, 32 bytes each"""
     order: str = "fifo"
     """"fifo"; "key": per key, "strict": altogether, one unsettled message at a time, in order"""
     durability: str = "none"
@@ -269,6 +272,7 @@ class QueueOptions:
         put("priorities", parse_count(self.priorities, "priorities", 1, 10))
         put("aging", self._positive("aging"))
         put("dedup_window", self._positive("dedup_window"))
+        put("dedup_capacity", parse_count(self.dedup_capacity, "dedup_capacity", 1, MAX_DEDUP_IDS))
         parse_choice(self.order, "order", ORDERS)
         parse_choice(self.durability, "durability", DURABILITIES)
 
@@ -319,7 +323,7 @@ class QueueOptions:
             "topic": 0,
             "kind": 0,
             "expired": EXPIRED.index(self.expired),
-            "dedup_capacity": 0,
+            "dedup_capacity": self.dedup_capacity,
         }
 
     @classmethod
@@ -340,6 +344,7 @@ class QueueOptions:
             priorities=core.priorities,
             aging=from_ns(core.aging_ns),
             dedup_window=from_ns(core.dedup_window_ns),
+            dedup_capacity=core.dedup_capacity or cls.dedup_capacity,
             order=ORDERS[core.order],
             durability=DURABILITIES[core.durability],
         )

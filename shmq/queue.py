@@ -21,7 +21,7 @@ from shmq.client import Client
 from shmq.consumer import ADAPTIVE, Consumer
 from shmq.delivery import headers_of, ttl_of, wall_clock
 from shmq.errors import QueueFull, explain
-from shmq.message import Message, deadline_of, decode_headers, message_of
+from shmq.message import Message, bytes_of, deadline_of, decode_headers, message_of
 from shmq.options import NS, parse_count
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class QueueStats:
         dropped: Given up for room, for want of a dead-letter queue, or purged.
         recovered: Taken back from dead processes. returned: given back by consumers that closed.
         full: Publishes that found the queue full.
+        deduped: Publishes dropped because their dedup_id was there within the window.
+        forwarded: Deliveries settled by a forward; counted in acked too.
         published_bytes, delivered_bytes: Payload bytes.
         waited: From publish (or from when it was due, or dead) to delivery; None without samples.
         held: From delivery to ack; None without samples.
@@ -96,6 +98,8 @@ class QueueStats:
     wakes: int
     sleeps: int
     full: int
+    deduped: int
+    forwarded: int
     waited: Latency | None = None
     held: Latency | None = None
     at: float = 0.0
@@ -165,11 +169,15 @@ class Queue(QueueBase):
         the message's own. The payload is copied once, into shared memory. When this returns, every
         process sees the message, and it survives the death of this one.
 
+        In a queue with a `dedup_window`, of all publishes with one `dedup_id` within the window one
+        becomes a message; the others return that one's id. The window counts from the call.
+
         Blocks only while the queue is full and its overflow policy is "block"; ``timeout`` seconds
         at most (None: for ever, 0: not at all).
 
         Raises: QueueFull when the time is over, or at once with overflow="reject"; QueueClosed after
-            shutdown(); MessageTooLarge; OutOfSharedMemory; TypeError and ValueError for bad fields.
+            shutdown(); MessageTooLarge; OutOfSharedMemory, also for more ids than `dedup_capacity`;
+            TypeError and ValueError for bad fields.
         """
         deadline = deadline_of(timeout)
         m = message_of(message, fields)
@@ -196,7 +204,7 @@ class Queue(QueueBase):
         payload = m.payload
         if type(payload) is not bytes and not memoryview(payload).c_contiguous:
             payload = bytes(payload)
-        key, dedup = _bytes_of(m.key), _bytes_of(m.dedup_id)
+        key, dedup = bytes_of(m.key), bytes_of(m.dedup_id)
         return payload, m.encoded_headers(), m.ttl_ns, m.delay_ns, m.priority, key, dedup
 
     def _publish_many_slow(
@@ -457,7 +465,7 @@ class Queue(QueueBase):
 _COUNTERS = (
     "published", "published_bytes", "delivered", "delivered_bytes", "acked", "nacked", "rejected",
     "redelivered", "dead_lettered", "expired", "dropped", "recovered", "returned", "wakes", "sleeps",
-    "full",
+    "full", "deduped", "forwarded",
 )  # fmt: skip
 _WAITED_NS, _HELD_NS, _WAITED, _HELD, _BUCKETS = 22, 23, 24, 44, 20  # the same
 
@@ -512,10 +520,6 @@ def stats_of(info: Any, census: Any) -> QueueStats:
         at=now / NS,
         state="live" if live else "closed",
     )
-
-
-def _bytes_of(text: str | bytes | None) -> bytes | None:
-    return text.encode() if isinstance(text, str) else text
 
 
 def _reopen(broker: str, name: str) -> Queue:

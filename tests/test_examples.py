@@ -84,7 +84,7 @@ def last_line(text: str) -> str:
 def test_every_example_has_a_test_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "quickstart.py", "flights_etl.py", "basic.py", "delayed_messages.py", "dead_letters.py",
-        "priority_queue.py",
+        "priority_queue.py", "exactly_once.py",
     }  # fmt: skip
 
 
@@ -126,6 +126,13 @@ def test_in_the_clinic_nobody_waits_for_ever() -> None:
     assert (code, err) == (0, "")
     first, last = (int(number) for number in re.findall(r"after (\d+)", out))
     assert 0 < first <= last < 120  # after urgent ones, but not after all of them
+
+
+def test_exactly_once_is_what_it_says() -> None:
+    code, out, err = run(EXAMPLES / "exactly_once.py")
+    assert (code, err) == (0, ""), f"{out}\n{err}"
+    assert last_line(out) == "3000 invoices of 3000 orders: 0 missing, 0 doubled"
+    assert re.match(r"20 kills, [1-9]\d* publishes recognised as duplicates\n", out)
 
 
 def test_the_first_python_block_of_the_readme_runs(tmp_path: Path) -> None:
@@ -264,7 +271,7 @@ tables = copy.deepcopy(t.tables)
 dead = dict.fromkeys(t.cancelled, 'cancelled: yes')
 letters, left = len(dead), 0
 {damage}
-print(*job.Result(tables, 0, dead, letters, left).faults(t), sep="; ")
+print(*job.Result(tables, dead, letters, left).faults(t), sep="; ")
 """
     found = python(program)
     assert fault in found if fault else found == "\n"

@@ -34,7 +34,6 @@ class StageError(Exception):
 @dataclass(frozen=True)
 class Result:
     tables: Tables
-    duplicates: int  # records that came twice and were counted once
     dead: dict[int, str]  # row -> reason, of all messages in the dead-letter queue
     dead_letters: int  # how many there are
     leftovers: int  # messages in `raw` and `clean` at the end
@@ -87,9 +86,7 @@ class Job:
             },
         )
         self._reader = self._process("reader", stage.read, self.raw, self.pace, rows)
-        self._aggregator = self._process(
-            "aggregator", stage.aggregate, self.clean, self.report, rows
-        )
+        self._aggregator = self._process("aggregator", stage.aggregate, self.clean, self.report)
         self._workers = [self._worker(number) for number in range(workers)]
 
     def __enter__(self) -> Job:
@@ -119,14 +116,10 @@ class Job:
         self.clean.shutdown()
         self._until_aggregated(progress)
         with self.report.subscribe(ack="auto") as consumer:
-            tables = consumer.get(timeout=10)
-            duplicates = int(tables.headers["duplicates"])
-            found = Tables.from_json(tables.payload)
-            tables.ack()
+            found = Tables.from_json(consumer.get(timeout=10).payload)
         dead_letters = self.dead.depth()
         return Result(
             tables=found,
-            duplicates=duplicates,
             dead={
                 row_of(message.payload): str(message.headers.get("x-error"))
                 for message in self.dead.peek(dead_letters)

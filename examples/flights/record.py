@@ -23,7 +23,7 @@ class Unusable(Exception):
 class Record(TypedDict):
     """What a worker publishes to `clean`, as JSON."""
 
-    row: int  # position in flights.csv: the identity of a flight, used to recognise duplicates
+    row: int  # position in flights.csv: the identity of a flight
     carrier: str
     airline: str
     origin: str

@@ -19,7 +19,7 @@ from .record import Unusable, enriched, raw_payload
 from .table import Tables
 
 CHUNK = 512  # flights per publish_many of the reader
-BATCH = 64  # deliveries a worker holds at a time: what is done twice when it is killed
+BATCH = 64  # deliveries a worker holds at a time: what is worked on twice when it is killed
 
 
 def read(raw: shmq.Queue, pace: shmq.Queue, rows: int) -> None:
@@ -42,44 +42,32 @@ def read(raw: shmq.Queue, pace: shmq.Queue, rows: int) -> None:
 
 
 def work(raw: shmq.Queue, clean: shmq.Queue) -> None:
-    """Turn raw flights into records: take a batch, publish its records, then settle it.
+    """Turn raw flights into records.
 
-    In this order a kill at any instruction loses nothing: what is not acked comes back. It may
-    repeat records that were published and not acked; the aggregator knows them by their row.
+    `forward` publishes the record and settles the flight, both or neither: a kill at any instruction
+    neither loses a record nor repeats one.
     """
     _leave_ctrl_c_to_the_parent()
     lookups = dataset.Lookups.load()
     with raw.subscribe() as consumer:
         for batch in _batches(consumer, BATCH):
-            done: list[shmq.Delivery] = []
-            records: list[bytes] = []
             for delivery in batch:
                 try:
-                    records.append(enriched(delivery.payload, lookups))
-                    done.append(delivery)
+                    delivery.forward(clean, enriched(delivery.payload, lookups))
                 except Unusable as unusable:
                     delivery.reject(str(unusable))
-            clean.publish_many(records)
-            consumer.ack_many(done)
 
 
-def aggregate(clean: shmq.Queue, report: shmq.Queue, rows: int) -> None:
-    """Add each flight once to the tables; when `clean` has ended, publish them to `report`."""
+def aggregate(clean: shmq.Queue, report: shmq.Queue) -> None:
+    """Add what comes to the tables; when `clean` has ended, publish them to `report`."""
     _leave_ctrl_c_to_the_parent()
     tables = Tables()
-    seen = bytearray(rows)  # one byte per row of the file
-    duplicates = 0
     with clean.subscribe("aggregator") as consumer:
         for batch in _batches(consumer, CHUNK):
             for delivery in batch:
-                record = json.loads(delivery.payload)
-                if seen[record["row"]]:
-                    duplicates += 1
-                else:
-                    seen[record["row"]] = 1
-                    tables.add(record)
+                tables.add(json.loads(delivery.payload))
             consumer.ack_many(batch)
-    report.publish(tables.to_json(), headers={"duplicates": str(duplicates)})
+    report.publish(tables.to_json())
 
 
 def _batches(consumer: shmq.Consumer, size: int) -> Iterator[list[shmq.Delivery]]:

@@ -173,7 +173,7 @@ typedef struct { shmq_au64 word; shmq_au64 deadline; } shmq_held;   /* deadline:
 typedef struct {             /* one block; only the owner of NEW or MOVE writes anything but ctl */
     shmq_au64 ctl;
     shmq_au64 pos;
-    shmq_au64 fate;          /* spare:5 | forward:1 | dedup:1 | meta:1 | prio:4 | again:1 | reason:3 | died:12 | attempts:12 | origin:12 | home:12 */
+    shmq_au64 fate;          /* spare:3 | leaving:1 | tied:1 | forward:1 | dedup:1 | meta:1 | prio:4 | again:1 | reason:3 | died:12 | attempts:12 | origin:12 | home:12 */
     shmq_au64 id;
     shmq_au64 published_ns;
     shmq_au64 expires_ns;    /* 0 = never */
@@ -368,6 +368,7 @@ int shmq_ack(shmq_ctx *ctx, shmq_delivery *deliveries, uint32_t n);
 int shmq_nack(shmq_ctx *ctx, shmq_delivery *delivery, uint64_t delay_ns, const void *extra, uint32_t extra_size);
 int shmq_reject(shmq_ctx *ctx, shmq_delivery *delivery, const void *extra, uint32_t extra_size);
 int shmq_release(shmq_ctx *ctx, shmq_delivery *delivery);
+int shmq_forward(shmq_ctx *ctx, shmq_delivery *delivery, uint64_t target, shmq_message *message);
 int shmq_touch(shmq_ctx *ctx, shmq_delivery *delivery, uint64_t extend_ns);
 int shmq_settle_viewed(shmq_ctx *ctx, shmq_delivery *delivery);
 int shmq_view_keep(shmq_ctx *ctx, shmq_delivery *delivery);

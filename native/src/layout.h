@@ -59,6 +59,8 @@ static inline uint64_t fate_make(unsigned home, unsigned origin, unsigned attemp
 #define FATE_AGAIN (UINT64_C(1) << 51)
 #define FATE_DEDUP (UINT64_C(1) << 57)     /* the id's key lies behind the payload */
 #define FATE_FORWARD (UINT64_C(1) << 58)   /* settled by a forward: due_ns names the new message */
+#define FATE_TIED (UINT64_C(1) << 59)      /* NEW: to be published if the delivery that is named behind the payload was forwarded */
+#define FATE_LEAVING (UINT64_C(1) << 60)   /* MOVE: due_ns is no time, but the reference of what it is forwarded as */
 #define FATE_ATTEMPT (UINT64_C(1) << 24)
 
 /* ---- held ---- */
@@ -92,6 +94,12 @@ typedef struct {             /* what this process knows of one ring; head and ta
     uint32_t lg, ring;       /* ring = queue*16 + lane */
 } local_ring;
 
+typedef struct {             /* the table of ids of a queue; base == NULL: it has none. See dedup.c */
+    uint8_t *base;
+    uint64_t window_ms, bucket_bytes, half_bytes, mask;
+    uint32_t capacity, chunk;   /* ids in each half; buckets that get their memory together */
+} local_dedup;
+
 typedef struct {             /* one queue as this process sees it; options are a private copy */
     uint64_t live, closed;   /* its word when LIVE and when CLOSED; live == 0: not opened */
     shmq_queue *shared;
@@ -112,6 +120,7 @@ typedef struct {             /* one queue as this process sees it; options are a
     local_ring level[SHMQ_LEVELS];      /* levels 1 to 9; level 0 is work */
     uint64_t room;           /* ordered: how many messages may still be published before all are counted again */
     shmq_au64 *keys;         /* order = key, strict: what each lane is busy with */
+    local_dedup dedup;
 } local_queue;
 
 #define MAGAZINE 64
@@ -164,7 +173,7 @@ struct shmq_ctx {
 
 /* detail.what */
 enum { WHAT_NONE, WHAT_MAGIC, WHAT_VERSION, WHAT_FINGERPRINT, WHAT_CHECKSUM, WHAT_SIZE, WHAT_UID, WHAT_PIDNS, WHAT_BOOT,
-       WHAT_RESERVE, WHAT_SLOT, WHAT_BLOCK, WHAT_QUEUE, WHAT_CLASS, WHAT_MAP, WHAT_GEOMETRY, WHAT_PROVIDER };
+       WHAT_RESERVE, WHAT_SLOT, WHAT_BLOCK, WHAT_QUEUE, WHAT_CLASS, WHAT_MAP, WHAT_GEOMETRY, WHAT_PROVIDER, WHAT_DEDUP };
 
 static inline int fail(shmq_ctx *ctx, int rc, uint32_t what, uint64_t offset, uint64_t found, uint64_t expected, int err) {
     ctx->detail = (shmq_detail){ .sys_errno = err, .what = what, .offset = offset, .found = found, .expected = expected };

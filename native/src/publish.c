@@ -6,11 +6,14 @@
  *     instruction, the message is there whole or not at all.
  * I2  fate (with the home queue) is written before the queue's word is read: after close + barrier, a scan of all blocks sees
  *     every message that will still arrive.
+ * I3  A message with an id goes another way: NEW --CAS--> MOVE(me), which commits it; then the id is claimed, and it is routed
+ *     or, as a duplicate, freed (dedup.c). Room is looked for before the commit.
  * Who dies where: in NEW before the slot CAS: recovery frees the block. After it: recovery makes it READY. A killed
  * publish_many has published a prefix.
  */
 #include "arena.h"
 #include "clock.h"
+#include "dedup.h"
 #include "expire.h"
 #include "level.h"
 #include "order.h"
@@ -34,7 +37,7 @@ static uint64_t new_id(shmq_ctx *ctx) {
 }
 
 /* Returns when the message expires, 0 = never. */
-static uint64_t put_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_message *m, local_queue *q, uint64_t now) {
+uint64_t publish_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_message *m, local_queue *q, uint64_t now) {
     uint64_t ttl = m->ttl_ns == SHMQ_DELAY_DEFAULT ? q->options.ttl_ns : m->ttl_ns;
     uint64_t expires = ttl && ttl < UINT64_MAX - now ? now + ttl : 0;
     m->id = new_id(ctx);
@@ -50,14 +53,25 @@ static uint64_t put_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_me
     return expires;
 }
 
-static void put_meta(uint8_t *payload, const shmq_message *m) {
+void publish_meta(uint8_t *payload, const shmq_message *m) {
     if (m->meta_size == 0) return;
     uint8_t *at = payload + align8((uint32_t)m->size);
     memcpy(at, &m->meta_size, 4);
     memcpy(at + 4, m->meta, m->meta_size);
 }
 
-static uint64_t footprint(uint64_t size, uint32_t meta_size) { return meta_size ? ((size + 7) & ~UINT64_C(7)) + 4 + meta_size : size; }
+uint64_t publish_footprint(uint64_t size, uint32_t meta_size) { return meta_size ? ((size + 7) & ~UINT64_C(7)) + 4 + meta_size : size; }
+
+/* What lies behind payload and headers: the key of the id, if there is one, and the delivery that this message replaces. */
+void publish_trailer(shmq_ctx *ctx, uint32_t idx, const shmq_message *m, uint64_t tie, uint64_t flags) {
+    uint8_t *at = payload_of(ctx, idx) + ((publish_footprint(m->size, m->meta_size) + 7) & ~UINT64_C(7));
+    if (flags & FATE_DEDUP) {
+        hash128 key = hash_bytes(ctx->header->secret, m->dedup, m->dedup_size);
+        memcpy(at, &key, sizeof key);
+    }
+    memcpy(at + sizeof(hash128), &tie, sizeof tie);
+    st_rlx(&block_at(ctx, idx)->fate, ld_rlx(&block_at(ctx, idx)->fate) | flags);
+}
 
 static int full(shmq_ctx *ctx, local_queue *q, uint64_t size) {
     if (q->max_bytes) {
@@ -105,6 +119,28 @@ static int make_room(shmq_ctx *ctx, local_queue *q) {   /* overflow = drop-oldes
     return SHMQ_FULL;
 }
 
+/* OK when there is room for one more, be it by dropping the oldest; else FULL. */
+static inline int room(shmq_ctx *ctx, local_queue *q, uint64_t size) {
+    for (int tries = 0; full(ctx, q, size); tries++)
+        if (tries == 64 || make_room(ctx, q) != SHMQ_OK) { bump(&q->counters->full, 1); return SHMQ_FULL; }
+    return SHMQ_OK;
+}
+int publish_room(shmq_ctx *ctx, local_queue *q, uint64_t size) { return room(ctx, q, size); }
+
+/* A complete NEW block with an id (I3). An error: the caller owns it still, under *ctl. Of a duplicate m->id is the first one's. */
+static int launch_once(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t *ctl, shmq_message *m) {
+    uint64_t move = ctl_next(*ctl, SHMQ_MOVE, ctx->self), first = 0;
+    if (!cas(&block_at(ctx, idx)->ctl, *ctl, move)) return SHMQ_E_CORRUPT;
+    *ctl = move;
+    CRASH_POINT("committed");
+    int rc = dedup_settle(ctx, q, idx, move, &first);
+    if (rc < 0) return rc;
+    if (rc == DEDUP_DUPLICATE) { m->id = first; return SHMQ_OK; }
+    bump(&q->counters->published, 1);
+    bump(&q->counters->published_bytes, m->size);
+    return settle_route(ctx, idx, move);
+}
+
 /* One message; the caller holds the lock and is inside op. */
 int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, uint64_t now) {
     uint32_t idx;
@@ -113,17 +149,23 @@ int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, u
     if (rc != SHMQ_OK) return rc;
     if (m->size > ctx->geometry.max_message)
         return fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
-    for (int tries = 0; full(ctx, q, m->size); tries++) {
-        if (tries == 64 || make_room(ctx, q) != SHMQ_OK) { bump(&q->counters->full, 1); return SHMQ_FULL; }
-    }
-    rc = arena_alloc(ctx, footprint(m->size, m->meta_size), &idx, &ctl);
+    rc = room(ctx, q, m->size);
+    if (rc != SHMQ_OK) return rc;
+    int once = m->dedup != NULL && q->dedup.base != NULL;
+    rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + (once ? DEDUP_TRAILER + 7 : 0), &idx, &ctl);
     if (rc != SHMQ_OK) return rc;
     uint8_t *payload = payload_of(ctx, idx);
-    uint64_t expires = put_header(ctx, block_at(ctx, idx), qref_index(qref), m, q, now);
+    uint64_t expires = publish_header(ctx, block_at(ctx, idx), qref_index(qref), m, q, now);
     if (m->size) memcpy(payload, m->data, m->size);
-    put_meta(payload, m);
+    publish_meta(payload, m);
+    if (once) publish_trailer(ctx, idx, m, 0, FATE_DEDUP);
     CRASH_POINT("written");
     rc = queue_status(q);   /* I2: after fate */
+    if (once) {
+        if (rc == SHMQ_OK) rc = launch_once(ctx, q, idx, &ctl, m);
+        if (rc != SHMQ_OK) arena_free(ctx, idx, ctl);
+        return rc;
+    }
     for (int tries = 0; rc == SHMQ_OK; tries++) {
         rc = launch(ctx, q, idx, ctl, m->size, m->priority);
         if (rc != SHMQ_FULL || tries == 64 || make_room(ctx, q) != SHMQ_OK) break;
@@ -184,7 +226,7 @@ int shmq_loan(shmq_ctx *ctx, uint64_t qref, uint64_t size, uint32_t meta_size, s
     if (rc == SHMQ_OK && size > ctx->geometry.max_message)
         rc = fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, size, ctx->geometry.max_message, 0);
     memset(out, 0, sizeof *out);
-    if (rc == SHMQ_OK) rc = arena_alloc(ctx, footprint(size, meta_size), &out->idx, &out->ctl);
+    if (rc == SHMQ_OK) rc = arena_alloc(ctx, publish_footprint(size, meta_size) + (q->dedup.base ? DEDUP_TRAILER + 7 : 0), &out->idx, &out->ctl);
     if (rc == SHMQ_OK) {
         st_rlx(&block_at(ctx, out->idx)->fate, fate_make(SHMQ_NO_QUEUE, 0, 0, 0, 0, 0, 0, 0));
         out->data = payload_of(ctx, out->idx);
@@ -217,18 +259,28 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
         if (m->meta_size > loan->meta_size) rc = SHMQ_E_ARG;
     }
     if (rc == SHMQ_OK) {
-        expires = put_header(ctx, block_at(ctx, loan->idx), qref_index(qref), m, q, clock_now(ctx));
-        put_meta(payload_of(ctx, loan->idx), m);
+        int once = m->dedup != NULL && q->dedup.base != NULL;
+        expires = publish_header(ctx, block_at(ctx, loan->idx), qref_index(qref), m, q, clock_now(ctx));
+        publish_meta(payload_of(ctx, loan->idx), m);
+        if (once) publish_trailer(ctx, loan->idx, m, 0, FATE_DEDUP);
         rc = queue_status(q);
-        for (int tries = 0; rc == SHMQ_OK; tries++) {
+        if (once && rc == SHMQ_OK) {
+            rc = publish_room(ctx, q, m->size);
+            if (rc == SHMQ_OK) {
+                rc = launch_once(ctx, q, loan->idx, &loan->ctl, m);
+                if (rc != SHMQ_OK) arena_free(ctx, loan->idx, loan->ctl);   /* committed: no loan any more */
+                loan->ctl = 0;
+                ctx->bare--;
+            }
+        } else for (int tries = 0; rc == SHMQ_OK; tries++) {
             rc = full(ctx, q, m->size) ? SHMQ_FULL : launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority);
             if (rc != SHMQ_FULL || tries == 64 || make_room(ctx, q) != SHMQ_OK) break;
             rc = SHMQ_OK;
         }
         /* still a loan: no queue's census may count it */
-        if (rc != SHMQ_OK) st_rlx(&block_at(ctx, loan->idx)->fate, fate_make(SHMQ_NO_QUEUE, 0, 0, 0, 0, 0, 0, 0));
+        if (rc != SHMQ_OK && loan->ctl) st_rlx(&block_at(ctx, loan->idx)->fate, fate_make(SHMQ_NO_QUEUE, 0, 0, 0, 0, 0, 0, 0));
     }
-    if (rc == SHMQ_OK) {
+    if (rc == SHMQ_OK && loan->ctl) {
         loan->ctl = 0;
         ctx->bare--;
         expire_hint(ctx, expires);

@@ -17,6 +17,7 @@
 #define _GNU_SOURCE
 #include "queue.h"
 #include "arena.h"
+#include "dedup.h"
 #include "level.h"
 #include "owner.h"
 #include "ring.h"
@@ -89,18 +90,19 @@ static int counters_ready(shmq_ctx *ctx, uint32_t index) {
 
 /* All places in the ring region that belong to a record: its rings, its key lanes, its table of ids (in words of 8 bytes). */
 #define PLACES 13
+#define DEDUP_LG 28   /* the largest table: 2^24 ids in each half */
 static shmq_ring_place *place_of(shmq_queue *rec, unsigned n) { return n < 11 ? &rec->place[n] : n == 11 ? &rec->keys : &rec->dedup; }
 
-/* Bytes of a ring whose place is sound, else 0. */
-static uint64_t place_bytes(shmq_ctx *ctx, shmq_ring_place p) {
-    if (p.lg < 1 || p.lg > 24 || p.offset < ctx->geometry.rings || p.offset % SHMQ_PAGE) return 0;
+/* Bytes of a ring, or of another table of at most 2^most words, whose place is sound, else 0. */
+static uint64_t place_bytes(shmq_ctx *ctx, shmq_ring_place p, uint32_t most) {
+    if (p.lg < 1 || p.lg > most || p.offset < ctx->geometry.rings || p.offset % SHMQ_PAGE) return 0;
     uint64_t bytes = ((UINT64_C(8) << p.lg) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
     return p.offset <= ctx->geometry.rings + ctx->geometry.rings_size - bytes ? bytes : 0;
 }
 
 static int ring_open(shmq_ctx *ctx, shmq_queue *rec, uint32_t index, unsigned lane, local_ring *r) {
     shmq_ring_place p = rec->place[lane];
-    if (place_bytes(ctx, p) == 0)
+    if (place_bytes(ctx, p, 24) == 0)
         return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)&rec->place[lane] - ctx->base), p.offset, ctx->geometry.rings, 0);
     *r = (local_ring){ .slots = (shmq_au64 *)(ctx->base + p.offset), .ends = &rec->ends[lane], .mask = (UINT64_C(1) << p.lg) - 1,
                        .lg = p.lg, .ring = index * SHMQ_LANES + lane };
@@ -120,13 +122,19 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     int counted = counters_ready(ctx, index) == SHMQ_OK;   /* a full file system must not cost messages, only their count */
     int rc = ring_open(ctx, rec, index, SHMQ_LANE_WORK, &fresh.work);
     if (rc == SHMQ_OK) rc = ring_open(ctx, rec, index, SHMQ_LANE_AGAIN, &fresh.again);
+    if (rc == SHMQ_OK && dedup_bytes(&fresh.options)) {
+        shmq_ring_place ids = rec->dedup;
+        if (place_bytes(ctx, ids, DEDUP_LG) < dedup_bytes(&fresh.options))
+            rc = fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)&rec->dedup - ctx->base), ids.offset, ctx->geometry.rings, 0);
+        else dedup_open(&fresh, ctx->base + ids.offset);
+    }
     if (rc != SHMQ_OK) return rc;
     if (queue_gen(ld_acq(&rec->word)) != queue_gen(w)) return SHMQ_E_NOTFOUND;
     ring_settle_in(&fresh.work);
     if (__atomic_load_n(&rec->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) ring_settle_in(&fresh.again);
     fresh.lanes = 0;
     if (fresh.options.order != SHMQ_FIFO) {
-        if (place_bytes(ctx, rec->keys) < (UINT64_C(8) << (fresh.options.order == SHMQ_STRICT ? 9 : 12)))
+        if (place_bytes(ctx, rec->keys, 24) < (UINT64_C(8) << (fresh.options.order == SHMQ_STRICT ? 9 : 12)))
             return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)&rec->keys - ctx->base), rec->keys.offset, ctx->geometry.rings, 0);
         fresh.keys = (shmq_au64 *)(ctx->base + rec->keys.offset);
         fresh.lanes = SHMQ_LANES_ORDERED;
@@ -182,7 +190,7 @@ uint32_t queue_lanes_open(shmq_ctx *ctx, local_queue *q, uint32_t lanes) {
 int queue_level_ready(shmq_ctx *ctx, local_queue *q, unsigned level) {
     if (level == 0 || (queue_lanes(ctx, q) & 1u << level)) return SHMQ_OK;
     shmq_ring_place *p = &q->shared->place[level];
-    uint64_t bytes = place_bytes(ctx, *p);
+    uint64_t bytes = place_bytes(ctx, *p, 24);
     int rc = bytes ? shmq_reserve(ctx, p->offset, bytes) : SHMQ_E_CORRUPT;
     if (rc != SHMQ_OK) return rc;
     __atomic_store_n(&p->ready, 1, __ATOMIC_RELEASE);
@@ -289,14 +297,23 @@ int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_opti
     /* one span: a ring for each level, of which only the first has memory yet; the redelivery ring; the lanes of keys */
     unsigned levels = options->order != SHMQ_FIFO || options->priorities < 1 ? 1 : options->priorities;
     shmq_ring_place keys = { .lg = options->order == SHMQ_FIFO ? 0 : options->order == SHMQ_STRICT ? 9 : 12, .ready = options->order != SHMQ_FIFO };
-    at[0] = ring_space(ctx, levels * bytes[0] + bytes[1] + (keys.ready ? UINT64_C(8) << keys.lg : 0), 0, 0);
+    uint64_t span = levels * bytes[0] + bytes[1] + (keys.ready ? UINT64_C(8) << keys.lg : 0);
+    at[0] = ring_space(ctx, span, 0, 0);
     at[1] = at[0] ? at[0] + levels * bytes[0] : 0;
     keys.offset = keys.ready ? at[1] + bytes[1] : 0;
     rc = at[1] ? shmq_reserve(ctx, (uint64_t)((uint8_t *)rec - ctx->base), sizeof *rec) : SHMQ_E_NOMEM;
     if (rc == SHMQ_OK) rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)base_counters(ctx, index) - ctx->base), sizeof(shmq_counters));
     if (rc == SHMQ_OK) rc = shmq_reserve(ctx, at[0], bytes[0]);
     if (rc == SHMQ_OK && keys.ready) rc = shmq_reserve(ctx, keys.offset, UINT64_C(8) << keys.lg);
+    /* the table of ids, if there is to be one; its first page only, the rest gets its memory when it is used */
+    uint64_t ids = dedup_bytes(options), ids_at = 0;
+    uint32_t ids_lg = lg_for(ids / 8);
+    if (rc == SHMQ_OK && ids) {
+        ids_at = ring_space(ctx, UINT64_C(8) << ids_lg, at[0], span);
+        rc = ids_at ? shmq_reserve(ctx, ids_at, SHMQ_PAGE) : fail(ctx, SHMQ_E_NOMEM, WHAT_DEDUP, 0, ids, ctx->geometry.rings_size, 0);
+    }
     if (rc != SHMQ_OK) { admin_leave(ctx); return rc; }
+    if (ids) memset(ctx->base + ids_at, 0, SHMQ_PAGE);
     uint64_t gen = queue_gen(ld_acq(&rec->word));
     memset(ctx->base + at[0], 0, bytes[0]);   /* a creator that died here before us may have left its rounds */
     if (keys.ready) memset(ctx->base + keys.offset, 0, UINT64_C(8) << keys.lg);
@@ -312,7 +329,7 @@ int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_opti
     for (unsigned n = 1; n < levels; n++) rec->place[n] = (shmq_ring_place){ at[0] + n * bytes[0], lg[0], 0 };
     st32_rel(&rec->lanes, keys.ready ? SHMQ_LANES_ORDERED : 0);
     rec->keys = keys;
-    rec->dedup = (shmq_ring_place){ 0 };
+    rec->dedup = ids ? (shmq_ring_place){ ids_at, ids_lg, 1 } : (shmq_ring_place){ 0 };
     rec->ephemeral = 0;
     rec->place[SHMQ_LANE_WORK] = (shmq_ring_place){ at[0], lg[0], 1 };
     rec->place[SHMQ_LANE_AGAIN] = (shmq_ring_place){ at[1], lg[1], 0 };
@@ -475,13 +492,14 @@ static int somebody_inside(shmq_ctx *ctx) {
     return 0;
 }
 
-static void ring_punch(shmq_ctx *ctx, shmq_ring_place p) {
-    uint64_t bytes = place_bytes(ctx, p);
+static void ring_punch(shmq_ctx *ctx, shmq_ring_place p, const shmq_queue_options *ids) {
+    uint64_t bytes = place_bytes(ctx, p, ids ? DEDUP_LG : 24);
     if (bytes == 0) return;
     int bad = ctx->provider == SHMQ_POSIX
         ? fallocate(ctx->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)p.offset, (off_t)bytes)
         : madvise(ctx->base + p.offset, bytes, MADV_REMOVE);
-    if (bad && p.ready) memset(ctx->base + p.offset, 0, bytes);   /* a fresh ring is a zero page, however it comes */
+    if (bad && ids) { if (dedup_bytes(ids) && dedup_bytes(ids) <= bytes) dedup_forget(ctx->base + p.offset, ids); }
+    else if (bad && p.ready) memset(ctx->base + p.offset, 0, bytes);   /* a fresh ring is a zero page, however it comes */
 }
 
 /* I3: finish deletions. Returns how many records became FREE; others are tried again by the next caller. */
@@ -508,7 +526,7 @@ int shmq_queue_collect(shmq_ctx *ctx) {
             if (barrier_everywhere() != 0) break;
         }
         if (somebody_inside(ctx)) continue;   /* a recoverer that saw it DELETING may still look into its rings */
-        for (unsigned n = 0; n < PLACES; n++) ring_punch(ctx, *place_of(rec, n));
+        for (unsigned n = 0; n < PLACES; n++) ring_punch(ctx, *place_of(rec, n), n == PLACES - 1 ? &rec->options : NULL);
         CRASH_POINT("collect");
         if (cas(&rec->word, retiring, queue_make(queue_gen(w), SHMQ_Q_FREE))) done++;
     }

@@ -3,8 +3,10 @@
  *   state of a block of the dead p      what recovery does                                             who else may do it
  *   NEW(p), in the slot that pos names  CAS to READY (it was published)                                takers take it as it is
  *   NEW(p), not there                   CAS to FREE (it never was)                                     nobody
+ *   NEW(p), tied to a forwarded S       CAS to MOVE(me), route                                         who recovers S
  *   MOVE(p), in its slot                CAS to READY                                                   takers
  *   MOVE(p), not there                  CAS to MOVE(me), route by fate and due_ns, no attempt counted   nobody
+ *   MOVE(p), forwarded                  CAS to MOVE(me), send its replacement on, free it              nobody
  *   OWNED(p)                            clear the slot, CAS to MOVE(me), attempt++ if STARTED, route    lease expiry
  *   FREE without hint bit               set the bit                                                    alloc's scan
  *   LIMBO                               FREE if no living held entry names it                          whoever clears an entry
@@ -19,6 +21,7 @@
  * A recoverer that dies leaves p DEAD and its own blocks OWNED/MOVE(me): the next one recovers both, in any order.
  */
 #include "arena.h"
+#include "forward.h"
 #include "owner.h"
 #include "queue.h"
 #include "ring.h"
@@ -129,12 +132,18 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
                 settle_return(ctx, idx, c, 0);
             } else if (in_slot(ctx, idx)) cas(&b->ctl, c, ctl_to(c, SHMQ_READY, 0));
             else if (st == SHMQ_NEW) {
-                if (cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) arena_hint(ctx, idx);
+                if (forward_decided(ctx, idx, c)) forward_send(ctx, idx, c);
+                else if (cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) arena_hint(ctx, idx);
             } else {
                 /* taken from a ring of its home queue: it was on its way back there, to the front, maybe not yet marked so */
                 unsigned from = pos_ring(ld_rlx(&b->pos)) / SHMQ_LANES;
                 uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self), f = ld_rlx(&b->fate);
                 if (!cas(&b->ctl, c, m)) continue;
+                if ((f & FATE_FORWARD) && !MUTANT(27)) { forward_finish(ctx, idx, m); continue; }
+                if ((f & FATE_LEAVING) && !MUTANT(26)) {
+                    st_rlx(&b->due_ns, 0);
+                    st_rel(&b->fate, f &= ~FATE_LEAVING);
+                }
                 if (from == fate_home(f)) st_rlx(&b->fate, f | FATE_AGAIN);
                 CRASH_POINT("adopted");
                 settle_route(ctx, idx, m);

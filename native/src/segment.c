@@ -69,7 +69,7 @@ static uint64_t pid_namespace(void) {
 const char *shmq_what(uint32_t what) {
     static const char *const NAMES[] = { "nothing", "magic", "layout version", "layout fingerprint", "header checksum", "size",
         "owner uid", "pid namespace", "boot", "memory reservation", "ring slot", "block header", "queue record", "size class",
-        "mapping", "geometry", "provider" };
+        "mapping", "geometry", "provider", "table of ids" };
     return what < sizeof NAMES / sizeof *NAMES ? NAMES[what] : "unknown";
 }
 

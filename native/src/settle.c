@@ -19,6 +19,7 @@
 #include "settle.h"
 #include "arena.h"
 #include "clock.h"
+#include "dedup.h"
 #include "expire.h"
 #include "figures.h"
 #include "level.h"
@@ -137,6 +138,17 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     int rc = queue_open_local(ctx, fate_home(f), &q);
     if (rc != SHMQ_OK && rc != SHMQ_E_NOTFOUND) { settle_quarantine(ctx, idx, ctl); return rc; }   /* never lost for a reason of ours */
     if (rc == SHMQ_E_NOTFOUND || queue_status(q) == SHMQ_GONE) { settle_free(ctx, idx, ctl); return SHMQ_OK; }
+    if ((f & FATE_DEDUP) && !MUTANT(22)) {   /* committed, and its publisher could not say whether it is the first */
+        uint64_t first;
+        rc = dedup_settle(ctx, q, idx, ctl, &first);
+        if (rc == DEDUP_DUPLICATE) return SHMQ_OK;
+        if (rc != DEDUP_FIRST) {   /* the table is full: later */
+            uint64_t again = clock_now(ctx) + UINT64_C(50000000);
+            if (ld_rlx(&b->due_ns) < again) st_rlx(&b->due_ns, again);
+            return delay(ctx, idx, ctl);
+        }
+        f = ld_rlx(&b->fate);
+    }
     uint64_t expires = ld_rlx(&b->expires_ns);
     if (expires && expires <= clock_now(ctx)) return settle_kill(ctx, idx, ctl, SHMQ_R_EXPIRED);   /* it expired in somebody's hands */
     if (fate_again(f) && spent(q, f)) return settle_kill(ctx, idx, ctl, SHMQ_R_RETRIES);
@@ -209,6 +221,21 @@ static void wake_closed(local_queue *q) {   /* the last settled message of a clo
     if (ld_rlx(&q->shared->word) != q->live) waiter_announce(&q->shared->evt);
     else if (!MUTANT(36)) order_over(q);
 }
+
+/* For who settles a delivery in a way of its own: is the lease held; OWNED -> MOVE(me), which ends it; and it is done. */
+int settle_holds(shmq_ctx *ctx, const shmq_delivery *d) { return lease_ours(ctx, d); }
+
+int settle_leave(shmq_ctx *ctx, shmq_delivery *d, uint64_t *move) {
+    uint32_t held = d->held;
+    *move = ctl_next(d->ctl, SHMQ_MOVE, ctx->self);
+    let_go(ctx, d);
+    if (!cas(&block_at(ctx, d->idx)->ctl, d->ctl, *move)) return stale(ctx, d, held);
+    if (held == 0 && ctx->bare) ctx->bare--;
+    d->ctl = 0;
+    return SHMQ_OK;
+}
+
+void settle_left(local_queue *q) { wake_closed(q); }
 
 /* Detaching: blocks of ours that no held entry names go back (taken for good, not acked) or are freed (loans). */
 void settle_abandon(shmq_ctx *ctx) {

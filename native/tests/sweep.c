@@ -18,7 +18,9 @@
 #define _GNU_SOURCE
 #include "sweep_vm.h"
 #include "arena.h"
+#include "dedup.h"
 #include "owner.h"
+#include "publish.h"
 #include "queue.h"
 #include "ring.h"
 #include "settle.h"
@@ -35,7 +37,7 @@
 
 enum { LEASE = 1, BACKOFF = 2, RETRY0 = 4, DROP = 8, NO_DLQ = 16, TTL = 32, SLOW = 64, NO_CAP = 128, CLOSES = 256,
        DEAD_X = 512, WAITER = 1024, BYTES = 2048, DLQ1 = 4096, REUSE = 8192, NOSTOP = 16384, NO_ATTACH = 32768, LIVE_X = 65536, ONLY_FULL = 131072,
-       LEVELS = 1 << 18, AGED = 1 << 19, KEYED = 1 << 20, STRICT = 1 << 21 };
+       LEVELS = 1 << 18, AGED = 1 << 19, KEYED = 1 << 20, STRICT = 1 << 21, DEDUP = 1 << 22 };
 
 typedef struct {
     const char *name;
@@ -143,6 +145,12 @@ static int put(shmq_ctx *c, uint64_t q, uint32_t tag, uint32_t size, int meta, u
     int rc = shmq_publish(c, q, &m);
     free(b);
     return rc;
+}
+static int put_id(shmq_ctx *c, uint64_t q, uint32_t tag) {   /* equal tags have equal ids */
+    uint8_t b[64];
+    fill(b, tag, 64);
+    shmq_message m = { .data = b, .size = 64, .dedup = &tag, .dedup_size = 4 };
+    return shmq_publish(c, q, &m);
 }
 static void child_message(plane *p, uint32_t i, uint32_t tag, uint32_t size, int meta) {
     uint8_t *b = size <= 112 ? p->bytes[i] : p->big;
@@ -264,6 +272,11 @@ static void others_go_on(void) {
     for (uint32_t t = 40; t < 44; t++) put_tag(W.q, t, refusable || (W.s->flags & (DROP | STRICT)));
     for (int i = 0; i < 2; i++) MUST(take_one(W.q, 0) || refusable || (W.s->flags & STRICT), "nothing to take while another process is stopped");
     put_tag(W.q2, 44, refusable);
+    if (W.s->flags & DEDUP) {   /* the very id that the stopped one may have claimed; whoever was first, there is one of it */
+        int rc = put_id(W.p, W.q, 20);
+        MUST(rc == 0, "publish of an id says %d while another process is stopped", rc);
+        W.lo[20] = W.hi[20] = 1;
+    }
 }
 static void recycle(int leave) {   /* the same blocks again and again; left FREE, or READY in another queue */
     int refusable = (W.s->flags & (CLOSES | DROP)) != 0;
@@ -573,6 +586,7 @@ static void build(void) {
     if (f & AGED) o.aging_ns = 1000000;
     if (f & (KEYED | STRICT)) o.order = f & STRICT ? SHMQ_STRICT : SHMQ_BY_KEY;
     if (f & BYTES) o.max_bytes = 1u << 20;
+    if (f & DEDUP) { o.dedup_window_ns = FAR; o.dedup_capacity = 1000; }   /* a page of buckets in each half: secrets differ from run to run */
     W.q = (uint64_t)make_queue("q", &o);
     o.max_depth = 16;
     o.overflow = 0;

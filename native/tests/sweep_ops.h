@@ -80,6 +80,51 @@ static void w_x_views(void) {   /* the dead kept blocks in LIMBO and peeked at o
     kill_x();
 }
 
+static void w_dedup(void) { w_three(); if (put_id(W.p, W.q, 20) != 0) DIE("publish"); want(20); }
+/* N of x, NEW and written, with the tag and what is said */
+static uint32_t x_writes(uint64_t q, uint32_t tag, uint64_t tie, uint64_t flags, uint64_t *ctl) {
+    uint32_t idx;
+    local_queue *l;
+    shmq_message m = { .size = 64, .dedup = &tag, .dedup_size = 4 };
+    if (queue_local(W.x, q, &l) != 0 || arena_alloc(W.x, 64 + DEDUP_TRAILER, &idx, ctl) != 0) DIE("alloc");
+    publish_header(W.x, block_at(W.x, idx), (uint32_t)(q & 0xffff), &m, l, shmq_now());
+    fill(payload_of(W.x, idx), tag, 64);
+    publish_trailer(W.x, idx, &m, tie, flags);
+    return idx;
+}
+static void w_x_dedup(void) {   /* it died after its commits: one id claimed, one not, one that another has had since */
+    w_three();
+    for (uint32_t tag = 20; tag <= 22; tag++) {
+        uint64_t ctl, first;
+        uint32_t idx = x_writes(W.q, tag, 0, FATE_DEDUP, &ctl);
+        local_queue *l = &W.x->local[W.q & 0xffff];
+        hash128 key;
+        memcpy(&key, dedup_trailer(W.x, idx), sizeof key);
+        if (!cas(&block_at(W.x, idx)->ctl, ctl, ctl_next(ctl, SHMQ_MOVE, W.x->self))) DIE("commit");
+        if (tag == 20 && dedup_claim(W.x, l, key, ld_rlx(&block_at(W.x, idx)->id), shmq_now(), &first) != DEDUP_FIRST) DIE("claim");
+        if (tag == 22 && put_id(W.p, W.q, tag) != 0) DIE("publish");
+        want(tag);
+    }
+    kill_x();
+}
+static void w_x_forward(void) {   /* it died in three forwards: before the commit, after it, and with the replacement on its way */
+    w_three();
+    for (uint32_t i = 0; i < 3; i++) {
+        shmq_delivery d;
+        uint64_t ctl;
+        if (shmq_take(W.x, W.q, 1, 0, &d) != 1) DIE("take");
+        uint32_t n = x_writes(W.q2, 21 + i, d.idx, FATE_TIED, &ctl);
+        shmq_block *s = block_at(W.x, d.idx);
+        st_sc(&W.x->held[d.held - 1].word, 0);
+        if (!cas(&s->ctl, d.ctl, ctl_next(d.ctl, SHMQ_MOVE, W.x->self))) DIE("leave");
+        st_rlx(&s->due_ns, (uint64_t)(n + 1) << 40 | (ctl_gen(ctl) & 0xffffffffff));
+        st_rlx(&s->fate, ld_rlx(&s->fate) | FATE_LEAVING | (i ? FATE_FORWARD : 0));
+        if (i == 2 && !cas(&block_at(W.x, n)->ctl, ctl, ctl_next(ctl, SHMQ_MOVE, W.x->self))) DIE("send");
+        if (i) { base_lo[i + 1]--; want(21 + i); }
+    }
+    kill_x();
+}
+
 /* ---- the child's preparations ---- */
 static void p_open(plane *p) { CHILD(shmq_queue_open(&p->ctx, "q") == (int64_t)p->q); CHILD(shmq_queue_open(&p->ctx, "q2") == (int64_t)p->q2); }
 static void p_warm(plane *p) {   /* a filled magazine, warm hints */
@@ -90,6 +135,13 @@ static void p_warm(plane *p) {   /* a filled magazine, warm hints */
     CHILD(shmq_take(&p->ctx, p->q2, 1, 0, &d) == 1 && shmq_ack(&p->ctx, &d, 1) == 1);
 }
 static void p_msg(plane *p) { p_warm(p); child_message(p, 0, 20, 64, 0); }
+static uint32_t id_of_20 = 20;
+static void p_dedup(plane *p) { p_msg(p); p->m[0].dedup = &id_of_20; p->m[0].dedup_size = 4; }
+static void p_dedup_headers(plane *p) { p_warm(p); child_message(p, 0, 20, 64, 1); p->m[0].dedup = &id_of_20; p->m[0].dedup_size = 4; }
+static void p_dedup_cold(plane *p) { p_open(p); child_message(p, 0, 20, 64, 0); p->m[0].dedup = &id_of_20; p->m[0].dedup_size = 4; }
+static void p_dedup_delayed(plane *p) { p_dedup(p); p->m[0].delay_ns = FAR; }
+static void p_forward(plane *p) { p_warm(p); CHILD(shmq_take(&p->ctx, p->q, 1, 0, p->d) == 1); child_message(p, 0, 21, 64, 1); }
+static void p_forward_id(plane *p) { p_forward(p); p->m[0].dedup = &id_of_20; p->m[0].dedup_size = 4; }
 static void p_msg_cold(plane *p) { p_open(p); child_message(p, 0, 20, 64, 0); }
 static void p_meta(plane *p) { p_warm(p); child_message(p, 0, 20, 64, 1); }
 static void p_ttl(plane *p) { p_msg(p); p->m[0].ttl_ns = FAR; }
@@ -131,6 +183,21 @@ static void p_peek(plane *p) { p_warm(p); p->due[0] = 0; }
 
 /* ---- operations ---- */
 static void o_publish(plane *p) { p->rc = shmq_publish(&p->ctx, p->q, p->m); }
+static void o_forward(plane *p) { p->rc = shmq_forward(&p->ctx, p->d, p->q2, p->m); }
+static void o_forward_viewed(plane *p) {
+    shmq_delivery d = p->d[0];
+    int v = shmq_view_keep(&p->ctx, p->d);
+    p->rc = v > 0 ? shmq_forward(&p->ctx, p->d, p->q2, p->m) : v;
+    if (v > 0) { uint32_t t = tag_of(&d); CHILD(t != 0); CHILD(shmq_view_end(&p->ctx, (uint32_t)v, d.idx) == 0); }
+}
+static void o_loan_dedup(plane *p) {
+    p->rc = shmq_loan(&p->ctx, p->q, 64, 0, p->d);
+    if (p->rc) return;
+    fill((uint8_t *)(uintptr_t)p->d[0].data, 20, 64);
+    shmq_message m = { .dedup = &id_of_20, .dedup_size = 4 };
+    p->rc = shmq_loan_publish(&p->ctx, p->q, p->d, &m);
+    if (p->rc) shmq_loan_abort(&p->ctx, p->d);
+}
 static void o_many(plane *p) { p->rc = shmq_publish_many(&p->ctx, p->q, p->m, 3); }
 static void o_take(plane *p) { p->rc = shmq_take(&p->ctx, p->q, 1, 0, p->d); }
 static void o_take3(plane *p) { p->rc = shmq_take(&p->ctx, p->q, 3, 0, p->d); }
@@ -220,6 +287,19 @@ static void e_ttl(plane *p, int finished) {   /* whoever sees the message knows 
     e_publish(p, finished);
     if (W.got[20]) MUST(shmq_next_expiry(W.p) < UINT64_MAX, "a message with a time to live, and nobody knows");
 }
+/* whatever became of it: published again, there is one of it */
+static void e_dedup(plane *p, int finished) {
+    if (finished && p->rc == 0 && W.got[20] != 1) violation("a message with an id was seen %d times after its publish", W.got[20]);
+    if (put_id(W.p, W.q, 20) != 0) violation("publish again");
+    drain(0);
+    W.lo[20] = W.hi[20] = 1;
+}
+static void e_forward(plane *p, int finished) {   /* 1 became 21, or it did not; never both, never neither */
+    if (W.got[1] + W.got[21] != 1) violation("%d of the delivery and %d of its replacement", W.got[1], W.got[21]);
+    if (finished && (p->rc == 0) != (W.got[21] == 1)) violation("forward says %ld", (long)p->rc);
+    W.lo[1] = 0;
+    W.hi[21] = 1;
+}
 static void e_many(plane *p, int finished) {
     for (int i = 0; i < 3; i++)
         if (!finished) W.hi[20 + i]++;
@@ -288,6 +368,16 @@ static const scenario OPS[] = {
     { "loan-publish", 0, w_three, p_warm, o_loan, e_publish },
     { "loan-publish-only", 0, w_three, p_loan, o_loan_publish, e_publish },
     { "loan-abort", 0, w_three, p_loan, o_loan_abort, NULL },
+    { "publish-id", DEDUP, w_three, p_dedup, o_publish, e_dedup },
+    { "publish-id-cold", DEDUP, w_one, p_dedup_cold, o_publish, e_dedup },
+    { "publish-id-headers", DEDUP, w_three, p_dedup_headers, o_publish, e_dedup },
+    { "publish-id-known", DEDUP, w_dedup, p_dedup, o_publish, e_dedup },
+    { "publish-id-delayed", DEDUP, w_three, p_dedup_delayed, o_publish, e_dedup },
+    { "loan-publish-id", DEDUP, w_three, p_warm, o_loan_dedup, e_dedup },
+    { "forward", LEASE, w_three, p_forward, o_forward, e_forward },
+    { "forward-viewed", LEASE, w_three, p_forward, o_forward_viewed, e_forward },
+    { "forward-extra", LEASE, w_extra, p_forward, o_forward, e_forward },
+    { "forward-id", LEASE | DEDUP, w_three, p_forward_id, o_forward, e_forward },
     { "take", 0, w_three, p_warm, o_take, NULL },
     { "take-cold", LEASE, w_three, p_open, o_take, NULL },
     { "take-lease", LEASE, w_three, p_warm, o_take, NULL },
@@ -336,6 +426,8 @@ static const scenario OPS[] = {
     { "trim", SLOW, w_one, p_trim, o_trim, NULL },
     { "recover", DEAD_X | SLOW, w_x_dead, p_warm, o_recover, NULL },
     { "recover-cold", DEAD_X | SLOW | ONLY_FULL, w_x_dead, NULL, o_recover, NULL },
+    { "recover-ids", DEAD_X | SLOW | DEDUP, w_x_dedup, p_warm, o_recover, NULL },
+    { "recover-forwards", DEAD_X | SLOW, w_x_forward, p_warm, o_recover, NULL },
     { "recover-views", DEAD_X | SLOW, w_x_views, p_warm, o_recover, NULL },
     { "recover-reused", DEAD_X | REUSE, w_x_dead, p_warm, o_recover, NULL },
     { "recover-late", DEAD_X | REUSE, w_x_late, p_warm, o_recover, NULL },

@@ -21,7 +21,7 @@ typedef struct { uint64_t n, offset, from, to; const char *region, *op; } note;
 static note *log_;
 
 /* ---- a segment full of life, and a copy of it ---- */
-static uint64_t q[4];
+static uint64_t q[4], ids_at;
 static struct { uint64_t at, n; } extent[256];
 static int extents;
 static uint8_t *saved;
@@ -30,7 +30,8 @@ static shmq_ctx *life(void) {
     shmq_ctx *c = segment(4 << 20, 64 << 10), *dead = join();
     q[0] = QUEUE(c, "dead", 50);
     q[1] = QUEUE(c, "q", 40, .max_retries = 3, .ack_timeout_ns = 1000 * SECONDS, .max_bytes = 100000, DEAD_TO(q[0]));
-    q[2] = QUEUE(c, "drop", 5, .overflow = SHMQ_DROP_OLDEST, .backoff_ns = 1, .jitter_ppm = 1000);
+    q[2] = QUEUE(c, "drop", 5, .overflow = SHMQ_DROP_OLDEST, .backoff_ns = 1, .jitter_ppm = 1000, .dedup_window_ns = 20 * MS, .dedup_capacity = 600);
+    ids_at = c->queues[q[2] & 0xffff].dedup.offset;
     q[3] = QUEUE(c, "gone", 9);
     for (int i = 0; i < 4; i++) {
         shmq_message m = { .data = "123456789012345678901234567890", .size = 30, .meta = "headers", .meta_size = 7 }, big = { .data = saved, .size = 20000 };
@@ -83,13 +84,14 @@ static uint64_t pick(shmq_ctx *c, uint64_t *s) {   /* the offset of a word that 
     uint32_t k = (uint32_t)(rnd(s) % 5);
     uint64_t first = c->classes[k].first, n = ld_rlx(&c->header->hwm[k].n), queue = rnd(s) % 5;
     if (n == 0 || n > 4096) { first = 0; n = 64; }   /* itself a word that was changed */
-    switch (rnd(s) % 16) {
+    switch (rnd(s) % 17) {
+    case 16: log_->region = "table of ids"; return ids_at + (rnd(s) & 1 ? rnd(s) % 32 : rnd(s) % 3000) * 8;
     case 0: log_->region = "header, live words"; return offsetof(shmq_header, admin) + rnd(s) % ((sizeof(shmq_header) - offsetof(shmq_header, admin)) / 8) * 8;
     case 1: log_->region = "hwm"; return offsetof(shmq_header, hwm) + rnd(s) % SHMQ_CLASSES * 128;
     case 2: log_->region = "counts in the header"; return offsetof(shmq_header, attach_evt) + rnd(s) % 4 * 8;
     case 3: log_->region = "owner record"; return g->owners + rnd(s) % 4 * sizeof(shmq_owner) + rnd(s) % 7 * 8;
     case 4: log_->region = "queue record"; return g->queues + queue * sizeof(shmq_queue) + rnd(s) % (sizeof(shmq_queue) / 8) * 8;
-    case 5: log_->region = "ring places"; return g->queues + queue * sizeof(shmq_queue) + offsetof(shmq_queue, place) + rnd(s) % 22 * 8;
+    case 5: log_->region = "places"; return g->queues + queue * sizeof(shmq_queue) + offsetof(shmq_queue, place) + rnd(s) % 26 * 8;
     case 6: log_->region = "ring ends"; return g->queues + queue * sizeof(shmq_queue) + offsetof(shmq_queue, ends) + rnd(s) % 22 * 128;
     case 7: log_->region = "queue options"; return g->queues + queue * sizeof(shmq_queue) + offsetof(shmq_queue, options) + rnd(s) % (sizeof(shmq_queue_options) / 8) * 8;
     case 8: log_->region = "slots"; return g->rings + rnd(s) % 4096 * 8;
@@ -142,6 +144,8 @@ static void everything(shmq_ctx *c, uint64_t *s) {
     for (int i = 0; i < 4; i++) {
         uint64_t x = q[(i + rnd(s)) % 4];
         shmq_message m[3] = { { .data = bytes, .size = rnd(s) % 200, .meta = "abc", .meta_size = 3 }, { .data = bytes, .size = rnd(s) % 30000 }, { .data = bytes, .size = 1, .delay_ns = 1 } };
+        uint64_t id = rnd(s) % 50;
+        for (int k = 0; k < 2; k++) { m[k].dedup = &id; m[k].dedup_size = 8; }
         OP(shmq_depth(c, x));
         OP(shmq_publish(c, x, &m[0]));
         OP(shmq_publish_many(c, x, m, 3));
@@ -160,6 +164,7 @@ static void everything(shmq_ctx *c, uint64_t *s) {
             case 3: OP(shmq_touch(c, &d[k], rnd(s))); OP(shmq_start(c, &d[k])); break;
             case 4: OP(shmq_settle_viewed(c, &d[k])); OP(shmq_view_end(c, held, at)); break;
             case 5: break;
+            case 6: OP(shmq_forward(c, &d[k], q[rnd(s) % 4], &m[rnd(s) % 3])); break;
             default: OP(shmq_ack(c, &d[k], 1));
             }
         }

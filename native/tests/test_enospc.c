@@ -61,6 +61,33 @@ TEST(fill, "a queue filled until the file system is full says NOMEM, gives all b
     done();
 }
 
+TEST(ids, "on a full file system an id that needs more of the table is refused, and its block comes back") {
+    FULLABLE(c);
+    uint64_t q = QUEUE(c, "q", 100, .dedup_window_ns = 3600 * SECONDS), n = 0;
+    shmq_message m = { .data = "12345678", .size = 8, .dedup = &n, .dedup_size = 8 };
+    EQ(shmq_publish(c, q, &m), SHMQ_OK);
+    get(c, q);
+    stuff();
+    int rc = SHMQ_OK;
+    for (n = 1; n < 100000 && (rc = shmq_publish(c, q, &m)) == SHMQ_OK; n++) get(c, q);
+    EQ(rc, SHMQ_E_NOMEM);
+    CHECK(empty(c, q));
+    shmq_delivery d;
+    m.dedup = NULL;
+    EQ(shmq_publish(c, q, &m), SHMQ_OK);
+    d = take1(c, q);
+    m.dedup = &n;
+    EQ(shmq_forward(c, &d, q, &m), SHMQ_OK);   /* committed before it could know: it comes when there is room */
+    CHECK(empty(c, q));
+    sound(c);
+    room();
+    nap(60 * MS);
+    EQ(fire_due(c), 1);
+    get(c, q);
+    nothing_left(c);
+    done();
+}
+
 TEST(all_calls, "on a full file system every call answers, none raises a signal, no message is lost") {
     FULLABLE(c);
     shmq_ctx *b = join();

@@ -315,6 +315,10 @@ class Lib:
         """int shmq_release(shmq_ctx *ctx, shmq_delivery *delivery);"""
 
     @staticmethod
+    def shmq_forward(ctx: CData, delivery: CData, target: int, message: CData, /) -> int:
+        """int shmq_forward(shmq_ctx *ctx, shmq_delivery *delivery, uint64_t target, shmq_message *message);"""
+
+    @staticmethod
     def shmq_touch(ctx: CData, delivery: CData, extend_ns: int, /) -> int:
         """int shmq_touch(shmq_ctx *ctx, shmq_delivery *delivery, uint64_t extend_ns);"""
 

@@ -102,8 +102,9 @@ class QueueBase:
         dedup: bytes | None,
     ) -> int:
         """Publish without waiting; return the id, or a negative result."""
-        m, _keep = message_struct(payload, meta, ttl, delay, priority, key, dedup)
+        m, keep = message_struct(payload, meta, ttl, delay, priority, key, dedup)
         rc = lib.shmq_publish(self._ctx_pointer, self._qref, m)
+        del keep
         return rc if rc < 0 else int(m.id)
 
     def _send_many(self, items: list[bytes], start: int) -> int:
@@ -185,6 +186,28 @@ class DeliveryBase:
         if lease.state != _LIVE:
             return lib.SHMQ_STALE
         return self._consumer._lease_settle(lease, kind, delay_ns, extra)  # type: ignore[no-any-return]
+
+    def _forward(
+        self,
+        target: int,
+        payload: Any,
+        meta: bytes | None,
+        ttl: int,
+        delay: int,
+        priority: int,
+        key: bytes | None,
+        dedup: bytes | None,
+    ) -> int:
+        """Publish to `target` and settle, or neither; the new id, or a negative result."""
+        lease = self._lease
+        if lease.state != _LIVE:
+            return lib.SHMQ_STALE
+        m, keep = message_struct(payload, meta, ttl, delay, priority, key, dedup)
+        if payload is None:
+            m.data, m.size = lease.d.data, lease.d.size
+        rc = self._consumer._lease_forward(lease, target, m)
+        del keep
+        return rc if rc < 0 else int(m.id)
 
     def _view(self) -> memoryview:
         lease = self._lease
@@ -381,6 +404,25 @@ class ConsumerBase:
         else:
             rc = lib.shmq_release(ctx, d)
         if rc < 0 and rc not in _FOR_GOOD:
+            if keep > 0:
+                lib.shmq_view_end(ctx, keep, d.idx)
+            return rc
+        if keep > 0:
+            d.held = keep
+        lease.state = _VIEWED if viewed else _SETTLED
+        self._leases.pop(id(lease), None)
+        _end_of_views(lease)
+        return rc
+
+    def _lease_forward(self, lease: Lease, target: int, m: Any) -> int:
+        ctx, d, keep = lease.ctx, lease.d, 0
+        if lease.views:
+            keep = lib.shmq_view_keep(ctx, d)
+            if keep < 0 and keep != lib.SHMQ_STALE:
+                return keep
+        viewed = bool(lease.views)
+        rc = lib.shmq_forward(ctx, d, target, m)
+        if rc < 0 and rc != lib.SHMQ_STALE:  # any other reason leaves the lease as it is
             if keep > 0:
                 lib.shmq_view_end(ctx, keep, d.idx)
             return rc

@@ -97,7 +97,7 @@ def test_misspelt_options_are_refused_with_a_hint(broker: shmq.Broker) -> None:
     assert broker.list_queues() == []
 
 
-@pytest.mark.parametrize("option", [{"durability": "sync"}, {"dedup_window": 5}])
+@pytest.mark.parametrize("option", [{"durability": "sync"}])
 def test_what_this_version_lacks_is_refused_not_ignored(
     broker: shmq.Broker, option: dict[str, object]
 ) -> None:

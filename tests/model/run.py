@@ -45,6 +45,7 @@ RING_2C = ("P2=0", "NM=2", "MAXC=2", "IMMORTAL=5")
 RING_2P = ("P2=1", "NM=3", "MAXC=2", "IMMORTAL=5")
 REUSE = ("NM=2", "MAXC=2", "RESTARTS=1", "IMMORTAL=5")
 ORDER = ("NM=3", "NACKS=1", "MAXC=0", "NA=1", "NC=2")
+DEDUP_2 = ("MAXC=0", "K1=1", "NE=1")
 WAIT = ("NC=2", "NPUB=2", "MAXC=1", "LEAVES=1")
 
 MODELS = [
@@ -85,6 +86,11 @@ MODELS = [
     Job("lease: a nack with a living view", "lease", ("MAXC=0", "TICKS=1", "TOUCHES=0", "KEEPS=1")),
     Job("lease: 1 crash", "lease", ("MAXC=1", "TICKS=1", "TOUCHES=0")),
     Job("expiry: 2 publishers, 2 crashes", "expiry", ("NP=2", "MAXC=2")),
+    Job("dedup: 3 publishers, 2 generations", "dedup", ("LASTG=2",)),
+    Job("dedup: 3 publishers, generations 1 and 3", "dedup", ("STEP=2",)),
+    Job("dedup: 2 publishers, 1 crash", "dedup", ("MAXC=1", "NPUB=2")),
+    Job("dedup: entries of 2 ids, used again", "dedup", DEDUP_2),
+    Job("forward: 2 recoverers, 2 crashes", "forward", ("MAXC=2",)),
 ]
 
 MUTANTS = [
@@ -140,6 +146,19 @@ MUTANTS = [
     ("RESET_AFTER", "expiry", ("MAXC=0",)),
     ("DEATH_KEEPS", "expiry", ()),
     ("SUCCESSOR_TRUSTS", "expiry", ()),
+    ("NO_SEAL", "dedup", ()),
+    ("STORE_HEAD", "dedup", ("LASTG=1",)),
+    ("OWN_UNKNOWN", "dedup", ("MAXC=1", "LASTG=1")),
+    ("NO_R2", "dedup", ("STEP=2",)),
+    ("PLAIN_ENTRY", "dedup", DEDUP_2),
+    ("NOT_TIED", "forward", ()),
+    ("NOT_SENT", "forward", ()),
+    ("COMMIT_IGNORED", "forward", ()),
+    ("COMMIT_FIRST", "forward", ()),
+    ("FREE_FIRST", "forward", ()),
+    ("NO_LEAVING", "forward", ()),
+    ("NO_REF_GEN", "forward", ()),
+    ("TORN_LOOK", "forward", ()),
 ]
 
 

@@ -79,7 +79,7 @@ def test_both_bindings_have_the_same_members(base: str) -> None:
     own = {
         "QueueBase": {"_ctx_pointer"},
         "ConsumerBase": {
-            "_ahead", "_ctx_pointer", "_delivery", "_get_until", "_hand_out", "_lease_settle",
+            "_ahead", "_ctx_pointer", "_delivery", "_get_until", "_hand_out", "_lease_forward", "_lease_settle",
             "_leases", "_limit", "_prefetch", "_spin_ns", "_take_one", "_taken",
         },
         "DeliveryBase": {"_end_of_view", "_lease", "_of", "_payload", "_view_end"},

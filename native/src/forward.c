@@ -1,0 +1,132 @@
+/* forward.c: a delivery S is settled and a new message N is published: both or neither, wherever the process is killed.
+ *
+ *   S  OWNED(me) --CAS--> MOVE(me)   fate |= LEAVING, due_ns = N, fate |= FORWARD (COMMIT) ........................ --> FREE
+ *   N  NEW(me), written, tied to S   .................................................... --CAS--> MOVE(me), routed ...
+ *
+ *   S.due_ns = idx+1:24 | gen:40 of N in NEW        N's trailer = S        each names the other
+ *
+ * I1  The COMMIT is one store in a block that nobody else can change: S is in MOVE(me). Before it N is nothing and S is still
+ *     to be delivered; after it N is a message and S is over. The lease is ended by an exact CAS, as by an ack (STALE).
+ * I2  S becomes FREE only after N has left NEW. So whoever has seen N in NEW, and then finds S not forwarded as this very
+ *     N, may free N: its exact CAS fails if S was forwarded, and N sent on, in between.
+ *     S is read under an unchanged ctl, or again: one that another recoverer has just adopted is as forwarded as before.
+ * I3  due_ns is a time but for S between LEAVING and FREE: LEAVING is stored before, so that a recoverer who finds no COMMIT
+ *     knows that what stands there is no delay.
+ * I4  N is sent on by the CAS NEW -> MOVE, by its maker, by who recovers S or by who recovers N: once. What it has an id for
+ *     is decided behind that (dedup.c): as a duplicate it is freed, and S is over all the same.
+ *
+ * Who dies where: before OWNED -> MOVE: S is OWNED(dead), delivered again with the attempt counted; N is freed. Before the
+ * COMMIT: S is delivered again, as after a release; N is freed. After it: S and N each lead to the other (I2).
+ */
+#include "forward.h"
+#include "arena.h"
+#include "clock.h"
+#include "dedup.h"
+#include "figures.h"
+#include "publish.h"
+#include "queue.h"
+#include "settle.h"
+
+#define GEN40 ((UINT64_C(1) << 40) - 1)
+
+static uint64_t ref_make(uint32_t idx, uint64_t ctl) { return (uint64_t)(idx + 1) << 40 | (ctl_gen(ctl) & GEN40); }
+
+/* Send N on, if it is still in this very NEW. 0 = it was not. */
+int forward_send(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
+    uint64_t move = ctl_next(ctl, SHMQ_MOVE, ctx->self);
+    if (!cas(&block_at(ctx, idx)->ctl, ctl, move)) return 0;
+    CRASH_POINT("forward_sent");
+    settle_route(ctx, idx, move);
+    return 1;
+}
+
+/* N is NEW of a dead process: has the delivery that it is tied to been forwarded as this? */
+int forward_decided(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
+    shmq_block *b = block_at(ctx, idx);
+    uint64_t tie;
+    uint8_t *at = ld_rlx(&b->fate) & FATE_TIED && !MUTANT(25) ? dedup_trailer(ctx, idx) : NULL;
+    if (at == NULL) return 0;
+    memcpy(&tie, at + sizeof(hash128), sizeof tie);
+    if (tie >= SHMQ_BLOCKS || !block_known(ctx, (uint32_t)tie)) return 0;
+    shmq_block *s = block_at(ctx, (uint32_t)tie);
+    for (uint64_t c = ld_acq(&s->ctl), again; ld_acq(&b->ctl) == ctl; c = again) {   /* until N goes: each turn somebody else got on */
+        uint64_t f = ld_acq(&s->fate), due = ld_acq(&s->due_ns);
+        again = ld_acq(&s->ctl);
+        if (again == c) return ctl_state(c) == SHMQ_MOVE && (f & FATE_FORWARD) && due == ref_make(idx, ctl);
+    }
+    return 0;
+}
+
+/* S is ours in MOVE, and forwarded: see that its N is on its way, then end it (I2). */
+void forward_finish(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
+    uint64_t due = ld_rlx(&block_at(ctx, idx)->due_ns);
+    uint32_t n = (uint32_t)(due >> 40) - 1;
+    if (block_known(ctx, n) && !MUTANT(24)) {
+        uint64_t c = ld_acq(&block_at(ctx, n)->ctl);
+        if (ctl_state(c) == SHMQ_NEW && (ctl_gen(c) & GEN40) == (due & GEN40)) forward_send(ctx, n, c);
+    }
+    CRASH_POINT("forward_finishing");
+    settle_free(ctx, idx, ctl);
+}
+
+/* Publish `m` to `target` and ack `d`, both or neither. FULL, CLOSED, GONE and errors: neither, the delivery stays held. */
+int shmq_forward(shmq_ctx *ctx, shmq_delivery *d, uint64_t target, shmq_message *m) {
+    local_queue *q = NULL;
+    uint32_t idx;
+    uint64_t ctl, s_ctl, now;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
+    rc = settle_holds(ctx, d) ? queue_local(ctx, target, &q) : SHMQ_STALE;
+    if (rc == SHMQ_OK) rc = queue_status(q);
+    if (rc == SHMQ_OK && m->size > ctx->geometry.max_message)
+        rc = fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
+    now = clock_now(ctx);
+    int once = rc == SHMQ_OK && m->dedup != NULL && q->dedup.base != NULL;
+    if (rc == SHMQ_OK && once) rc = dedup_room(ctx, q, now);
+    if (rc == SHMQ_OK) rc = publish_room(ctx, q, m->size);
+    if (rc == SHMQ_OK) rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + DEDUP_TRAILER + 7, &idx, &ctl);
+    if (rc == SHMQ_OK) {
+        shmq_block *b = block_at(ctx, idx), *s = block_at(ctx, d->idx);
+        uint32_t s_idx = d->idx, home = d->queue, held = d->held;
+        uint64_t leased = d->ctl;
+        publish_header(ctx, b, qref_index(target), m, q, now);
+        if (m->size) memcpy(payload_of(ctx, idx), m->data, m->size);
+        publish_meta(payload_of(ctx, idx), m);
+        publish_trailer(ctx, idx, m, s_idx, FATE_TIED | (once ? FATE_DEDUP : 0));
+        CRASH_POINT("forward_written");
+        rc = queue_status(q);   /* after fate, as in publish.c (I2) */
+        if (rc == SHMQ_OK) rc = settle_leave(ctx, d, &s_ctl);
+        if (rc != SHMQ_OK) arena_free(ctx, idx, ctl);
+        else {
+            uint64_t f = ld_rlx(&s->fate);
+            CRASH_POINT("forward_left");
+            st_rel(&s->fate, f | FATE_LEAVING);   /* I3 */
+            st_rel(&s->due_ns, ref_make(idx, ctl));
+            CRASH_POINT("forward_named");
+            st_rel(&s->fate, f | FATE_LEAVING | FATE_FORWARD);   /* COMMIT */
+            CRASH_POINT("forward_committed");
+            uint64_t move = ctl_next(ctl, SHMQ_MOVE, ctx->self), first = 0;
+            if (cas(&b->ctl, ctl, move)) {
+                int duplicate = once ? dedup_settle(ctx, q, idx, move, &first) : DEDUP_FIRST;
+                if (duplicate == DEDUP_DUPLICATE) m->id = first;
+                else {
+                    bump(&q->counters->published, 1);
+                    bump(&q->counters->published_bytes, m->size);
+                    settle_route(ctx, idx, move);   /* without room in the table: delayed, and tried again */
+                }
+            }
+            settle_free(ctx, s_idx, s_ctl);
+            local_queue *from = &ctx->local[home % SHMQ_QUEUES];
+            if (from->live) {
+                if (held && figures_timed(ctx, held)) figures_acked(ctx, from, held, s_idx, leased);
+                bump(&from->counters->acked, 1);
+                bump(&from->counters->forwarded, 1);
+                settle_left(from);
+            }
+        }
+    }
+    op_end(ctx);
+    ctx_unlock(ctx);
+    return rc;
+}

@@ -1,0 +1,329 @@
+/* Ids that are remembered: of all publishes with one id within the window exactly one becomes a message. */
+#include "harness.h"
+#include "dedup.h"
+#include "queue.h"
+
+static int put_id(shmq_ctx *c, uint64_t q, uint64_t value, const char *id, uint64_t *out) {
+    shmq_message m = { .data = &value, .size = 8, .dedup = id, .dedup_size = (uint32_t)strlen(id), .ttl_ns = 0 };
+    int rc = shmq_publish(c, q, &m);
+    if (out) *out = m.id;
+    return rc;
+}
+static uint64_t counter(shmq_ctx *c, uint64_t q, size_t offset) {
+    shmq_queue_info info;
+    EQ(shmq_queue_snapshot(c, (uint32_t)(q & 0xffff), &info), 0);
+    return info.counters[offset / 8];
+}
+#define COUNT(c, q, name) counter(c, q, offsetof(shmq_counters, name))
+
+TEST(twice, "the second publish of an id is dropped and answers with the first one's message id") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(c, "q", 100, .dedup_window_ns = 60 * SECONDS), first, second, other;
+    EQ(put_id(c, q, 1, "a", &first), 0);
+    EQ(put_id(c, q, 2, "a", &second), 0);
+    EQ(put_id(c, q, 3, "b", &other), 0);
+    EQ(second, first);
+    CHECK(other != first);
+    EQ(get(c, q), 1);
+    EQ(get(c, q), 3);
+    EQ(put_id(c, q, 4, "a", &second), 0);   /* consumed, and still remembered */
+    EQ(second, first);
+    CHECK(empty(c, q));
+    EQ(COUNT(c, q, deduped), 2);
+    EQ(COUNT(c, q, published), 2);
+    nothing_left(c);
+}
+
+TEST(without, "messages without an id, and queues without a window, are left alone") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(c, "q", 100, .dedup_window_ns = 60 * SECONDS), plain = QUEUE(c, "plain", 100);
+    for (int i = 0; i < 3; i++) { EQ(put(c, q, 7), 0); EQ(put_id(c, plain, 8, "a", NULL), 0); }
+    for (int i = 0; i < 3; i++) { EQ(get(c, q), 7); EQ(get(c, plain), 8); }
+    nothing_left(c);
+}
+
+TEST(window, "an id is free again when the window is over, and not before") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(c, "q", 100, .dedup_window_ns = 50 * MS);
+    for (int round = 0; round < 4; round++) {
+        uint64_t t0 = shmq_now();
+        EQ(put_id(c, q, 1, "a", NULL), 0);
+        EQ(get(c, q), 1);
+        while (shmq_now() < t0 + 45 * MS) { EQ(put_id(c, q, 2, "a", NULL), 0); if (shmq_now() < t0 + 50 * MS) CHECK(empty(c, q)); nap(MS); }
+        nap(10 * MS);
+    }
+    EQ(ld32_acq(&c->header->corrupt), 0);
+    nothing_left(c);
+}
+
+/* The claim itself, at times of our choosing in the past. */
+static shmq_ctx *c;
+static local_queue *l;
+static uint64_t base;
+static void table(uint64_t window_ns, uint32_t capacity) {
+    c = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(c, "q", 100, .dedup_window_ns = window_ns, .dedup_capacity = capacity);
+    EQ(queue_local(c, q, &l), 0);
+    base = shmq_now() / window_ns * window_ns - 40 * window_ns;
+}
+static int claim(uint64_t key, uint64_t id, uint64_t at, uint64_t *first) {
+    hash128 k = { key, key * 77 };
+    return dedup_claim(c, l, k, id, base + at, first);
+}
+
+TEST(generations, "two claims within the window never both succeed, wherever the generations change") {
+    table(20 * MS, 1000);
+    uint64_t first = 0, id = 1;
+    for (uint64_t at = 0; at < 60; at++) {   /* key at+1 at every millisecond of three generations, then again after 1..20 and 21.. */
+        table(20 * MS, 1000);
+        EQ(claim(5, id, at * MS, &first), DEDUP_FIRST);
+        for (uint64_t age = 0; age <= 20; age++) { EQ(claim(5, id + 1 + age, (at + age) * MS, &first), DEDUP_DUPLICATE); EQ(first, id); }
+        EQ(claim(5, id + 50, (at + 21) * MS, &first), DEDUP_FIRST);
+        id += 100;
+    }
+}
+
+TEST(stale, "one who read the clock a generation or two ago cannot claim what was claimed meanwhile") {
+    for (uint64_t gap = 1; gap <= 3; gap++) {
+        table(20 * MS, 1000);
+        uint64_t first = 0;
+        EQ(claim(9, 1, gap * 20 * MS + 5 * MS, &first), DEDUP_FIRST);
+        EQ(claim(9, 2, 15 * MS, &first), DEDUP_DUPLICATE);
+        EQ(first, 1);
+        EQ(claim(9, 3, gap * 20 * MS + 5 * MS, &first), DEDUP_DUPLICATE);
+        EQ(first, 1);
+    }
+}
+
+TEST(sealed, "a head that was read before somebody claimed the id, in this generation or one of the next two, is another one by then") {
+    for (uint64_t gap = 0; gap <= 2; gap++)
+        for (int used = 0; used < 2; used++) {
+            table(20 * MS, 1000);
+            uint64_t first = 0, gen = base / MS / 20 + 1;
+            if (used) EQ(claim(9 + 1000 * (l->dedup.mask + 1), 1, 5 * MS, &first), DEDUP_FIRST);   /* the bucket is not empty */
+            shmq_au64 *bucket = (shmq_au64 *)(l->dedup.base + SHMQ_PAGE + (gen & 1) * l->dedup.half_bytes) + 9;
+            EQ(claim(10, 2, 5 * MS, &first), DEDUP_FIRST);   /* puts memory behind it */
+            uint64_t seen = ld_acq(bucket);
+            EQ(claim(9, 3, gap * 20 * MS + 6 * MS, &first), DEDUP_FIRST);
+            CHECK(!cas(bucket, seen, seen + 1));
+        }
+}
+
+TEST(own, "a message that has claimed its id before has it, however old that is") {
+    table(20 * MS, 1000);
+    uint64_t first = 0;
+    EQ(claim(9, 1, 0, &first), DEDUP_FIRST);
+    EQ(claim(9, 1, 1 * MS, &first), DEDUP_FIRST);
+    EQ(claim(9, 1, 30 * MS, &first), DEDUP_FIRST);
+    EQ(claim(9, 2, 30 * MS, &first), DEDUP_FIRST);   /* out of its window */
+    EQ(claim(9, 1, 31 * MS, &first), DEDUP_DUPLICATE);
+    EQ(first, 2);
+}
+
+TEST(overtaken, "what is found in a half that has been given to a later generation meanwhile does not count") {
+    for (uint64_t later_by = 1; later_by <= 2; later_by++) {   /* the half of what was claimed, and of what was claimed before */
+        table(20 * MS, 1000);
+        uint64_t first = 0, gen = base / MS / 20 + 1;
+        EQ(claim(9, 1, 5 * MS, &first), DEDUP_FIRST);
+        shmq_au64 *next = (shmq_au64 *)(l->dedup.base + (gen & 1) * 128);
+        EQ(ld_acq(next) >> 24, gen);
+        st_rel(next, (gen + 2) << 24);   /* others have begun to use its entries again */
+        EQ(claim(9, 2, 5 * MS + (later_by - 1) * 20 * MS, &first), DEDUP_FIRST);
+        EQ(claim(9, 3, 45 * MS, &first), DEDUP_DUPLICATE);
+        EQ(first, 2);
+    }
+}
+
+TEST(many, "ten thousand ids in few buckets, over several generations: each once per window") {
+    table(20 * MS, 20000);
+    static uint64_t last[1000];
+    uint64_t seed = 5, first, won = 0;
+    memset(last, 0, sizeof last);
+    for (uint64_t i = 1; i < 60000; i++) {
+        uint64_t key = rnd(&seed) % 1000, at = i * 10000, ms = (base + at) / MS;   /* 600 ms in all */
+        int rc = claim(key << 20 | key, i, at, &first), free_ = last[key] == 0 || ms - last[key] > 20;
+        EQ(rc, free_ ? DEDUP_FIRST : DEDUP_DUPLICATE);
+        if (rc == DEDUP_FIRST) { last[key] = ms; won++; }
+    }
+    CHECK(won > 10000);
+    EQ(ld32_acq(&c->header->corrupt), 0);
+}
+
+TEST(capacity, "a full table refuses the next id, keeps what it knows, and has room again a window later") {
+    table(20 * MS, 3000);
+    uint64_t first;
+    for (uint64_t i = 1; i <= 3000; i++) EQ(claim(i * 7919, i, 0, &first), DEDUP_FIRST);
+    EQ(claim(1, 5000, 0, &first), SHMQ_E_NOMEM);
+    shmq_detail detail;
+    shmq_ctx_detail(c, &detail);
+    EQ(detail.what, WHAT_DEDUP);
+    EQ(detail.expected, 3000);
+    EQ(claim(7919, 5001, 0, &first), DEDUP_DUPLICATE);
+    EQ(claim(1, 5002, 21 * MS, &first), DEDUP_FIRST);
+    EQ(claim(7919, 5003, 15 * MS, &first), DEDUP_DUPLICATE);
+}
+
+TEST(full_table, "a publish into a full table publishes nothing and frees its block") {
+    c = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(c, "q", 100, .dedup_window_ns = 3600 * SECONDS, .dedup_capacity = 2);
+    EQ(put_id(c, q, 1, "a", NULL), 0);
+    EQ(put_id(c, q, 2, "b", NULL), 0);
+    EQ(put_id(c, q, 3, "c", NULL), SHMQ_E_NOMEM);
+    EQ(put_id(c, q, 3, "a", NULL), 0);
+    EQ(get(c, q), 1);
+    EQ(get(c, q), 2);
+    CHECK(empty(c, q));
+    nothing_left(c);
+}
+
+TEST(full_queue, "FULL and CLOSED are answered before the claim: the id stays free") {
+    c = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(c, "q", 2, .dedup_window_ns = 60 * SECONDS);
+    EQ(put_id(c, q, 1, "a", NULL), 0);
+    EQ(put_id(c, q, 2, "b", NULL), 0);
+    EQ(put_id(c, q, 3, "c", NULL), SHMQ_FULL);
+    EQ(get(c, q), 1);
+    EQ(put_id(c, q, 3, "c", NULL), 0);
+    EQ(get(c, q), 2);
+    EQ(get(c, q), 3);
+    EQ(shmq_queue_close(c, q), 0);
+    EQ(put_id(c, q, 4, "d", NULL), SHMQ_CLOSED);
+    nothing_left(c);
+}
+
+TEST(redelivered, "a redelivery is not asked for its id again: nack and death bring it back") {
+    c = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(c, "q", 10, .dedup_window_ns = 1 * MS);
+    EQ(put_id(c, q, 1, "a", NULL), 0);
+    nap(5 * MS);
+    EQ(put_id(c, q, 2, "a", NULL), 0);   /* the window is over: another message of the same id */
+    shmq_ctx *x = join();
+    shmq_delivery d[2];
+    EQ(shmq_take(x, q, 2, 0, d), 2);
+    EQ(shmq_nack(x, &d[0], 0, NULL, 0), 0);
+    int self = shmq_self(x);
+    die(x);
+    EQ(shmq_owner_declare(c, (uint32_t)self, x->me->word), 0);
+    EQ(shmq_recover(c, (uint32_t)self), 0);
+    EQ(get(c, q) + get(c, q), 3);
+    nothing_left(c);
+}
+
+TEST(delayed, "a delayed message and a loan claim their id when they are published") {
+    c = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(c, "q", 10, .dedup_window_ns = 60 * SECONDS), v = 5, first;
+    shmq_message m = { .data = &v, .size = 8, .dedup = "a", .dedup_size = 1, .delay_ns = 20 * MS, .meta = "meta!", .meta_size = 5 };
+    EQ(shmq_publish(c, q, &m), 0);
+    first = m.id;
+    EQ(put_id(c, q, 6, "a", NULL), 0);
+    CHECK(empty(c, q));
+    nap(25 * MS);
+    EQ(fire_due(c), 1);
+    EQ(get(c, q), 5);
+    shmq_delivery loan;
+    EQ(shmq_loan(c, q, 8, 0, &loan), 0);
+    m = (shmq_message){ .dedup = "a", .dedup_size = 1 };
+    EQ(shmq_loan_publish(c, q, &loan, &m), 0);
+    EQ(m.id, first);
+    EQ(loan.ctl, 0);
+    EQ(shmq_loan(c, q, 8, 0, &loan), 0);
+    memcpy((uint8_t *)(uintptr_t)loan.data, &v, 8);
+    m = (shmq_message){ .dedup = "b", .dedup_size = 1 };
+    EQ(shmq_loan_publish(c, q, &loan, &m), 0);
+    EQ(get(c, q), 5);
+    CHECK(empty(c, q));
+    nothing_left(c);
+}
+
+TEST(sizes, "payloads of all sizes, with and without headers, keep their bytes beside the id") {
+    c = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(c, "q", 10, .dedup_window_ns = 60 * SECONDS);
+    static uint8_t bytes[70000];
+    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(i * 31);
+    char id[32];
+    for (uint64_t size = 0, n = 0; size < sizeof bytes; size = size < 300 ? size + 1 : size * 3 / 2)
+        for (uint32_t meta = 0; meta < 40; meta += 13) {
+            int length = snprintf(id, sizeof id, "%lu", (unsigned long)n++);
+            shmq_message m = { .data = bytes, .size = size, .meta = bytes, .meta_size = meta, .dedup = id, .dedup_size = (uint32_t)length };
+            EQ(shmq_publish(c, q, &m), 0);
+            EQ(shmq_publish(c, q, &m), 0);
+            shmq_delivery d = take1(c, q);
+            EQ(d.size, size);
+            EQ(d.meta_size, meta);
+            CHECK(memcmp(d.data, bytes, size) == 0 && (meta == 0 || memcmp(d.meta, bytes, meta) == 0));
+            EQ(shmq_ack(c, &d, 1), 1);
+            CHECK(empty(c, q));
+        }
+    nothing_left(c);
+}
+
+TEST(anew, "a queue made anew in the place of a deleted one remembers nothing") {
+    c = segment(64 << 20, 1 << 20);
+    for (int i = 0; i < 70; i++) {
+        uint64_t q = QUEUE(c, "q", 10, .dedup_window_ns = 3600 * SECONDS, .dedup_capacity = 100000), other = QUEUE(c, "other", 10, .dedup_window_ns = SECONDS);
+        EQ(put_id(c, q, 1, "a", NULL), 0);
+        EQ(put_id(c, q, 1, "a", NULL), 0);
+        EQ(put_id(c, other, 2, "a", NULL), 0);
+        EQ(get(c, q), 1);
+        EQ(get(c, other), 2);
+        CHECK(empty(c, q));
+        EQ(shmq_queue_delete(c, q), 0);
+        EQ(shmq_queue_delete(c, other), 0);
+    }
+    nothing_left(c);
+}
+
+TEST(memory, "a table takes memory as it is used, not for what it could hold") {
+    c = segment(64 << 20, 1 << 20);
+    uint64_t before = memory_used();
+    uint64_t q = QUEUE(c, "q", 10, .dedup_window_ns = 3600 * SECONDS);
+    CHECK(memory_used() - before < 200000);
+    before = memory_used();
+    char id[32];
+    for (int i = 0; i < 100; i++) {
+        snprintf(id, sizeof id, "%d", i);
+        EQ(put_id(c, q, 1, id, NULL), 0);
+        get(c, q);
+    }
+    CHECK(memory_used() - before < 5 << 20);
+}
+
+TEST_LIMIT(race, 60, "of several processes that publish the same ids exactly one gets each through, while some are killed") {
+    enum { PROCESSES = 4, IDS = 20000 };
+    c = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(c, "q", 65536, .dedup_window_ns = 3600 * SECONDS);
+    static uint8_t seen[IDS];
+    pid_t pids[PROCESSES];
+    for (int p = 0; p < PROCESSES; p++) {
+        pids[p] = fork();
+        if (pids[p] == 0) {
+            alarm(50);
+            shmq_ctx *x = join();
+            char id[32];
+            for (int i = 0; i < IDS; i++) {
+                snprintf(id, sizeof id, "id %d", i);
+                if (put_id(x, q, (uint64_t)i, id, NULL) != 0) _exit(3);
+            }
+            _exit(0);   /* without a farewell */
+        }
+    }
+    nap(5 * MS);
+    kill_wait(pids[0]);
+    for (int p = 1; p < PROCESSES; p++) {
+        int status;
+        CHECK(waitpid(pids[p], &status, 0) == pids[p]);
+        EQ(status, 0);
+    }
+    CHECK(shmq_reap(c, 0) >= 1);
+    fire_due(c);
+    shmq_delivery d;
+    while (shmq_take(c, q, 1, 0, &d) == 1) {
+        CHECK(value_of(&d) < IDS);
+        EQ(seen[value_of(&d)]++, 0);
+        EQ(shmq_ack(c, &d, 1), 1);
+    }
+    for (int i = 0; i < IDS; i++) EQ(seen[i], 1);
+    nothing_left(c);
+}
+
+MAIN
