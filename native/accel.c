@@ -56,6 +56,7 @@ typedef struct {
     uint64_t qref;
     PyObject *client;
     int waits;                   /* a full queue is waited for; otherwise Python decides */
+    int fans;                    /* it is a topic */
 } QueueObject;
 
 typedef struct {
@@ -458,8 +459,9 @@ static PyTypeObject DeliveryType = {
 static int queue_init(QueueObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *client;
     unsigned long long ctx, qref;
-    static char *names[] = {"client", "address", "qref", "waits", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKKp", names, &client, &ctx, &qref, &self->waits)) return -1;
+    static char *names[] = {"client", "address", "qref", "waits", "fans", NULL};
+    self->fans = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKKp|p", names, &client, &ctx, &qref, &self->waits, &self->fans)) return -1;
     Py_INCREF(client);
     Py_XSETREF(self->client, client);
     self->ctx = (shmq_ctx *)(uintptr_t)ctx;
@@ -489,11 +491,12 @@ static PyObject *call_slow(PyObject *self, PyObject *name, PyObject *const *args
 
 static int send_one(QueueObject *self, shmq_message *m) {
     int rc;
-    if (m->size < BIG) return shmq_publish(self->ctx, self->qref, m);
+    int (*publish)(shmq_ctx *, uint64_t, shmq_message *) = self->fans ? shmq_topic_publish : shmq_publish;
+    if (m->size < BIG) return publish(self->ctx, self->qref, m);
     shmq_ctx *ctx = self->ctx;
     uint64_t qref = self->qref;
     Py_BEGIN_ALLOW_THREADS
-    rc = shmq_publish(ctx, qref, m);
+    rc = publish(ctx, qref, m);
     Py_END_ALLOW_THREADS
     return rc;
 }
@@ -531,7 +534,7 @@ static Py_ssize_t send_many(QueueObject *self, PyObject *items, Py_ssize_t from,
         for (; k < CHUNK && at + k < n && PyBytes_CheckExact(item[k]); k++)
             m[k] = (shmq_message){.data = PyBytes_AS_STRING(item[k]), .size = (uint64_t)PyBytes_GET_SIZE(item[k]), .ttl_ns = SHMQ_DELAY_DEFAULT};
         if (!k) break;
-        int sent = shmq_publish_many(self->ctx, self->qref, m, k);
+        int sent = self->fans ? shmq_topic_publish_many(self->ctx, self->qref, m, k) : shmq_publish_many(self->ctx, self->qref, m, k);
         if (sent < 0) { *rc = sent; break; }
         at += sent;
         if ((uint32_t)sent < k) continue;   /* the reason comes from the next attempt, at once */

@@ -38,23 +38,28 @@ if TYPE_CHECKING:
     from shmq.errors import StaleDelivery as StaleDelivery
     from shmq.errors import StorageError as StorageError
     from shmq.errors import TopicNotFound as TopicNotFound
+    from shmq.group import ConsumerGroup as ConsumerGroup
     from shmq.message import Message as Message
     from shmq.options import QueueOptions as QueueOptions
     from shmq.queue import Latency as Latency
     from shmq.queue import Queue as Queue
     from shmq.queue import QueueStats as QueueStats
     from shmq.settings import Settings as Settings
+    from shmq.topic import Topic as Topic
+    from shmq.topic import TopicStats as TopicStats
 
 # Public name -> module. Loaded on first use: the supervisor and the sidecar import parts of this
 # package and must stay small, and `import shmq` costs a program nothing until it uses it.
 _HOMES = {
     **dict.fromkeys(("Broker", "BrokerStats", "connect"), "shmq.broker"),
     "Consumer": "shmq.consumer",
+    "ConsumerGroup": "shmq.group",
     "Delivery": "shmq.delivery",
     "Message": "shmq.message",
     **dict.fromkeys(("Latency", "Queue", "QueueStats"), "shmq.queue"),
     "QueueOptions": "shmq.options",
     "Settings": "shmq.settings",
+    **dict.fromkeys(("Topic", "TopicStats"), "shmq.topic"),
     **dict.fromkeys(
         (
             "BrokerExists",

@@ -13,6 +13,7 @@ from typing import Any
 
 from shmq._native import ffi, lib
 from shmq.client import Client
+from shmq.consumer import Consumer
 from shmq.errors import (
     BrokerExists,
     Detached,
@@ -22,18 +23,29 @@ from shmq.errors import (
     ShmqError,
     explain,
 )
+from shmq.group import ConsumerGroup
 from shmq.options import (
-    NO_QUEUE,
     QueueOptions,
     check_broker_name,
+    check_pattern,
     check_queue_name,
-    from_ns,
+    check_topic_name,
     to_ns,
 )
 from shmq.queue import Queue, QueueStats, stats_of
+from shmq.records import (
+    dead_letter_place,
+    info_of,
+    make_record,
+    name_of,
+    options_of,
+    queue_defaults,
+    records,
+)
 from shmq.segment import ANONYMOUS_PREFIX, Owner, Segment, owners_alive
-from shmq.settings import Settings, pack_defaults, unpack_defaults
+from shmq.settings import Settings, pack_defaults
 from shmq.supervisor.spawn import start_supervisor
+from shmq.topic import Topic, subscribe_pattern, unsubscribe
 
 __all__ = ["Broker", "BrokerStats", "QueueSummary", "connect", "read_stats"]
 
@@ -180,6 +192,15 @@ class Broker:
         check_queue_name(name)
         wanted = QueueOptions.make(self._queue_defaults(), options)
         _refuse_later_features(wanted)
+        if wanted.overflow == "disconnect":
+            raise InvalidOption(
+                explain(
+                    f"overflow of queue {name!r}",
+                    "'disconnect'",
+                    "'block', 'reject' or 'drop-oldest'",
+                    "only a topic's subscription can be cut off",
+                )
+            )
         if wanted.dead_letter == name:
             raise InvalidOption(
                 explain(
@@ -190,7 +211,7 @@ class Broker:
                 )
             )
         for _ in range(100):  # against others who delete it at the same time
-            dead = self._dead_letter_place(wanted.dead_letter)
+            dead = dead_letter_place(self._live_client(), wanted.dead_letter)
             core = ffi.new("shmq_queue_options *", wanted.to_core(*dead))
             rc = self._call(lib.shmq_queue_create, name.encode(), core)
             if rc >= 0:
@@ -213,40 +234,23 @@ class Broker:
             )
         )
 
-    def _dead_letter_place(self, name: str | None) -> tuple[int, int]:
-        if name is None:
-            return NO_QUEUE, 0
-        rc = self._call(lib.shmq_queue_open, name.encode())
-        if rc in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
-            core = ffi.new(
-                "shmq_queue_options *",
-                QueueOptions.make(self._queue_defaults(), {"ttl": None}).to_core(),
-            )
-            rc = self._call(lib.shmq_queue_create, name.encode(), core)
-            if rc == lib.SHMQ_E_EXISTS:  # somebody else was quicker
-                rc = self._call(lib.shmq_queue_open, name.encode())
-        self._client.check(rc, f"dead-letter queue {name!r}")
-        index = rc & 0xFFFF
-        return index, int(self._queue_info(index).word)
-
-    def _compare(self, name: str, found: QueueOptions, wanted: QueueOptions) -> None:
+    def _compare(
+        self, name: str, found: QueueOptions, wanted: QueueOptions, kind: str = "queue"
+    ) -> None:
         differences = found.differences(wanted)
         if not differences:
             return
         raise OptionsMismatch(
             explain(
-                f"queue {name!r}",
+                f"{kind} {name!r}",
                 ", ".join(f"{option}={here!r}" for option, here, _ in differences),
                 ", ".join(f"{option}={there!r}" for option, _, there in differences),
-                "use get_queue(), ask for the same options, or delete_queue() first",
+                f"use get_{kind}(), ask for the same options, or delete_{kind}() first",
             )
         )
 
     def _options_of(self, index: int) -> QueueOptions:
-        info = self._queue_info(index)
-        dead = info.options.dead_letter
-        name = None if dead == NO_QUEUE else _name_of(self._queue_info(dead))
-        return QueueOptions.from_core(info.options, name)
+        return options_of(self._client, info_of(self._client, index))
 
     def get_queue(self, name: str) -> Queue:
         """Return the queue ``name``. Raises QueueNotFound when there is none."""
@@ -261,22 +265,108 @@ class Broker:
         self._client.check(self._call(lib.shmq_queue_delete, rc), f"deleting queue {name!r}")
 
     def list_queues(self) -> list[str]:
-        """Return the names of all queues, sorted."""
-        self._call(lib.shmq_segment_snapshot, ffi.new("shmq_segment_info *"))
-        return sorted(summary.name for summary in _summaries(self._client.ctx))
+        """Return the names of all queues, sorted; without topics and subscriptions."""
+        return self._names(lib.SHMQ_KIND_QUEUE)
+
+    def _names(self, kind: int) -> list[str]:
+        found = records(self._live_client())
+        return sorted(name.lstrip("/") for name, _, info in found if info.options.kind == kind)
+
+    # ---- topics ----------------------------------------------------------------------------
+
+    def create_topic(self, name: str, **options: Any) -> Topic:
+        """Return the topic ``name``, made with ``options`` if it does not exist.
+
+        ``options`` are queue options: the defaults of the topic's subscriptions.
+
+        Raises:
+            OptionsMismatch: it exists with other options.
+            InvalidOption: an option is unknown or has an impossible value.
+        """
+        check_topic_name(name)
+        wanted = QueueOptions.make(self._queue_defaults(), options)
+        _refuse_later_features(wanted)
+        client = self._live_client()
+        for _ in range(100):  # against others who delete it at the same time
+            rc = make_record(client, f"/{name}", wanted, (lib.SHMQ_KIND_TOPIC, 0))
+            if rc >= 0:
+                return Topic(client, name, rc)
+            if rc != lib.SHMQ_E_EXISTS:
+                client.check(rc, f"creating topic {name!r}")
+            rc = self._call(lib.shmq_queue_open, f"/{name}".encode())
+            if rc in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
+                continue
+            client.check(rc, f"topic {name!r}")
+            self._compare(name, self._options_of(rc & 0xFFFF), wanted, "topic")
+            return Topic(client, name, rc)
+        raise ShmqError(
+            explain(
+                f"topic {name!r}",
+                "others that delete it again and again",
+                "a moment of peace",
+                "agree on who creates and deletes it",
+            )
+        )
+
+    def get_topic(self, name: str) -> Topic:
+        """Return the topic ``name``. Raises TopicNotFound when there is none."""
+        return Topic(self._live_client(), check_topic_name(name))
+
+    def delete_topic(self, name: str) -> None:
+        """Delete the topic ``name`` and its subscriptions with everything in them."""
+        self._call(lib.shmq_queue_delete, self.get_topic(name)._qref)
+
+    def list_topics(self) -> list[str]:
+        """Return the names of all topics, sorted."""
+        return self._names(lib.SHMQ_KIND_TOPIC)
+
+    def subscribe(self, topic: str, name: str | None = None, **how: Any) -> Consumer:
+        """Return a consumer of the messages of all topics whose names match ``topic``.
+
+        Names are words separated by dots; ``*`` stands for one word, ``#`` for any number of them:
+        "orders.*", "orders.#", "#.failed". Topics that are made later count as well. ``name`` and
+        ``how`` are those of `Topic.subscribe`; without wildcards this is that. A pattern
+        subscription is kept until `unsubscribe`, whatever becomes of the topics.
+        """
+        if "*" in check_pattern(topic) or "#" in topic:
+            return subscribe_pattern(self._live_client(), topic, name, **how)
+        return self.get_topic(topic).subscribe(name, **how)
+
+    def unsubscribe(self, topic: str, name: str) -> None:
+        """End the subscription ``name`` of a topic or pattern with everything in it."""
+        unsubscribe(self._live_client(), check_pattern(topic), name)
+
+    # ---- groups ----------------------------------------------------------------------------
+
+    def create_consumer_group(
+        self,
+        group: str,
+        source: Queue | Topic | str,
+        *,
+        dispatch: str = "ready",
+        **options: Any,
+    ) -> ConsumerGroup:
+        """Return the group ``group`` of consumers that share the messages of ``source``.
+
+        ``source`` is a queue or a topic, or the name of one; of a queue if there are both. On a
+        queue, all its groups and consumers share its messages. On a topic, a group is one
+        subscription named like it, made with ``options`` (see `Topic.subscribe`) if it does not
+        exist: each group gets every message, and each message goes to one of its members.
+
+        dispatch: "ready" (whoever asks first gets the next one) or "round-robin" (strict turns:
+            nobody gets another one before every member had one).
+        """
+        client = self._live_client()
+        if isinstance(source, str):
+            queues = {name for name, _, _ in records(client)}
+            if source not in queues and f"/{source}" in queues:
+                source = self.get_topic(source)
+            else:
+                source = self.get_queue(source)
+        return ConsumerGroup.on(client, group, source, dispatch, options)
 
     def _queue_defaults(self) -> dict[str, Any]:
-        info = self._segment_info()
-        packed = unpack_defaults(info.user_word)
-        defaults: dict[str, Any] = {"ttl": from_ns(info.default_ttl_ns)}
-        if packed is not None:
-            defaults["max_depth"], defaults["max_retries"] = packed
-        return defaults
-
-    def _queue_info(self, index: int) -> Any:
-        info = ffi.new("shmq_queue_info *")
-        self._client.check(self._call(lib.shmq_queue_snapshot, index, info), f"queue {index}")
-        return info
+        return queue_defaults(self._live_client())
 
     # ---- the broker itself -----------------------------------------------------------------
 
@@ -511,10 +601,6 @@ _STATES = ("free", "live", "closed", "deleting")
 _PUBLISHED, _ACKED = 0, 4  # in the order of shmq_counters
 
 
-def _name_of(info: Any) -> str:
-    return str(ffi.string(info.name).decode(errors="replace"))
-
-
 def _summaries(ctx: Any) -> list[QueueSummary]:
     segment = ffi.new("shmq_segment_info *")
     if lib.shmq_segment_snapshot(ctx, segment) != lib.SHMQ_OK:
@@ -527,7 +613,7 @@ def _summaries(ctx: Any) -> list[QueueSummary]:
         if info.state in (lib.SHMQ_Q_LIVE, lib.SHMQ_Q_CLOSED):
             found.append(
                 QueueSummary(
-                    _name_of(info),
+                    name_of(info),
                     _STATES[info.state],
                     info.ready,
                     info.counters[_PUBLISHED],

@@ -25,7 +25,7 @@ MAX_SECONDS = 100 * 365 * 86400.0
 NO_QUEUE = 0xFFFF
 UNLIMITED_RETRIES = 0xFFFFFFFF
 
-OVERFLOWS = ("block", "reject", "drop-oldest")
+OVERFLOWS = ("block", "reject", "drop-oldest", "disconnect")  # the last: of subscriptions only
 EXPIRED = ("dead-letter", "drop")
 ORDERS = ("fifo", "key", "strict")
 DURABILITIES = ("none", "snapshot", "interval", "sync")
@@ -177,6 +177,41 @@ def _check_name(name: object, what: str, limit: int) -> str:
 def check_queue_name(name: object) -> str:
     """Return ``name`` if a queue may have it: 1 to 255 bytes of UTF-8 without "/" and NUL."""
     return _check_name(name, "queue name", MAX_NAME_BYTES)
+
+
+def check_topic_name(name: object) -> str:
+    """Return ``name`` if a topic may have it: like a queue's, and without the wildcards * and #."""
+    found = _check_name(name, "topic name", MAX_NAME_BYTES - 1)
+    if "*" in found or "#" in found:
+        raise InvalidOption(
+            explain(
+                "topic name",
+                f"{found!r} with a wildcard",
+                "words separated by dots, without '*' and '#'",
+                "broker.subscribe(pattern) takes wildcards",
+            )
+        )
+    return found
+
+
+def check_pattern(pattern: object) -> str:
+    """Return ``pattern``: words separated by dots, where * is any one word and # any number of them."""
+    found = _check_name(pattern, "topic pattern", MAX_NAME_BYTES - 1)
+    if any(len(word) > 1 and ("*" in word or "#" in word) for word in found.split(".")):
+        raise InvalidOption(
+            explain(
+                "topic pattern",
+                f"{found!r}",
+                "'*' and '#' as whole words, as in 'orders.*' and 'orders.#'",
+                "wildcards do not match parts of words",
+            )
+        )
+    return found
+
+
+def check_share_name(name: object, what: str) -> str:
+    """Return ``name`` if a subscription, a group or a member may have it."""
+    return _check_name(name, what, MAX_NAME_BYTES - 1)
 
 
 def check_broker_name(name: object) -> str:

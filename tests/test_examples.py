@@ -84,7 +84,7 @@ def last_line(text: str) -> str:
 def test_every_example_has_a_test_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "quickstart.py", "flights_etl.py", "basic.py", "delayed_messages.py", "dead_letters.py",
-        "priority_queue.py", "exactly_once.py",
+        "priority_queue.py", "exactly_once.py", "pubsub.py", "consumer_groups.py",
     }  # fmt: skip
 
 
@@ -133,6 +133,31 @@ def test_exactly_once_is_what_it_says() -> None:
     assert (code, err) == (0, ""), f"{out}\n{err}"
     assert last_line(out) == "3000 invoices of 3000 orders: 0 missing, 0 doubled"
     assert re.match(r"20 kills, [1-9]\d* publishes recognised as duplicates\n", out)
+
+
+def test_pubsub_gives_every_subscriber_what_it_asked_for() -> None:
+    code, out, err = run(EXAMPLES / "pubsub.py")
+    assert (code, err) == (0, "")
+    heard: dict[str, list[str]] = {}
+    for line in out.splitlines()[:-1]:
+        who, _, order = line.partition(": ")
+        heard.setdefault(who, []).append(order)
+    everything = ["espresso", "latte", "tea", "cake"]
+    assert heard == {"kitchen": everything, "till": everything, "waiter": ["latte", "cake"]}
+    assert last_line(out) == "published 4, one copy each in shared memory"
+
+
+def test_consumer_groups_share_their_orders_and_survive_a_member() -> None:
+    code, out, err = run(EXAMPLES / "consumer_groups.py")
+    assert (code, err) == (0, "")
+    for group in ("baking", "billing"):
+        lines = [line for line in out.splitlines() if line.startswith(f"{group}: ")]
+        numbers = [int(line.split()[2]) for line in lines]
+        assert sorted(numbers) == list(range(12))
+        assert [line for line in lines if line.endswith("again")] == (
+            ["baking: order 0 again"] if group == "baking" else []
+        )
+    assert last_line(out) == "lag: baking 0, billing 0; members left []"
 
 
 def test_the_first_python_block_of_the_readme_runs(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ FLOORS = {
     "shmq.queue": 3,
     "shmq.consumer": 3,
     "shmq.topic": 3,
+    "shmq.records": 3,
     "shmq.group": 3,
     "shmq.store": 3,
     # 4: the processes that serve a broker

@@ -104,7 +104,7 @@ enum shmq_queue_state { SHMQ_Q_FREE = 0, SHMQ_Q_LIVE = 1, SHMQ_Q_CLOSED = 2, SHM
 enum shmq_role { SHMQ_CLIENT = 0, SHMQ_SUPERVISOR = 1, SHMQ_SIDECAR = 2, SHMQ_OBSERVER = 3 };
 enum shmq_overflow { SHMQ_BLOCK = 0, SHMQ_REJECT = 1, SHMQ_DROP_OLDEST = 2, SHMQ_DISCONNECT = 3 };
 enum shmq_order { SHMQ_FIFO = 0, SHMQ_BY_KEY = 1, SHMQ_STRICT = 2 };
-enum shmq_kind { SHMQ_KIND_QUEUE = 0, SHMQ_KIND_TOPIC = 1, SHMQ_KIND_SUBSCRIPTION = 2, SHMQ_KIND_PATTERN = 3 };
+enum shmq_kind { SHMQ_KIND_QUEUE = 0, SHMQ_KIND_TOPIC = 1, SHMQ_KIND_SUBSCRIPTION = 2, SHMQ_KIND_PATTERN = 3, SHMQ_KIND_MEMBER = 4 };
 enum shmq_reason { SHMQ_R_NONE = 0, SHMQ_R_RETRIES = 1, SHMQ_R_REJECTED = 2, SHMQ_R_EXPIRED = 3, SHMQ_R_OVERFLOW = 4 };
 enum shmq_provider { SHMQ_POSIX = 0, SHMQ_SYSV = 1 };
 
@@ -178,7 +178,7 @@ typedef struct {             /* one block; only the owner of NEW or MOVE writes 
     shmq_au64 published_ns;
     shmq_au64 expires_ns;    /* 0 = never */
     shmq_au64 due_ns;        /* DELAYED: when to fire.  Dead letters: when it died */
-    shmq_au32 size;          /* payload bytes; meta: at the next multiple of 8 follow its length (4 bytes) and its bytes */
+    shmq_au32 size;          /* of a child: the block that has the payload. Else payload bytes; meta: at the next multiple of 8 follow its length (4 bytes) and its bytes */
     shmq_au32 extra;         /* attached block+1:24 | reserved:8, in units of the class; 0 = no memory behind the payload */
 } shmq_block;
 
@@ -228,7 +228,9 @@ typedef struct {
     shmq_ring_place keys;    /* order = key, strict: what each lane is busy with */
     shmq_ring_place dedup;   /* the table of ids */
     uint64_t ephemeral;      /* owner word of the process with which a subscription ends, or 0 */
-    uint8_t pad4[296];
+    uint32_t ephemeral_owner;   /* its record */
+    uint32_t filter_size;
+    uint8_t filter[288];     /* encoded headers that a message must have, all of them, to get into the subscription */
 } shmq_queue;
 
 typedef struct {             /* one writer each: the owner; monotone, never reset; for metrics only */
@@ -300,6 +302,9 @@ typedef struct {
     uint64_t counters[64];   /* sums of shmq_counters in its order */
     uint32_t state, index;
     char name[256];
+    uint64_t ephemeral;
+    uint32_t filter_size, owner;   /* owner: the record of the process with which it ends */
+    uint8_t filter[288];
 } shmq_queue_info;
 typedef struct { uint64_t ready, unsettled, delayed, moving, fresh, oldest_ns, bytes; } shmq_census;
 typedef struct {             /* shmq_audit: counts of violated invariants, and of blocks by state */
@@ -309,6 +314,7 @@ typedef struct {             /* shmq_audit: counts of violated invariants, and o
     uint64_t dangling;       /* slot names a block that is not takeable from there */
     uint64_t limbo;          /* LIMBO that no living held entry names */
     uint64_t attached;       /* ATTACHED to a block that does not know it */
+    uint64_t fans;           /* FAN whose children are all over; children without a FAN that knows them */
     uint64_t held;           /* held entries of the living that name no block */
     uint64_t unhinted;       /* FREE without a hint bit (magazines of the living excepted by the caller) */
     uint64_t bad;            /* words that no history can produce */
@@ -398,6 +404,16 @@ int shmq_expire(shmq_ctx *ctx, const uint32_t *idx, uint32_t n, uint64_t now);
 uint64_t shmq_next_expiry(shmq_ctx *ctx);
 int64_t shmq_trim(shmq_ctx *ctx, uint64_t keep_bytes);
 int shmq_bytes_resync(shmq_ctx *ctx, uint64_t queue);
+
+/* topics: see topic.c */
+int64_t shmq_topic_subscribe(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, uint32_t ephemeral);
+int shmq_topic_publish(shmq_ctx *ctx, uint64_t topic, shmq_message *message);
+int shmq_topic_publish_many(shmq_ctx *ctx, uint64_t topic, shmq_message *messages, uint32_t n);
+int64_t shmq_topic_blocker(shmq_ctx *ctx, uint64_t topic);
+int shmq_topic_subscribers(shmq_ctx *ctx, uint64_t topic, uint64_t *out, uint32_t max);
+int shmq_topic_sweep(shmq_ctx *ctx);
+int shmq_topic_matches(const char *pattern, uint32_t pattern_size, const char *topic, uint32_t topic_size);
+int64_t shmq_member_turn(shmq_ctx *ctx, uint64_t member, uint64_t taken);
 
 /* looking */
 int shmq_audit(shmq_ctx *ctx, shmq_audit_report *out);

@@ -20,6 +20,7 @@
  */
 #define _GNU_SOURCE
 #include "arena.h"
+#include "topic.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -76,16 +77,18 @@ void arena_return_all(shmq_ctx *ctx) {
 }
 
 /* I1 */
-static int claim(shmq_ctx *ctx, uint32_t idx, uint64_t *ctl) {
+static int claim_as(shmq_ctx *ctx, uint32_t idx, unsigned flags, uint64_t *ctl) {
     shmq_block *b = block_at(ctx, idx);
     uint64_t c = ld_acq(&b->ctl);
     if (ctl_state(c) != SHMQ_FREE) return 0;
-    uint64_t n = ctl_make(SHMQ_NEW, 0, ctx->self, ctl_gen(c) + 1);
+    uint64_t n = ctl_make(SHMQ_NEW, flags, ctx->self, ctl_gen(c) + 1);
     if (!cas(&b->ctl, c, n)) return 0;
     *ctl = n;
     CRASH_POINT("claimed");
     return 1;
 }
+
+static int claim(shmq_ctx *ctx, uint32_t idx, uint64_t *ctl) { return claim_as(ctx, idx, 0, ctl); }
 
 /* Take up to `want` of the hint bits `allowed` of word w; the lowest will be popped first. How many were got. */
 static uint32_t take_bits(shmq_ctx *ctx, magazine *m, uint32_t w, uint64_t allowed, uint32_t want) {
@@ -242,13 +245,43 @@ int arena_alloc(shmq_ctx *ctx, uint64_t bytes, uint32_t *idx, uint64_t *ctl) {
     return rc;
 }
 
+/* A subscriber's share of a message: a block of 64 bytes that says CHILD from its first moment on. */
+int arena_alloc_child(shmq_ctx *ctx, uint32_t *idx, uint64_t *ctl) {
+    magazine *m = &ctx->magazines[0];
+    while (m->n) {
+        uint32_t i = m->idx[--m->n];
+        if (!claim_as(ctx, i, SHMQ_FLAG_CHILD, ctl)) continue;
+        *idx = i;   /* nothing is read or written behind it: memory or not, that is the next one's business */
+        return SHMQ_OK;
+    }
+    int rc = arena_alloc(ctx, 0, idx, ctl);
+    if (rc != SHMQ_OK) return rc;
+    uint64_t child = *ctl | (uint64_t)SHMQ_FLAG_CHILD << 56;
+    if (!cas(&block_at(ctx, *idx)->ctl, *ctl, child)) return SHMQ_E_CORRUPT;
+    *ctl = child;
+    return SHMQ_OK;
+}
+
+__attribute__((noinline, cold)) static int free_flagged(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
+
 /* Free a block that the caller owns under exactly `ctl` (NEW, OWNED or MOVE). 0 = the lease had moved on, nothing done. */
 int arena_free(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     shmq_block *b = block_at(ctx, idx);
+    if (ctl_flags(ctl)) return free_flagged(ctx, idx, ctl);
+    if (!cas(&b->ctl, ctl, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(ctl)))) return 0;
+    CRASH_POINT("freed");
+    give_back(ctx, idx);
+    return 1;
+}
+
+static int free_flagged(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
+    shmq_block *b = block_at(ctx, idx);
     if (!(ctl_flags(ctl) & SHMQ_FLAG_VIEWED)) {
+        uint32_t parent = ld32_rlx(&b->size);   /* before the CAS: after it the header is others' */
         if (!cas(&b->ctl, ctl, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(ctl)))) return 0;
-        CRASH_POINT("freed");
+        CRASH_POINT("child_freed");
         give_back(ctx, idx);
+        topic_child_over(ctx, parent);
         return 1;
     }
     if (!cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_LIMBO, 0))) return 0;   /* HELD: LIMBO before the scan of held tables */
@@ -283,7 +316,10 @@ void arena_limbo_check(shmq_ctx *ctx, uint32_t idx) {
             && ld_acq(&b->ctl) == c   /* xc belongs to this life of the parent */
             && cas(&x->ctl, xc, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(xc)))) arena_hint(ctx, e - 1);
     }
-    if (cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) arena_hint(ctx, idx);
+    uint32_t of = ctl_flags(c) & SHMQ_FLAG_CHILD ? ld32_rlx(&b->size) : NOBODY;
+    if (!cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) return;
+    arena_hint(ctx, idx);
+    if (of != NOBODY && !MUTANT(42)) topic_child_over(ctx, of);
 }
 
 static int punch(shmq_ctx *ctx, uint64_t offset, uint64_t length) {

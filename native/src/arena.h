@@ -5,6 +5,7 @@
 
 int arena_class_for(shmq_ctx *ctx, uint64_t bytes);
 int arena_alloc(shmq_ctx *ctx, uint64_t bytes, uint32_t *idx, uint64_t *ctl);
+int arena_alloc_child(shmq_ctx *ctx, uint32_t *idx, uint64_t *ctl);
 int arena_free(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
 void arena_hint(shmq_ctx *ctx, uint32_t idx);
 void arena_return_all(shmq_ctx *ctx);

@@ -7,6 +7,7 @@
 #include "queue.h"
 #include "ring.h"
 #include "settle.h"
+#include "topic.h"
 
 static int alive(shmq_ctx *ctx, unsigned owner) {
     return owner < SHMQ_OWNERS && owner_state(ld_acq(&ctx->owners[owner].word)) == SHMQ_OWNER_ALIVE;
@@ -50,11 +51,16 @@ static void audit_block(shmq_ctx *ctx, uint32_t idx, shmq_audit_report *r) {
     case SHMQ_FREE:
         if (!(ld_rlx(&ctx->l0[idx / 64]) >> (idx % 64) & 1)) r->unhinted++;
         break;
+    case SHMQ_FAN:
+        r->fans += topic_fan_over(ctx, idx);
+        break;
     case SHMQ_DELAYED: case SHMQ_BAD:
         break;
     default:
         r->bad++;
     }
+    if ((ctl_flags(c) & SHMQ_FLAG_CHILD) && st != SHMQ_FREE && st != SHMQ_BAD && st != SHMQ_NEW)
+        r->fans += !topic_parent_of(ctx, ld32_rlx(&b->size), ld_rlx(&b->id));
 }
 
 static void audit_ring(shmq_ctx *ctx, local_ring *ring, shmq_audit_report *r) {

@@ -28,6 +28,7 @@
 #include "dedup.h"
 #include "clock.h"
 #include "settle.h"
+#include "topic.h"
 
 #define NO_ENTRY UINT32_C(0xffffffff)
 #define MOVED (-100)         /* the half belongs to a later generation by now: look again from there */
@@ -63,7 +64,7 @@ static void measure(local_dedup *t, const shmq_queue_options *o) {
 /* How much room the table of a queue needs; most of it gets memory only when it is used. 0 = none. */
 uint64_t dedup_bytes(const shmq_queue_options *o) {
     local_dedup t;
-    if (!o->dedup_window_ns) return 0;
+    if (!o->dedup_window_ns || o->kind == SHMQ_KIND_TOPIC || o->kind == SHMQ_KIND_MEMBER) return 0;   /* a topic's is its subscriptions' default */
     measure(&t, o);
     return SHMQ_PAGE + 2 * t.half_bytes;
 }
@@ -221,6 +222,10 @@ int dedup_room(shmq_ctx *ctx, local_queue *q, uint64_t now) {
 /* Where the trailer of a block lies, or NULL when its lengths cannot be. */
 uint8_t *dedup_trailer(shmq_ctx *ctx, uint32_t idx) {
     shmq_block *b = block_at(ctx, idx);
+    if (ctl_flags(ld_rlx(&b->ctl)) & SHMQ_FLAG_CHILD) {   /* without a payload of its own, and never forwarded to */
+        uint32_t parent = ld32_rlx(&b->size);
+        return topic_parent_of(ctx, parent, ld_rlx(&b->id)) ? topic_key(ctx, parent) : NULL;
+    }
     class_place *k = &ctx->classes[class_of(ctx, idx)];
     uint64_t room = k->stride < SHMQ_PAGE ? k->stride : (ld32_rlx(&b->extra) & 255) * k->unit, at = ld32_rlx(&b->size);
     if (room > k->stride) room = k->stride;

@@ -68,7 +68,7 @@ static int expire_one(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *at) {
         CRASH_POINT("expiring");
         if (st == SHMQ_READY) {
             if (r && !MUTANT(52)) ring_clear(r, pos_position(pos), idx);
-            queue_bytes_out(q, ld32_rlx(&b->size));
+            queue_bytes_out(q, size_at(ctx, b));
             uint64_t m = ctl_next(own, SHMQ_MOVE, ctx->self);
             if (!cas(&b->ctl, own, m)) return 1;
             own = m;

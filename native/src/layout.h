@@ -123,6 +123,9 @@ typedef struct {             /* one queue as this process sees it; options are a
     local_dedup dedup;
 } local_queue;
 
+#define FANS 8
+typedef struct { uint64_t topic; uint32_t topology, n; uint16_t to[SHMQ_QUEUES]; } fan_list;   /* the subscriptions of a topic, as of that topology */
+
 #define MAGAZINE 64
 typedef struct { uint32_t n, cap, window, next; uint32_t idx[MAGAZINE]; } magazine;   /* window: of how many blocks; next: within it */
 
@@ -162,12 +165,14 @@ struct shmq_ctx {
     uint64_t timed;          /* bit = that entry of samples may be of a delivery that is not settled */
     uint32_t started;        /* read-ahead deliveries handed out */
     struct { uint64_t ctl, ns; uint32_t idx; } samples[64];   /* by held entry: see figures_place */
+    uint64_t blocker;        /* the subscription without room for which the last publish of a topic would have had to wait */
     uint32_t bare;           /* blocks in the user's hands without a held entry: loans, and takes for good not yet acked */
     uint32_t trimmed;        /* this context has trimmed before: marks of punched pages can be trusted */
     uint32_t held_n;         /* entries on the free stack */
     uint32_t held_fresh;     /* entries never used by this attachment start here */
     uint32_t held_free[SHMQ_HELD];
     local_queue local[SHMQ_QUEUES];   /* an entry changes under the lock only */
+    fan_list fans[FANS];
     struct { uint32_t idx; uint32_t entry; uint64_t key; } scratch[SHMQ_HELD];   /* recovery sorts here */
 };
 
@@ -199,6 +204,12 @@ static inline int block_known(shmq_ctx *ctx, uint32_t idx) {
     if (idx >= SHMQ_BLOCKS) return 0;
     unsigned k = class_of(ctx, idx);
     return idx - ctx->classes[k].first < class_hwm(ctx, k);
+}
+/* payload bytes of a block that the caller owns, or that cannot vanish meanwhile; a child has its parent's */
+static inline uint32_t size_at(shmq_ctx *ctx, shmq_block *b) {
+    uint32_t n = ld32_rlx(&b->size);
+    if (!(ctl_flags(ld_rlx(&b->ctl)) & SHMQ_FLAG_CHILD)) return n;
+    return block_known(ctx, n) ? ld32_rlx(&block_at(ctx, n)->size) : 0;
 }
 /* times from outside saturate: "for ever" must not wrap into the past */
 static inline uint64_t later(uint64_t now, uint64_t ns) { return ns > UINT64_MAX - now ? UINT64_MAX : now + ns; }

@@ -23,6 +23,7 @@
 #include "arena.h"
 #include "clock.h"
 #include "settle.h"
+#include "topic.h"
 #include "waiter.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -150,6 +151,7 @@ int shmq_detach(shmq_ctx *ctx) {
     }
     if (ctx->bare) settle_abandon(ctx);
     op_end(ctx);
+    topic_end_mine(ctx);
     arena_return_all(ctx);
     CRASH_POINT("detach");
     st32_rel(&ctx->attached, 0);

@@ -28,7 +28,7 @@
 
 #define ID_LOT 4096
 
-static uint64_t new_id(shmq_ctx *ctx) {
+uint64_t publish_id(shmq_ctx *ctx) {
     if (ctx->next_id == ctx->end_id) {
         ctx->next_id = add(&ctx->header->next_id, ID_LOT);
         ctx->end_id = ctx->next_id + ID_LOT;
@@ -40,7 +40,7 @@ static uint64_t new_id(shmq_ctx *ctx) {
 uint64_t publish_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_message *m, local_queue *q, uint64_t now) {
     uint64_t ttl = m->ttl_ns == SHMQ_DELAY_DEFAULT ? q->options.ttl_ns : m->ttl_ns;
     uint64_t expires = ttl && ttl < UINT64_MAX - now ? now + ttl : 0;
-    m->id = new_id(ctx);
+    m->id = publish_id(ctx);
     st_rlx(&b->pos, pos_make(0xffff, 0));   /* in no ring in this life: recovery must not believe a former life's pos */
     st_rlx(&b->id, m->id);
     st_rlx(&b->published_ns, now);
@@ -73,7 +73,7 @@ void publish_trailer(shmq_ctx *ctx, uint32_t idx, const shmq_message *m, uint64_
     st_rlx(&block_at(ctx, idx)->fate, ld_rlx(&block_at(ctx, idx)->fate) | flags);
 }
 
-static int full(shmq_ctx *ctx, local_queue *q, uint64_t size) {
+int publish_full(shmq_ctx *ctx, local_queue *q, uint64_t size) {
     if (q->max_bytes) {
         uint64_t b = ld_rlx(&q->shared->bytes);
         if (b && b + size > q->max_bytes) return 1;
@@ -83,8 +83,8 @@ static int full(shmq_ctx *ctx, local_queue *q, uint64_t size) {
     return (int64_t)(q->work.tail - q->work.head) >= (int64_t)q->max_depth && ring_depth(&q->work) >= q->max_depth;
 }
 
-/* Put a complete NEW block on its way. On FULL the caller still owns it. */
-static int launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uint64_t size, unsigned priority) {
+/* Put a complete NEW block on its way, unless `most` are there already. On FULL the caller still owns it. */
+int publish_launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uint64_t size, unsigned priority, uint64_t most) {
     shmq_block *b = block_at(ctx, idx);
     if (ld_rlx(&b->due_ns)) {   /* delayed: visible to the sidecar only; DELAYED is its commit */
         if (!cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) return SHMQ_E_CORRUPT;
@@ -95,12 +95,12 @@ static int launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uin
     int rc;
     if (RARE(priority) && (rc = level_open(ctx, q, priority, &r)) != SHMQ_OK) return rc;
     queue_bytes_in(q, size);
-    rc = ring_enqueue(ctx, r, idx, ctl, q->most);
+    rc = ring_enqueue(ctx, r, idx, ctl, most);
     if (rc != SHMQ_OK) queue_bytes_out(q, size);
     return rc;
 }
 
-static int make_room(shmq_ctx *ctx, local_queue *q) {   /* overflow = drop-oldest */
+int publish_make_room(shmq_ctx *ctx, local_queue *q) {   /* overflow = drop-oldest */
     ring_item item;
     if (q->options.overflow != SHMQ_DROP_OLDEST) return SHMQ_FULL;
     for (int tries = 0; tries < 64; tries++) {
@@ -112,7 +112,7 @@ static int make_room(shmq_ctx *ctx, local_queue *q) {   /* overflow = drop-oldes
         if (!cas(&block_at(ctx, item.idx)->ctl, item.ctl, own)) continue;
         ring_taken(r, &item);
         uint64_t move = ctl_next(own, SHMQ_MOVE, ctx->self);
-        queue_bytes_out(q, ld32_rlx(&block_at(ctx, item.idx)->size));
+        queue_bytes_out(q, size_at(ctx, block_at(ctx, item.idx)));
         if (cas(&block_at(ctx, item.idx)->ctl, own, move)) settle_kill(ctx, item.idx, move, SHMQ_R_OVERFLOW);
         return SHMQ_OK;
     }
@@ -121,8 +121,8 @@ static int make_room(shmq_ctx *ctx, local_queue *q) {   /* overflow = drop-oldes
 
 /* OK when there is room for one more, be it by dropping the oldest; else FULL. */
 static inline int room(shmq_ctx *ctx, local_queue *q, uint64_t size) {
-    for (int tries = 0; full(ctx, q, size); tries++)
-        if (tries == 64 || make_room(ctx, q) != SHMQ_OK) { bump(&q->counters->full, 1); return SHMQ_FULL; }
+    for (int tries = 0; publish_full(ctx, q, size); tries++)
+        if (tries == 64 || publish_make_room(ctx, q) != SHMQ_OK) { bump(&q->counters->full, 1); return SHMQ_FULL; }
     return SHMQ_OK;
 }
 int publish_room(shmq_ctx *ctx, local_queue *q, uint64_t size) { return room(ctx, q, size); }
@@ -167,8 +167,8 @@ int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, u
         return rc;
     }
     for (int tries = 0; rc == SHMQ_OK; tries++) {
-        rc = launch(ctx, q, idx, ctl, m->size, m->priority);
-        if (rc != SHMQ_FULL || tries == 64 || make_room(ctx, q) != SHMQ_OK) break;
+        rc = publish_launch(ctx, q, idx, ctl, m->size, m->priority, q->most);
+        if (rc != SHMQ_FULL || tries == 64 || publish_make_room(ctx, q) != SHMQ_OK) break;
         rc = SHMQ_OK;
     }
     if (rc != SHMQ_OK) { arena_free(ctx, idx, ctl); return rc; }
@@ -273,8 +273,8 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
                 ctx->bare--;
             }
         } else for (int tries = 0; rc == SHMQ_OK; tries++) {
-            rc = full(ctx, q, m->size) ? SHMQ_FULL : launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority);
-            if (rc != SHMQ_FULL || tries == 64 || make_room(ctx, q) != SHMQ_OK) break;
+            rc = publish_full(ctx, q, m->size) ? SHMQ_FULL : publish_launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority, q->most);
+            if (rc != SHMQ_FULL || tries == 64 || publish_make_room(ctx, q) != SHMQ_OK) break;
             rc = SHMQ_OK;
         }
         /* still a loan: no queue's census may count it */

@@ -272,9 +272,10 @@ static uint64_t *base_counters(shmq_ctx *ctx, uint32_t index) {
     return (uint64_t *)&ctx->counters[(uint64_t)SHMQ_OWNERS * SHMQ_QUEUES + index];
 }
 
-int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options) {
+int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, int ephemeral) {
     size_t length = strnlen(name, SHMQ_NAME_MAX + 1);
     if (length == 0 || length > SHMQ_NAME_MAX) return fail(ctx, SHMQ_E_ARG, WHAT_QUEUE, 0, length, SHMQ_NAME_MAX, 0);
+    if (filter_size > sizeof ctx->queues->filter) return fail(ctx, SHMQ_E_TOOBIG, WHAT_QUEUE, 0, filter_size, sizeof ctx->queues->filter, 0);
     if (options->max_depth < 1 || options->max_depth > SHMQ_BLOCKS)
         return fail(ctx, SHMQ_E_ARG, WHAT_QUEUE, 1, options->max_depth, SHMQ_BLOCKS, 0);
     if (options->priorities > SHMQ_LEVELS || options->order > SHMQ_STRICT)
@@ -289,7 +290,10 @@ int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_opti
         st32_rel(&ctx->header->queue_hwm, index = ++hwm);   /* the hint was too low: that record lives */
     if (index >= SHMQ_QUEUES) { admin_leave(ctx); return fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 0, hwm, SHMQ_QUEUES, 0); }
     shmq_queue *rec = &ctx->queues[index];
-    uint32_t lg[2] = { lg_for(options->max_depth), lg_for(options->max_depth > 65536 ? 65536 : options->max_depth) };
+    int subscription = options->kind == SHMQ_KIND_SUBSCRIPTION || options->kind == SHMQ_KIND_PATTERN;
+    uint64_t depth = subscription || options->kind == SHMQ_KIND_QUEUE ? options->max_depth : 1;   /* nothing ever lies in a topic itself */
+    uint64_t slots = depth + (subscription ? SHMQ_OWNERS : 0);   /* topic.c, I4: all publishers that saw room find it */
+    uint32_t lg[2] = { lg_for(slots > SHMQ_BLOCKS ? SHMQ_BLOCKS : slots), lg_for(depth > 65536 ? 65536 : depth) };
     if (options->order != SHMQ_FIFO) lg[0] = lg[0] < 8 ? 10 : lg[0] > 22 ? 24 : lg[0] + 2;   /* messages passed over keep their places */
     uint64_t bytes[2], at[2];
     for (int i = 0; i < 2; i++) bytes[i] = ((UINT64_C(8) << lg[i]) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
@@ -330,15 +334,19 @@ int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_opti
     st32_rel(&rec->lanes, keys.ready ? SHMQ_LANES_ORDERED : 0);
     rec->keys = keys;
     rec->dedup = ids ? (shmq_ring_place){ ids_at, ids_lg, 1 } : (shmq_ring_place){ 0 };
-    rec->ephemeral = 0;
+    rec->ephemeral = ephemeral ? ctx->self_word : 0;
+    rec->ephemeral_owner = ctx->self;
+    rec->filter_size = filter_size;
+    memset(rec->filter, 0, sizeof rec->filter);
+    if (filter_size) memcpy(rec->filter, filter, filter_size);
     rec->place[SHMQ_LANE_WORK] = (shmq_ring_place){ at[0], lg[0], 1 };
     rec->place[SHMQ_LANE_AGAIN] = (shmq_ring_place){ at[1], lg[1], 0 };
     st_rlx(&rec->bytes, 0);
     sum_counters(ctx, index, base_counters(ctx, index));
     CRASH_POINT("create");
     st_rel(&rec->word, queue_make(gen + 1, SHMQ_Q_LIVE));   /* I1: last */
-    add32(&ctx->header->topology, 1);
     if (index == hwm) st32_rel(&ctx->header->queue_hwm, hwm + 1);
+    add32(&ctx->header->topology, 1);   /* when the record is in everybody's sight */
     if (options->ack_timeout_ns) {   /* the sidecar has leases to watch from now on */
         st32_rel(&ctx->header->leases, 1);
         add32(&ctx->header->timer_evt, 2);
@@ -346,6 +354,10 @@ int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_opti
     }
     admin_leave(ctx);
     return (int64_t)((gen + 1) << 16 | index);
+}
+
+int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options) {
+    return queue_create(ctx, name, options, NULL, 0, 0);
 }
 
 int64_t shmq_queue_open(shmq_ctx *ctx, const char *name) {
@@ -378,7 +390,8 @@ static void wake_all(shmq_queue *rec) {
     waiter_announce(&rec->space);
 }
 
-static int turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
+/* Safe without header.admin too: creators touch FREE records only, collectors those that are being deleted. */
+int queue_turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
     uint32_t i = qref_index(qref);
     if (i >= ld32_acq(&ctx->header->queue_hwm) || i >= SHMQ_QUEUES) return SHMQ_GONE;
     shmq_queue *rec = &ctx->queues[i];
@@ -397,7 +410,7 @@ static int turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
 int shmq_queue_close(shmq_ctx *ctx, uint64_t qref) {
     int rc = admin_enter(ctx);
     if (rc != SHMQ_OK) return rc;
-    rc = turn(ctx, qref, SHMQ_Q_CLOSED);
+    rc = queue_turn(ctx, qref, SHMQ_Q_CLOSED);
     admin_leave(ctx);
     return rc;
 }
@@ -405,7 +418,7 @@ int shmq_queue_close(shmq_ctx *ctx, uint64_t qref) {
 int shmq_queue_delete(shmq_ctx *ctx, uint64_t qref) {
     int rc = admin_enter(ctx);
     if (rc != SHMQ_OK) return rc;
-    rc = turn(ctx, qref, SHMQ_Q_DELETING);
+    rc = queue_turn(ctx, qref, SHMQ_Q_DELETING);
     admin_leave(ctx);
     if (rc == SHMQ_OK) shmq_queue_collect(ctx);
     return rc;
@@ -415,10 +428,10 @@ static int counted(unsigned state) {
     return state == SHMQ_READY || state == SHMQ_OWNED || state == SHMQ_MOVE || state == SHMQ_DELAYED;
 }
 
-static void count_block(shmq_block *b, unsigned st, shmq_census *out) {
+static void count_block(shmq_ctx *ctx, shmq_block *b, unsigned st, shmq_census *out) {
     if (st == SHMQ_READY) {
         out->ready++;
-        out->bytes += ld32_rlx(&b->size);
+        out->bytes += size_at(ctx, b);
         uint64_t at = ld_rlx(&b->published_ns);
         if (out->oldest_ns == 0 || at < out->oldest_ns) out->oldest_ns = at;
     } else if (st == SHMQ_OWNED) out->unsettled++;
@@ -437,7 +450,7 @@ static void census_of(shmq_ctx *ctx, uint32_t from, uint32_t queues, shmq_census
             unsigned st = ctl_state(ld_acq(&b->ctl));
             if (!counted(st) && st != SHMQ_NEW) continue;
             uint32_t home = fate_home(ld_rlx(&b->fate));
-            if (home - from < queues) count_block(b, st, &out[home - from]);
+            if (home - from < queues) count_block(ctx, b, st, &out[home - from]);
         }
     }
 }
@@ -504,6 +517,7 @@ static void ring_punch(shmq_ctx *ctx, shmq_ring_place p, const shmq_queue_option
 
 /* I3: finish deletions. Returns how many records became FREE; others are tried again by the next caller. */
 int shmq_queue_collect(shmq_ctx *ctx) {
+    shmq_topic_sweep(ctx);
     int done = 0, rc = admin_enter(ctx), fenced = 0;
     if (rc != SHMQ_OK) return rc;
     uint32_t queues = ld32_acq(&ctx->header->queue_hwm);
@@ -549,6 +563,10 @@ static int snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
     out->bytes = ld_rlx(&rec->bytes);
     memcpy(out->name, rec->name, sizeof out->name);
     out->name[sizeof out->name - 1] = 0;
+    out->ephemeral = rec->ephemeral;
+    out->owner = rec->ephemeral_owner;
+    out->filter_size = rec->filter_size <= sizeof out->filter ? rec->filter_size : 0;
+    memcpy(out->filter, rec->filter, sizeof out->filter);
     sum_counters(ctx, index, out->counters);
     for (unsigned i = 0; i < COUNTERS; i++) out->counters[i] -= base_counters(ctx, index)[i];
     for (unsigned lane = 0; lane < 11 && ld_acq(&rec->word) == out->word; lane++) {

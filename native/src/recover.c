@@ -4,6 +4,8 @@
  *   NEW(p), in the slot that pos names  CAS to READY (it was published)                                takers take it as it is
  *   NEW(p), not there                   CAS to FREE (it never was)                                     nobody
  *   NEW(p), tied to a forwarded S       CAS to MOVE(me), route                                         who recovers S
+ *   NEW(p), child of a FAN              CAS to MOVE(me), route: published with its siblings (topic.c)  nobody
+ *   FAN                                 FREE if its children are all over, its count put right         who ends the last one
  *   MOVE(p), in its slot                CAS to READY                                                   takers
  *   MOVE(p), not there                  CAS to MOVE(me), route by fate and due_ns, no attempt counted   nobody
  *   MOVE(p), forwarded                  CAS to MOVE(me), send its replacement on, free it              nobody
@@ -26,6 +28,7 @@
 #include "queue.h"
 #include "ring.h"
 #include "settle.h"
+#include "topic.h"
 #include "waiter.h"
 
 static int still_dead(shmq_ctx *ctx, uint32_t p, uint64_t word) {   /* I2 (DEAD) */
@@ -125,13 +128,19 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
             }
             if (st == SHMQ_LIMBO) { arena_limbo_check(ctx, idx); continue; }
             if (st == SHMQ_DELAYED) { delayed = 1; continue; }
+            if (st == SHMQ_FAN) { if (!MUTANT(43)) topic_parent_check(ctx, idx); continue; }   /* p may have ended a child and not said so */
             if (ctl_owner(c) != p || (st != SHMQ_NEW && st != SHMQ_OWNED && st != SHMQ_MOVE)) continue;
             if (!still_dead(ctx, p, word)) return 0;
             if (st == SHMQ_OWNED) {
                 clear_slot(ctx, idx, c);
                 settle_return(ctx, idx, c, 0);
             } else if (in_slot(ctx, idx)) cas(&b->ctl, c, ctl_to(c, SHMQ_READY, 0));
-            else if (st == SHMQ_NEW) {
+            else if (st == SHMQ_NEW && (ctl_flags(c) & SHMQ_FLAG_CHILD) && topic_committed(ctx, idx, c)) {
+                uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);   /* all or none: this one was published with the others */
+                if (!cas(&b->ctl, c, m)) continue;
+                CRASH_POINT("adopted_child");
+                settle_route(ctx, idx, m);
+            } else if (st == SHMQ_NEW) {
                 if (forward_decided(ctx, idx, c)) forward_send(ctx, idx, c);
                 else if (cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) arena_hint(ctx, idx);
             } else {
@@ -175,5 +184,6 @@ int shmq_recover(shmq_ctx *ctx, uint32_t p) {
         op_end(ctx);
     }
     ctx_unlock(ctx);
+    if (rc == SHMQ_OK) shmq_topic_sweep(ctx);   /* subscriptions that end with p */
     return rc;
 }

@@ -153,7 +153,7 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     if (expires && expires <= clock_now(ctx)) return settle_kill(ctx, idx, ctl, SHMQ_R_EXPIRED);   /* it expired in somebody's hands */
     if (fate_again(f) && spent(q, f)) return settle_kill(ctx, idx, ctl, SHMQ_R_RETRIES);
     if (ld_rlx(&b->due_ns) > clock_now(ctx)) return delay(ctx, idx, ctl);
-    uint64_t size = ld32_rlx(&b->size);   /* before it is visible: then it is others' */
+    uint64_t size = size_at(ctx, b);   /* before it is visible: then it is others' */
     queue_bytes_in(q, size);
     if (fate_again(f)) rc = queue_again_ready(ctx, q) == SHMQ_OK ? ring_enqueue(ctx, &q->again, idx, ctl, q->again.mask + 1) : SHMQ_FULL;
     else {
@@ -492,7 +492,7 @@ void settle_discard_home(shmq_ctx *ctx, uint32_t home) {
             if (!cas(&b->ctl, c, own)) continue;   /* as a taker does: own it, clear its slot, then the rest */
             if (r) ring_clear(r, pos_position(pos), idx);
             local_queue *q;
-            if (st == SHMQ_READY && queue_open_local(ctx, home, &q) == SHMQ_OK) queue_bytes_out(q, ld32_rlx(&b->size));
+            if (st == SHMQ_READY && queue_open_local(ctx, home, &q) == SHMQ_OK) queue_bytes_out(q, size_at(ctx, b));
             settle_free(ctx, idx, own);
         }
     }

@@ -20,16 +20,23 @@
 #include "queue.h"
 #include "ring.h"
 #include "settle.h"
+#include "topic.h"
 #include "waiter.h"
 
 /* Read what the header says, checking every length: the memory is everybody's. 0 = fine. */
-static int describe(shmq_ctx *ctx, uint32_t idx, shmq_delivery *d) {
-    shmq_block *b = block_at(ctx, idx);
-    uint64_t stride = ctx->classes[class_of(ctx, idx)].stride, f = ld_rlx(&b->fate);
-    uint32_t size = ld32_rlx(&b->size);
-    uint64_t backed = stride < SHMQ_PAGE ? stride : (ld32_rlx(&b->extra) & 255) * ctx->classes[class_of(ctx, idx)].unit;
+static int describe(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, shmq_delivery *d) {
+    shmq_block *b = block_at(ctx, idx), *at_payload = b;
+    uint32_t of = idx;
+    if (ctl_flags(ctl) & SHMQ_FLAG_CHILD) {   /* the payload is its parent's, who cannot go while this child lives */
+        of = ld32_rlx(&b->size);
+        if (!topic_parent_of(ctx, of, ld_rlx(&b->id))) { d->size = 0; return SHMQ_E_CORRUPT; }
+        at_payload = block_at(ctx, of);
+    }
+    uint64_t stride = ctx->classes[class_of(ctx, of)].stride, f = ld_rlx(&b->fate);
+    uint32_t size = ld32_rlx(&at_payload->size);
+    uint64_t backed = stride < SHMQ_PAGE ? stride : (ld32_rlx(&at_payload->extra) & 255) * ctx->classes[class_of(ctx, of)].unit;
     if (backed < stride) stride = backed;   /* no length reaches beyond the memory behind the payload */
-    d->data = payload_of(ctx, idx);
+    d->data = payload_of(ctx, of);
     d->size = size;
     d->meta = d->extra = NULL;
     d->meta_size = d->extra_size = 0;
@@ -111,7 +118,7 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
         ++*freed;
         shmq_delivery *d = &out[n];
         shmq_block *b = block_at(ctx, item.idx);
-        rc = describe(ctx, item.idx, d);
+        rc = describe(ctx, item.idx, own, d);
         queue_bytes_out(q, d->size);
         d->ctl = own;
         d->held = leased ? entry + 1 : 0;
@@ -195,7 +202,7 @@ static int purge_ordered(shmq_ctx *ctx, local_queue *q) {
             uint64_t own = ctl_next(item.ctl, SHMQ_OWNED, ctx->self);
             if (!cas(&block_at(ctx, item.idx)->ctl, item.ctl, own)) continue;
             ring_taken(r, &item);
-            queue_bytes_out(q, ld32_rlx(&block_at(ctx, item.idx)->size));
+            queue_bytes_out(q, size_at(ctx, block_at(ctx, item.idx)));
             settle_free(ctx, item.idx, own);
             return 1;
         }
@@ -279,7 +286,7 @@ int shmq_peek(shmq_ctx *ctx, uint64_t qref, uint64_t *cursor, shmq_delivery *out
             *cursor = here | p;
             continue;
         }
-        if (describe(ctx, idx, out) != SHMQ_OK) {
+        if (describe(ctx, idx, c, out) != SHMQ_OK) {
             st_sc(&ctx->held[entry].word, 0);
             arena_limbo_check(ctx, idx);
             continue;

@@ -12,6 +12,7 @@
 #include "queue.h"
 #include "ring.h"
 #include "settle.h"
+#include "topic.h"
 #include "waiter.h"
 #include <limits.h>
 
@@ -46,7 +47,7 @@ int shmq_timers_collect(shmq_ctx *ctx, uint32_t *idx, uint64_t *due, uint32_t ma
     return n;
 }
 
-/* All DELAYED blocks from index *from on; *from moves on, SHMQ_BLOCKS = done. LIMBO blocks are re-examined in passing. */
+/* All DELAYED blocks from index *from on; *from moves on, SHMQ_BLOCKS = done. LIMBO and FAN blocks are re-examined in passing. */
 int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due, uint32_t max) {
     int n = 0, rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
@@ -59,6 +60,7 @@ int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due
         }
         if (due_of(ctx, *from, &due[n])) idx[n++] = *from;
         else if (ctl_state(ld_acq(&block_at(ctx, *from)->ctl)) == SHMQ_LIMBO) arena_limbo_check(ctx, *from);
+        else topic_parent_check(ctx, *from);
         ++*from;
     }
     ctx_unlock(ctx);

@@ -173,17 +173,17 @@ static inline int fire_due(shmq_ctx *c) {
 static inline shmq_audit_report sound(shmq_ctx *c) {
     shmq_audit_report r;
     EQ(shmq_audit(c, &r), SHMQ_OK);
-    if (r.orphans + r.unlinked + r.dangling + r.limbo + r.attached + r.held + r.bad)
-        printf("     audit: orphans %llu unlinked %llu dangling %llu limbo %llu attached %llu held %llu bad %llu\n",
+    if (r.orphans + r.unlinked + r.dangling + r.limbo + r.attached + r.fans + r.held + r.bad)
+        printf("     audit: orphans %llu unlinked %llu dangling %llu limbo %llu attached %llu fans %llu held %llu bad %llu\n",
                (unsigned long long)r.orphans, (unsigned long long)r.unlinked, (unsigned long long)r.dangling,
-               (unsigned long long)r.limbo, (unsigned long long)r.attached, (unsigned long long)r.held, (unsigned long long)r.bad);
-    EQ(r.orphans + r.unlinked + r.dangling + r.limbo + r.attached + r.held + r.bad, 0);
+               (unsigned long long)r.limbo, (unsigned long long)r.attached, (unsigned long long)r.fans, (unsigned long long)r.held, (unsigned long long)r.bad);
+    EQ(r.orphans + r.unlinked + r.dangling + r.limbo + r.attached + r.fans + r.held + r.bad, 0);
     return r;
 }
 /* ... and no message is left anywhere. */
 static inline void nothing_left(shmq_ctx *c) {
     shmq_audit_report r = sound(c);
-    for (int s = SHMQ_NEW; s <= SHMQ_BAD; s++) {
+    for (int s = SHMQ_NEW; s <= SHMQ_FAN; s++) {
         if (r.states[s]) printf("     %llu blocks left in state %d\n", (unsigned long long)r.states[s], s);
         EQ(r.states[s], 0);
     }

@@ -37,7 +37,7 @@
 
 enum { LEASE = 1, BACKOFF = 2, RETRY0 = 4, DROP = 8, NO_DLQ = 16, TTL = 32, SLOW = 64, NO_CAP = 128, CLOSES = 256,
        DEAD_X = 512, WAITER = 1024, BYTES = 2048, DLQ1 = 4096, REUSE = 8192, NOSTOP = 16384, NO_ATTACH = 32768, LIVE_X = 65536, ONLY_FULL = 131072,
-       LEVELS = 1 << 18, AGED = 1 << 19, KEYED = 1 << 20, STRICT = 1 << 21, DEDUP = 1 << 22 };
+       LEVELS = 1 << 18, AGED = 1 << 19, KEYED = 1 << 20, STRICT = 1 << 21, DEDUP = 1 << 22, TOPIC = 1 << 23, CUT = 1 << 24 };
 
 typedef struct {
     const char *name;
@@ -52,7 +52,7 @@ static struct {
     int fd;
     uint64_t total;
     shmq_ctx *p, *x, *y;     /* the parent's own attachments: observer, a dead one, a late-comer */
-    uint64_t q, q2, dlq;
+    uint64_t q, q2, dlq, t;   /* t: a topic whose subscriptions are q and q2 */
     vm a, r;
     pages pages;
     const scenario *s;
@@ -187,6 +187,7 @@ static void audit(int quiet) {
     MUST(a.dangling == 0, "%lu dangling", a.dangling);
     MUST(a.limbo == 0, "%lu in limbo for nobody", a.limbo);
     MUST(a.attached == 0, "%lu attached to nothing", a.attached);
+    MUST(a.fans == 0, "%lu parents without children, or children without a parent", a.fans);
     MUST(a.held == 0, "%lu held entries that name no block", a.held);
     MUST(a.bad == 0 && a.states[SHMQ_BAD] == 0 && ld32_acq(&W.p->header->corrupt) == 0, "bad words");
     if (quiet) MUST(a.states[SHMQ_NEW] + a.states[SHMQ_OWNED] + a.states[SHMQ_MOVE] == 0, "blocks of nobody in flight: NEW %lu OWNED %lu MOVE %lu",
@@ -317,8 +318,8 @@ static void all_free(void) {
     for (int i = 0; i < 16; i++) sum += a.states[i];
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) made += ld_acq(&W.p->header->hwm[k].n);
     MUST(sum == made, "%lu blocks of %lu", sum, made);
-    MUST(a.states[SHMQ_FREE] == made, "leaked: of %lu blocks only %lu are FREE (NEW %lu READY %lu OWNED %lu MOVE %lu DELAYED %lu LIMBO %lu ATTACHED %lu)", made,
-         a.states[SHMQ_FREE], a.states[SHMQ_NEW], a.states[SHMQ_READY], a.states[SHMQ_OWNED], a.states[SHMQ_MOVE], a.states[SHMQ_DELAYED], a.states[SHMQ_LIMBO], a.states[SHMQ_ATTACHED]);
+    MUST(a.states[SHMQ_FREE] == made, "leaked: of %lu blocks only %lu are FREE (NEW %lu READY %lu OWNED %lu MOVE %lu DELAYED %lu LIMBO %lu ATTACHED %lu FAN %lu)", made,
+         a.states[SHMQ_FREE], a.states[SHMQ_NEW], a.states[SHMQ_READY], a.states[SHMQ_OWNED], a.states[SHMQ_MOVE], a.states[SHMQ_DELAYED], a.states[SHMQ_LIMBO], a.states[SHMQ_ATTACHED], a.states[SHMQ_FAN]);
     MUST(a.unhinted == 0, "%lu free blocks without hint", a.unhinted);
 }
 static void counts(plane *p, int finished) {
@@ -587,6 +588,13 @@ static void build(void) {
     if (f & (KEYED | STRICT)) o.order = f & STRICT ? SHMQ_STRICT : SHMQ_BY_KEY;
     if (f & BYTES) o.max_bytes = 1u << 20;
     if (f & DEDUP) { o.dedup_window_ns = FAR; o.dedup_capacity = 1000; }   /* a page of buckets in each half: secrets differ from run to run */
+    if (f & TOPIC) {
+        shmq_queue_options t = { .max_depth = 1, .dead_letter = SHMQ_NO_QUEUE, .kind = SHMQ_KIND_TOPIC };
+        W.t = (uint64_t)make_queue("/t", &t);
+        o.kind = SHMQ_KIND_SUBSCRIPTION;
+        o.topic = W.t;
+        if (f & CUT) o.overflow = SHMQ_DISCONNECT;
+    }
     W.q = (uint64_t)make_queue("q", &o);
     o.max_depth = 16;
     o.overflow = 0;
@@ -655,6 +663,7 @@ static void start_child(vm *v, int (*body)(void *)) {
     v->p->q = W.q;
     v->p->q2 = W.q2;
     v->p->dlq = W.dlq;
+    v->p->t = W.t;
     v->p->big = big;
     vm_start(v, body);
 }

@@ -124,15 +124,34 @@ static void w_x_forward(void) {   /* it died in three forwards: before the commi
     }
     kill_x();
 }
+static void tell_world(uint32_t tag, int meta) {   /* one message of the topic: once in q, once in q2 */
+    uint8_t b[64], h[5] = "meta";
+    h[4] = (uint8_t)tag;
+    fill(b, tag, 64);
+    shmq_message m = { .data = b, .size = 64, .meta = meta ? h : NULL, .meta_size = meta ? 5 : 0 };
+    if (shmq_topic_publish(W.p, W.t, &m) != 0) DIE("world topic publish");
+    want(tag);
+    want(tag);
+}
+static void w_fan(void) { tell_world(1, 0); tell_world(2, 1); }
+static void w_fan_last(void) {   /* of the first message only the share in q is left */
+    w_fan();
+    shmq_delivery d;
+    if (shmq_take(W.p, W.q2, 1, 0, &d) != 1 || tag_of(&d) != 1 || shmq_ack(W.p, &d, 1) != 1) DIE("take");
+    base_lo[1]--;
+}
+static void w_fan_full(void) { for (uint32_t t = 1; t <= DEPTH; t++) tell_world(t, 0); }
+static void w_fan_extra(void) { w_fan(); nack_world(1, 1, 0); }
 
 /* ---- the child's preparations ---- */
 static void p_open(plane *p) { CHILD(shmq_queue_open(&p->ctx, "q") == (int64_t)p->q); CHILD(shmq_queue_open(&p->ctx, "q2") == (int64_t)p->q2); }
 static void p_warm(plane *p) {   /* a filled magazine, warm hints */
     shmq_message m = { .data = "12345678", .size = 8 };
     p_open(p);
-    CHILD(shmq_publish(&p->ctx, p->q2, &m) == 0);
+    uint64_t idle = W.s->flags & TOPIC ? p->dlq : p->q2;
+    CHILD(shmq_publish(&p->ctx, idle, &m) == 0);
     shmq_delivery d;
-    CHILD(shmq_take(&p->ctx, p->q2, 1, 0, &d) == 1 && shmq_ack(&p->ctx, &d, 1) == 1);
+    CHILD(shmq_take(&p->ctx, idle, 1, 0, &d) == 1 && shmq_ack(&p->ctx, &d, 1) == 1);
 }
 static void p_msg(plane *p) { p_warm(p); child_message(p, 0, 20, 64, 0); }
 static uint32_t id_of_20 = 20;
@@ -181,7 +200,25 @@ static void p_trim(plane *p) {
 }
 static void p_peek(plane *p) { p_warm(p); p->due[0] = 0; }
 
+static void p_topic(plane *p) {   /* a filled magazine, the list of subscriptions */
+    p_warm(p);
+    CHILD(shmq_topic_subscribers(&p->ctx, p->t, NULL, 0) == 2);
+    child_message(p, 0, 20, 64, 0);
+}
+static void p_topic_cold(plane *p) { child_message(p, 0, 20, 64, 0); }
+static void p_topic_meta(plane *p) { p_topic(p); child_message(p, 0, 20, 64, 1); }
+static void p_topic_delayed(plane *p) { p_topic(p); p->m[0].delay_ns = FAR; }
+static void p_topic_many(plane *p) { p_topic(p); for (uint32_t i = 0; i < 2; i++) child_message(p, i, 20 + i, 64, (int)i & 1); }
+
 /* ---- operations ---- */
+static void o_topic(plane *p) { p->rc = shmq_topic_publish(&p->ctx, p->t, p->m); }
+static void o_topic_many(plane *p) { p->rc = shmq_topic_publish_many(&p->ctx, p->t, p->m, 2); }
+static void o_sweep(plane *p) { p->rc = shmq_topic_sweep(&p->ctx); }
+static void o_unsubscribe(plane *p) { p->rc = shmq_queue_delete(&p->ctx, p->q2); }
+static void o_subscribe(plane *p) {
+    shmq_queue_options o = { .max_depth = 8, .dead_letter = SHMQ_NO_QUEUE, .kind = SHMQ_KIND_SUBSCRIPTION, .topic = p->t };
+    p->rc = shmq_topic_subscribe(&p->ctx, "/t/new", &o, NULL, 0, 1);
+}
 static void o_publish(plane *p) { p->rc = shmq_publish(&p->ctx, p->q, p->m); }
 static void o_forward(plane *p) { p->rc = shmq_forward(&p->ctx, p->d, p->q2, p->m); }
 static void o_forward_viewed(plane *p) {
@@ -352,7 +389,65 @@ static void e_reject_dead(plane *p, int finished) {   /* a dead letter that nobo
     else if (p->rc == 0) W.lo[11] = W.hi[11] = 0;
 }
 
+/* all subscriptions have it, or none */
+static void e_topic(plane *p, int finished) {
+    if (!finished) {
+        W.hi[20] += 2;
+        if (W.got[20] == 1) violation("published to one of two subscriptions");
+    } else if (p->rc == 0) { W.lo[20] += 2; W.hi[20] += 2; }
+}
+static void e_topic_many(plane *p, int finished) {
+    for (int i = 0; i < 2; i++)
+        if (!finished) W.hi[20 + i] += 2;
+        else if (p->rc > i) { W.lo[20 + i] += 2; W.hi[20 + i] += 2; }
+    if (W.got[20] == 1 || W.got[21] == 1) violation("published to one of two subscriptions");
+    if (W.got[20] < W.got[21]) violation("not a prefix: %d %d", W.got[20], W.got[21]);
+}
+static void e_topic_cut(plane *p, int finished) {   /* q is cut off, unless others made room meanwhile; q2 gets it anyway */
+    W.hi[20] += 2;
+    if (finished && p->rc == 0) W.lo[20]++;
+}
+static void e_topic_drop(plane *p, int finished) { for (int t = 1; t <= DEPTH; t++) W.lo[t] = 1; W.lo[40] = W.lo[41] = W.lo[42] = W.lo[43] = 0; e_topic(p, finished); }
+/* the share of tag 1 in q is settled for good */
+static void e_share(plane *p, int finished) {
+    if (!finished) W.lo[1]--;
+    else if (p->rc == 1 || p->rc == 0) { W.lo[1]--; W.hi[1]--; }
+}
+static void e_share_ack(plane *p, int finished) {
+    if (!finished) W.lo[1]--;
+    else if (p->rc == 1) { W.lo[1]--; W.hi[1]--; }
+}
+static void e_share_gone(plane *p, int finished) { (void)p; (void)finished; W.lo[1]--; W.hi[1]--; }
+static void e_unsubscribe(plane *p, int finished) {
+    (void)p;
+    for (int t = 1; t < TAGS; t++) if (W.lo[t] && (t < 40 || t >= 44)) W.lo[t]--;
+    W.lo[44] = 0;
+    (void)finished;   /* others may have had its share before */
+}
+
 static const scenario OPS[] = {
+    { "topic-publish", TOPIC, w_fan, p_topic, o_topic, e_topic },
+    { "topic-publish-cold", TOPIC, w_empty, p_topic_cold, o_topic, e_topic },
+    { "topic-publish-headers", TOPIC, w_fan, p_topic_meta, o_topic, e_topic },
+    { "topic-publish-delayed", TOPIC, w_fan, p_topic_delayed, o_topic, e_topic },
+    { "topic-publish-full", TOPIC, w_fan_full, p_topic, o_topic, e_topic },
+    { "topic-publish-drop", TOPIC | DROP, w_fan_full, p_topic, o_topic, e_topic_drop },
+    { "topic-publish-cut", TOPIC | CUT | CLOSES | SLOW, w_fan_full, p_topic, o_topic, e_topic_cut },
+    { "topic-publish-wake", TOPIC | WAITER, w_empty, p_topic, o_topic, e_topic },
+    { "topic-publish-many", TOPIC, w_fan, p_topic_many, o_topic_many, e_topic_many },
+    { "topic-take", TOPIC | LEASE, w_fan, p_topic, o_take, NULL },
+    { "topic-ack", TOPIC | LEASE, w_fan, p_take1, o_read_ack, e_share_ack },
+    { "topic-ack-last", TOPIC | LEASE, w_fan_last, p_take1, o_read_ack, e_share_ack },
+    { "topic-ack-extra", TOPIC | LEASE, w_fan_extra, p_take1, o_read_ack, e_share_ack },
+    { "topic-settle-viewed", TOPIC | LEASE, w_fan_last, p_take1, o_settle_viewed, e_share },
+    { "topic-view-end", TOPIC | LEASE, w_fan_last, p_viewed, o_view_end, e_share_gone },
+    { "topic-nack", TOPIC | LEASE, w_fan, p_take1, o_nack_extra, NULL },
+    { "topic-reject", TOPIC | LEASE, w_fan, p_take1, o_reject, NULL },
+    { "topic-reject-gone", TOPIC | LEASE | NO_DLQ, w_fan_last, p_take1, o_reject, e_share },
+    { "topic-purge", TOPIC, w_fan, p_topic, o_purge, e_purge },
+    { "topic-subscribe", TOPIC | SLOW | CLOSES, w_fan, p_topic, o_subscribe, NULL },
+    { "topic-unsubscribe", TOPIC | SLOW | CLOSES, w_fan, p_topic, o_unsubscribe, e_unsubscribe },
+    { "topic-sweep", TOPIC, w_fan, p_topic, o_sweep, NULL },
     { "publish", 0, w_three, p_msg, o_publish, e_publish },
     { "publish-cold", 0, w_one, p_msg_cold, o_publish, e_publish },
     { "publish-headers", 0, w_three, p_meta, o_publish, e_publish },

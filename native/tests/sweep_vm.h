@@ -31,7 +31,7 @@ typedef struct {
     volatile uint32_t phase;
     volatile uint32_t bad;        /* the child saw something wrong: a line number */
     volatile int64_t rc;
-    uint64_t arg, q, q2, dlq;
+    uint64_t arg, q, q2, dlq, t;
     int32_t fd, pad;
     uint64_t total;
     uint32_t n, view, view_idx, scan;
@@ -60,13 +60,17 @@ static void ctx_make(shmq_ctx *ctx) {   /* as shmq_ctx_new, in memory of our cho
 #define CTX_HELD (64 * sizeof(uint32_t))
 #define CTX_LOCAL (8 * sizeof(local_queue))
 #define CTX_SCRATCH (64 * sizeof(((shmq_ctx *)0)->scratch[0]))
-#define CTX_SAVED (CTX_A + CTX_HELD + CTX_LOCAL + CTX_SCRATCH)
+#define CTX_FAN 64   /* of each list of subscriptions */
+#define CTX_SAVED (CTX_A + CTX_HELD + CTX_LOCAL + CTX_SCRATCH + FANS * CTX_FAN)
 
 static void ctx_copy(uint8_t *at, shmq_ctx *ctx, int out) {
     struct { void *p; size_t n; } part[] = { { ctx, CTX_A }, { ctx->held_free, CTX_HELD }, { ctx->local, CTX_LOCAL }, { ctx->scratch, CTX_SCRATCH } };
     for (int i = 0; i < 4; at += part[i].n, i++)
         if (out) memcpy(at, part[i].p, part[i].n);
         else memcpy(part[i].p, at, part[i].n);
+    for (int i = 0; i < FANS; at += CTX_FAN, i++)
+        if (out) memcpy(at, &ctx->fans[i], CTX_FAN);
+        else memcpy(&ctx->fans[i], at, CTX_FAN);
 }
 
 /* ---- the child ---- */

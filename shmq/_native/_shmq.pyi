@@ -114,6 +114,7 @@ class Lib:
     SHMQ_KIND_TOPIC: Final[int]
     SHMQ_KIND_SUBSCRIPTION: Final[int]
     SHMQ_KIND_PATTERN: Final[int]
+    SHMQ_KIND_MEMBER: Final[int]
     SHMQ_R_NONE: Final[int]
     SHMQ_R_RETRIES: Final[int]
     SHMQ_R_REJECTED: Final[int]
@@ -407,6 +408,48 @@ class Lib:
     @staticmethod
     def shmq_bytes_resync(ctx: CData, queue: int, /) -> int:
         """int shmq_bytes_resync(shmq_ctx *ctx, uint64_t queue);"""
+
+    @staticmethod
+    def shmq_topic_subscribe(
+        ctx: CData,
+        name: CData | bytes,
+        options: CData,
+        filter: CData | bytes,
+        filter_size: int,
+        ephemeral: int,
+        /,
+    ) -> int:
+        """int64_t shmq_topic_subscribe(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, uint32_t ephemeral);"""
+
+    @staticmethod
+    def shmq_topic_publish(ctx: CData, topic: int, message: CData, /) -> int:
+        """int shmq_topic_publish(shmq_ctx *ctx, uint64_t topic, shmq_message *message);"""
+
+    @staticmethod
+    def shmq_topic_publish_many(ctx: CData, topic: int, messages: CData, n: int, /) -> int:
+        """int shmq_topic_publish_many(shmq_ctx *ctx, uint64_t topic, shmq_message *messages, uint32_t n);"""
+
+    @staticmethod
+    def shmq_topic_blocker(ctx: CData, topic: int, /) -> int:
+        """int64_t shmq_topic_blocker(shmq_ctx *ctx, uint64_t topic);"""
+
+    @staticmethod
+    def shmq_topic_subscribers(ctx: CData, topic: int, out: CData, max: int, /) -> int:
+        """int shmq_topic_subscribers(shmq_ctx *ctx, uint64_t topic, uint64_t *out, uint32_t max);"""
+
+    @staticmethod
+    def shmq_topic_sweep(ctx: CData, /) -> int:
+        """int shmq_topic_sweep(shmq_ctx *ctx);"""
+
+    @staticmethod
+    def shmq_topic_matches(
+        pattern: CData | bytes, pattern_size: int, topic: CData | bytes, topic_size: int, /
+    ) -> int:
+        """int shmq_topic_matches(const char *pattern, uint32_t pattern_size, const char *topic, uint32_t topic_size);"""
+
+    @staticmethod
+    def shmq_member_turn(ctx: CData, member: int, taken: int, /) -> int:
+        """int64_t shmq_member_turn(shmq_ctx *ctx, uint64_t member, uint64_t taken);"""
 
     @staticmethod
     def shmq_audit(ctx: CData, out: CData, /) -> int:

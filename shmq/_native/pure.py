@@ -53,10 +53,14 @@ class Lease:
 class QueueBase:
     """The part of Queue that is called for every message."""
 
-    __slots__ = ("_client", "_ctx_pointer", "_qref")
+    __slots__ = ("_client", "_ctx_pointer", "_one", "_qref", "_some")
 
-    def __init__(self, client: object, address: int, qref: int, waits: bool) -> None:
+    def __init__(
+        self, client: object, address: int, qref: int, waits: bool, fans: bool = False
+    ) -> None:
         self._client: Any = client
+        self._one: Any = lib.shmq_topic_publish if fans else lib.shmq_publish
+        self._some: Any = lib.shmq_topic_publish_many if fans else lib.shmq_publish_many
         self._bind(address, qref)
 
     def _bind(self, address: int, qref: int) -> None:
@@ -103,7 +107,7 @@ class QueueBase:
     ) -> int:
         """Publish without waiting; return the id, or a negative result."""
         m, keep = message_struct(payload, meta, ttl, delay, priority, key, dedup)
-        rc = lib.shmq_publish(self._ctx_pointer, self._qref, m)
+        rc = self._one(self._ctx_pointer, self._qref, m)
         del keep
         return rc if rc < 0 else int(m.id)
 
@@ -116,7 +120,7 @@ class QueueBase:
             keep = [ffi.from_buffer(item) for item in part]
             for m, data in zip(messages, keep, strict=True):
                 m.data, m.size, m.ttl_ns = data, len(data), lib.SHMQ_DELAY_DEFAULT
-            rc = lib.shmq_publish_many(self._ctx_pointer, self._qref, messages, len(part))
+            rc = self._some(self._ctx_pointer, self._qref, messages, len(part))
             if rc < 0:
                 return sent or rc
             sent += rc

@@ -91,6 +91,8 @@ MODELS = [
     Job("dedup: 2 publishers, 1 crash", "dedup", ("MAXC=1", "NPUB=2")),
     Job("dedup: entries of 2 ids, used again", "dedup", DEDUP_2),
     Job("forward: 2 recoverers, 2 crashes", "forward", ("MAXC=2",)),
+    Job("fan: 1 message, 3 crashes", "fan", ("ROUNDS=1", "MAXC=3")),
+    Job("fan: 2 messages, 1 crash", "fan", ("ROUNDS=2", "MAXC=1")),
 ]
 
 MUTANTS = [
@@ -159,6 +161,13 @@ MUTANTS = [
     ("NO_LEAVING", "forward", ()),
     ("NO_REF_GEN", "forward", ()),
     ("TORN_LOOK", "forward", ()),
+    ("LAUNCH_EARLY", "fan", ("ROUNDS=1",)),
+    ("FREE_COMMITTED", "fan", ("ROUNDS=1",)),
+    ("SEND_UNCOMMITTED", "fan", ("ROUNDS=1",)),
+    ("NO_LIFE", "fan", ("ROUNDS=2",)),
+    ("NO_LOOK", "fan", ("ROUNDS=1",)),
+    ("NO_RECOUNT", "fan", ("ROUNDS=1",)),
+    ("COUNT_BEFORE_FREE", "fan", ("ROUNDS=1",)),
 ]
 
 

@@ -15,7 +15,9 @@ from shmq._native import ffi, lib
 from shmq.client import Client
 from shmq.options import QueueOptions
 from shmq.queue import Queue
+from shmq.records import make_record
 from shmq.segment import create_segment
+from shmq.topic import Topic
 
 
 class Rig:
@@ -31,6 +33,11 @@ class Rig:
         qref = lib.shmq_queue_create(self.client.ctx, name.encode(), struct)
         return Queue(self.client, name, self.client.check(qref, name))
 
+    def topic(self, name: str = "t", **options: Any) -> Topic:
+        kind = (lib.SHMQ_KIND_TOPIC, 0)
+        qref = make_record(self.client, f"/{name}", QueueOptions(**options), kind)
+        return Topic(self.client, name, self.client.check(qref, name))
+
     def fire_timers(self) -> None:
         ctx = self.client.ctx
         idx, due = ffi.new("uint32_t[1024]"), ffi.new("uint64_t[1024]")
@@ -39,10 +46,19 @@ class Rig:
         for i in range(n):
             lib.shmq_timer_fire(ctx, idx[i], lib.shmq_now(), late)
 
+    def sweep_expired(self) -> None:
+        start, earliest = ffi.new("uint32_t *"), ffi.new("uint64_t *")
+        while start[0] < lib.SHMQ_BLOCKS:
+            now = lib.shmq_now()
+            rc = lib.shmq_expire_scan(
+                self.client.ctx, start, now, now, ffi.NULL, ffi.NULL, 0, earliest
+            )
+            self.client.check(rc, "sweep")
+
     def audit(self) -> dict[str, int]:
         report = ffi.new("shmq_audit_report *")
         self.client.check(lib.shmq_audit(self.client.ctx, report), "audit")
-        names = ("orphans", "unlinked", "dangling", "limbo", "attached", "held", "bad")
+        names = ("orphans", "unlinked", "dangling", "limbo", "attached", "fans", "held", "bad")
         return {name: getattr(report, name) for name in names if getattr(report, name)}
 
     def states(self) -> list[int]:

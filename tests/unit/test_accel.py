@@ -77,7 +77,7 @@ def test_both_bindings_have_the_same_members(base: str) -> None:
 
     fast, slow = members(getattr(_native.ACCEL, base)), members(getattr(pure, base))
     own = {
-        "QueueBase": {"_ctx_pointer"},
+        "QueueBase": {"_ctx_pointer", "_one", "_some"},
         "ConsumerBase": {
             "_ahead", "_ctx_pointer", "_delivery", "_get_until", "_hand_out", "_lease_forward", "_lease_settle",
             "_leases", "_limit", "_prefetch", "_spin_ns", "_take_one", "_taken",
@@ -162,7 +162,7 @@ def test_the_stub_is_of_this_header() -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["queue", "delivery", "consumer"])
+@pytest.mark.parametrize("name", ["queue", "delivery", "consumer", "topic"])
 def test_everything_also_passes_over_cffi(name: str) -> None:
     """One process has one binding: the tests of this folder run again in another one."""
     if _native.ACCEL is None:

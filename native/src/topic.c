@@ -1,0 +1,498 @@
+/* topic.c: one message for many subscriptions.
+ *
+ *   parent P    FREE -> NEW(me) --COMMIT--> FAN --------------------------------------------------> FREE
+ *               payload | headers | n | kid[0] .. kid[n-1]     kid: gen:40 | block+1:24, the child's life
+ *   child D     FREE -> NEW(me)+CHILD ------> launched: slot CAS -> READY -> OWNED -> ... any way ... -> FREE
+ *               size = P, id = P's id, home = a subscription; no payload of its own
+ *
+ * A subscription is a queue like any other, of which only topics publish into: leases, retries, dead letters, delays and all
+ * that work on its children unchanged. A child is a block header; what a consumer reads are the parent's bytes.
+ *
+ * I1  ALL OR NONE. The CAS of P from NEW to FAN publishes to all subscriptions at once: before it no child is in any ring, and
+ *     children of a dead publisher are freed; after it they are sent on by recovery. Which of the two is decided by P's word,
+ *     and by P's list of kids naming exactly this life of D.
+ * I2  P belongs to nobody while it is FAN, and is freed by the exact CAS FAN -> FREE after all kids were seen to be over: FREE,
+ *     or another life. That a kid is over stays true for ever, so one look at each is enough, whoever looks.
+ * I3  How many kids are left (due_ns: 1 | gen:39 | n:24) is a hint: who ends a child counts down after the child's CAS to FREE,
+ *     and looks at the kids when it comes to 0. A death in between leaves it too high: recovery and the sidecar's scan count anew.
+ *     It carries P's generation, so that a late decrement cannot hit another life of P.
+ * I4  Room is looked for before the commit; the ring of a subscription has 1,024 slots more than its max_depth, one per
+ *     process that may be between look and launch. So nothing committed finds a ring full; if it does, it is DELAYED, due now.
+ * I5  The list of subscriptions is private, and of exactly the topology that it was read under. Who finds a subscription that
+ *     exists changes the topology: its maker may have died just before it did.
+ * I6  An id counts in each subscription with a dedup_window by itself, in its own table: a share with an id goes from NEW to
+ *     MOVE(me), is claimed or found to be a duplicate there (dedup.c), and is routed or freed. Its key is its parent's.
+ *
+ * Who dies where: before the commit: P and children are NEW(dead), freed. After it: children still NEW(dead) are sent on;
+ * READY ones are nobody's. Between a child's end and the count: P stays until the next recovery. While it counts anew: a lower
+ * count, which costs looks. Stopped between commit and launch: the others get theirs when it goes on, or is dead.
+ */
+#include "topic.h"
+#include "arena.h"
+#include "clock.h"
+#include "dedup.h"
+#include "expire.h"
+#include "order.h"
+#include "publish.h"
+#include "queue.h"
+#include "settle.h"
+#include "waiter.h"
+
+/* ---- parents and their kids ---- */
+
+#define KID_GEN ((UINT64_C(1) << 40) - 1)
+static uint64_t kid_make(uint32_t idx, uint64_t gen) { return (gen & KID_GEN) << 24 | (idx + 1); }
+static uint64_t left_make(uint64_t ctl, uint64_t n) { return UINT64_C(1) << 63 | (ctl_gen(ctl) & ((UINT64_C(1) << 39) - 1)) << 24 | n; }
+static uint64_t left_of(uint64_t left) { return left & 0xffffff; }
+
+/* The kids of a block that was FAN when the caller looked; NULL when no history can have produced what stands there. */
+static shmq_au64 *kids_of(shmq_ctx *ctx, uint32_t idx, uint64_t *n) {
+    shmq_block *b = block_at(ctx, idx);
+    class_place *k = &ctx->classes[class_of(ctx, idx)];
+    uint64_t room = k->stride < SHMQ_PAGE ? k->stride : (ld32_rlx(&b->extra) & 255) * k->unit, at = ((uint64_t)ld32_rlx(&b->size) + 7) & ~UINT64_C(7);
+    if (room > k->stride) room = k->stride;
+    if (fate_meta(ld_rlx(&b->fate))) {
+        uint32_t meta;
+        if (at + 4 > room) return NULL;
+        memcpy(&meta, payload_of(ctx, idx) + at, 4);
+        at = (at + 4 + meta + 7) & ~UINT64_C(7);
+    }
+    if (at + 8 > room) return NULL;
+    shmq_au64 *kids = (shmq_au64 *)(payload_of(ctx, idx) + at);
+    *n = ld_rlx(kids);
+    return *n <= SHMQ_QUEUES && at + 8 + *n * 8 <= room ? kids + 1 : NULL;
+}
+
+/* I2: has this life of a child come to its end? */
+static int kid_over(shmq_ctx *ctx, uint32_t parent, uint64_t kid) {
+    uint32_t d = (uint32_t)(kid & 0xffffff) - 1;
+    if (!block_known(ctx, d)) return 1;
+    shmq_block *b = block_at(ctx, d);
+    uint64_t c = ld_acq(&b->ctl);
+    unsigned st = ctl_state(c);
+    if (st == SHMQ_VOID || st == SHMQ_FREE || st == SHMQ_BAD) return 1;
+    if (!(ctl_flags(c) & SHMQ_FLAG_CHILD)) return 1;
+    if (st == SHMQ_NEW) return kid_make(d, ctl_gen(c)) != kid;   /* its header may not be written yet */
+    return ld32_rlx(&b->size) != parent;
+}
+
+/* How many kids are not over; 0 is final. */
+static uint64_t kids_left(shmq_ctx *ctx, uint32_t idx) {
+    uint64_t n, left = 0;
+    shmq_au64 *kid = kids_of(ctx, idx, &n);
+    for (uint64_t i = 0; kid && i < n; i++) {
+        uint32_t d = (uint32_t)(ld_rlx(&kid[i]) & 0xffffff) - 1;
+        if (d < SHMQ_BLOCKS) __builtin_prefetch(block_at(ctx, d));
+    }
+    for (uint64_t i = 0; kid && i < n; i++) left += !kid_over(ctx, idx, ld_rlx(&kid[i]));
+    return left;
+}
+
+/* A child of block p has ended (its CAS to FREE was the caller's). Nothing is owned here: p may be in another life already. */
+void topic_child_over(shmq_ctx *ctx, uint32_t p) {
+    if (!block_known(ctx, p)) return;
+    shmq_block *b = block_at(ctx, p);
+    uint64_t c = ld_acq(&b->ctl);
+    if (ctl_state(c) != SHMQ_FAN) return;
+    for (uint64_t left;;) {
+        left = ld_acq(&b->due_ns);
+        if ((left ^ left_make(c, 0)) >> 24) return;   /* I3: of another life; or lies, which the scan puts right */
+        if (left_of(left) && !cas(&b->due_ns, left, left - 1)) continue;
+        CRASH_POINT("counted");
+        if (left_of(left) > 1) return;
+        break;
+    }
+    if (kids_left(ctx, p) == 0 || MUTANT(44)) arena_free(ctx, p, c);   /* exact: fails when another one was quicker */
+}
+
+/* I3: the count put right, and the end that nobody noticed. By recovery and by the sidecar. */
+void topic_parent_check(shmq_ctx *ctx, uint32_t idx) {
+    shmq_block *b = block_at(ctx, idx);
+    uint64_t c = ld_acq(&b->ctl);
+    if (ctl_state(c) != SHMQ_FAN) return;
+    for (int tries = 0; tries < 2 * SHMQ_QUEUES; tries++) {
+        uint64_t left = ld_acq(&b->due_ns), n = kids_left(ctx, idx);
+        if (ld_acq(&b->ctl) != c) return;
+        if (n == 0) {
+            if (cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) arena_hint(ctx, idx);
+            return;
+        }
+        if (left == left_make(c, n) || (left < left_make(c, n) && left >= left_make(c, 0))) return;
+        if (cas(&b->due_ns, left, left_make(c, n))) return;   /* fails when somebody counted down meanwhile */
+    }
+}
+
+/* I1: was child idx, NEW in the hands of a dead publisher under exactly ctl, published with its siblings? */
+int topic_committed(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
+    uint32_t p = ld32_rlx(&block_at(ctx, idx)->size);
+    if (MUTANT(40)) return 0;
+    if (!block_known(ctx, p)) return 0;
+    shmq_block *b = block_at(ctx, p);
+    uint64_t c = ld_acq(&b->ctl), n;
+    if (ctl_state(c) != SHMQ_FAN && !MUTANT(41)) return 0;
+    shmq_au64 *kid = kids_of(ctx, p, &n);
+    int found = 0;
+    for (uint64_t i = 0; kid && i < n && !found; i++) found = ld_rlx(&kid[i]) == kid_make(idx, ctl_gen(ctl));
+    return found && ld_acq(&b->ctl) == c;
+}
+
+/* The key of the id of a message with children; behind the list of kids. NULL when lengths cannot be. */
+uint8_t *topic_key(shmq_ctx *ctx, uint32_t idx) {
+    uint64_t n;
+    class_place *k = &ctx->classes[class_of(ctx, idx)];
+    uint64_t room = k->stride < SHMQ_PAGE ? k->stride : (ld32_rlx(&block_at(ctx, idx)->extra) & 255) * k->unit;
+    shmq_au64 *kid = kids_of(ctx, idx, &n);
+    if (room > k->stride) room = k->stride;
+    if (kid == NULL || (uint64_t)((uint8_t *)(kid + n) - payload_of(ctx, idx)) + sizeof(hash128) > room) return NULL;
+    return (uint8_t *)(kid + n);
+}
+
+int topic_fan_over(shmq_ctx *ctx, uint32_t idx) { return kids_left(ctx, idx) == 0; }
+
+/* ---- who gets a message ---- */
+
+static const char *word_end(const char *at, const char *end) {
+    while (at < end && *at != '.') at++;
+    return at;
+}
+
+/* Words separated by dots; `*` is one word, `#` any number of them. */
+static int words_match(const char *p, const char *pe, const char *t, const char *te) {
+    const char *hash = NULL, *from = NULL;   /* behind the last `#`, and where that one's rest begins */
+    while (t <= te) {
+        const char *pw = p <= pe ? word_end(p, pe) : p, *tw = word_end(t, te);
+        if (p <= pe && pw - p == 1 && *p == '#') { p = hash = pw + 1; from = t; continue; }
+        if (p <= pe && ((pw - p == 1 && *p == '*') || (pw - p == tw - t && memcmp(p, t, (size_t)(tw - t)) == 0))) { p = pw + 1; t = tw + 1; continue; }
+        if (hash == NULL) return 0;
+        t = from = word_end(from, te) + 1;
+        p = hash;
+    }
+    while (p <= pe && *p == '#' && word_end(p, pe) - p == 1) p += 2;
+    return p > pe;
+}
+
+int shmq_topic_matches(const char *pattern, uint32_t pattern_size, const char *topic, uint32_t topic_size) {
+    return words_match(pattern, pattern + pattern_size, topic, topic + topic_size);
+}
+
+/* Does a record "/pattern/name" want the messages of a record "/topic"? */
+static int pattern_wants(const shmq_queue *sub, const shmq_queue *topic) {
+    size_t n = strnlen(sub->name, sizeof sub->name), m = strnlen(topic->name, sizeof topic->name);
+    const char *slash = n > 1 ? memchr(sub->name + 1, '/', n - 1) : NULL;
+    return slash && m > 1 && words_match(sub->name + 1, slash, topic->name + 1, topic->name + m);
+}
+
+/* I5 */
+static fan_list *subscriptions(shmq_ctx *ctx, uint64_t tref, const shmq_queue *topic) {
+    fan_list *l = &ctx->fans[qref_index(tref) % FANS];
+    uint32_t topology = ld32_acq(&ctx->header->topology);
+    if (l->topic == tref && l->topology == topology) return l;
+    l->n = 0;
+    uint32_t n = ld32_acq(&ctx->header->queue_hwm);
+    for (uint32_t i = 0; i < n && i < SHMQ_QUEUES; i++) {
+        shmq_queue *rec = &ctx->queues[i];
+        if (queue_state(ld_acq(&rec->word)) != SHMQ_Q_LIVE) continue;   /* once seen alive, op keeps it */
+        if (rec->options.kind == SHMQ_KIND_SUBSCRIPTION ? rec->options.topic == tref : rec->options.kind == SHMQ_KIND_PATTERN && pattern_wants(rec, topic))
+            l->to[l->n++] = (uint16_t)i;
+    }
+    l->topic = tref;
+    l->topology = topology;
+    return l;
+}
+
+/* Bytes of one encoded header: kind, name, value; 0 = not sound. */
+static uint64_t header_at(const uint8_t *b, uint64_t n) {
+    uint64_t at = 1;
+    if (n < 2) return 0;
+    for (int part = 0; part < 2; part++) {   /* the name, then the value of those that have a length */
+        if (part && b[0] <= 2) break;
+        if (part && b[0] == 4) { at += 8; break; }
+        uint64_t size = 0;
+        for (unsigned shift = 0;; shift += 7) {
+            if (at >= n || shift > 28) return 0;
+            size |= (uint64_t)(b[at] & 0x7f) << shift;
+            if (b[at++] < 0x80) break;
+        }
+        at += size;
+    }
+    return at <= n ? at : 0;
+}
+
+/* Are all headers of the filter among those of the message? One and the same value has one encoding only. */
+static int filter_passes(const shmq_queue *sub, const uint8_t *meta, uint64_t meta_size) {
+    uint64_t n = sub->filter_size, size, other;
+    if (n > sizeof sub->filter) return 0;
+    for (uint64_t at = 0; at < n; at += size) {
+        int found = 0;
+        size = header_at(sub->filter + at, n - at);
+        if (size == 0) return 0;
+        for (uint64_t m = 0; !found && m < meta_size; m += other) {
+            other = header_at(meta + m, meta_size - m);
+            if (other == 0) break;
+            found = other == size && memcmp(meta + m, sub->filter + at, size) == 0;
+        }
+        if (!found) return 0;
+    }
+    return 1;
+}
+
+/* Has the process that it ends with ended? Its record is FREE, DEAD or somebody else's then. */
+static int widowed(shmq_ctx *ctx, const shmq_queue *rec) {
+    return rec->ephemeral && ld_acq(&ctx->owners[rec->ephemeral_owner % SHMQ_OWNERS].word) != rec->ephemeral && !MUTANT(45);
+}
+
+/* 1 = it gets the message, 0 = it does not, FULL = its policy is to wait. */
+static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_message *m) {
+    if (queue_status(q) != SHMQ_OK || widowed(ctx, q->shared)) return 0;
+    if (q->shared->filter_size && !filter_passes(q->shared, m->meta, m->meta_size)) return 0;
+    for (int tries = 0; publish_full(ctx, q, m->size); tries++) {
+        if (q->options.overflow == SHMQ_DISCONNECT) {
+            bump(&q->counters->disconnected, 1);   /* before: who finds it closed asks whether it was cut off */
+            queue_turn(ctx, queue_gen(q->live) << 16 | index, SHMQ_Q_CLOSED);
+            return 0;
+        }
+        if (q->options.overflow == SHMQ_DROP_OLDEST && tries == 64) break;   /* others are as quick as we are; I4 has room */
+        if (publish_make_room(ctx, q) == SHMQ_OK) continue;
+        bump(&q->counters->full, 1);
+        ctx->blocker = queue_gen(q->live) << 16 | index;
+        return SHMQ_FULL;
+    }
+    return 1;
+}
+
+/* ---- publishing ---- */
+
+static void put_child(shmq_ctx *ctx, uint32_t d, uint32_t parent, uint32_t index, local_queue *q, const shmq_message *m, uint64_t now) {
+    shmq_block *b = block_at(ctx, d);
+    uint64_t ttl = m->ttl_ns == SHMQ_DELAY_DEFAULT ? q->options.ttl_ns : m->ttl_ns;
+    st32_rlx(&b->size, parent);
+    st_rlx(&b->pos, pos_make(0xffff, 0));
+    st_rlx(&b->id, m->id);
+    st_rlx(&b->published_ns, now);
+    st_rlx(&b->expires_ns, ttl && ttl < UINT64_MAX - now ? now + ttl : 0);
+    st_rlx(&b->due_ns, m->delay_ns ? later(now, m->delay_ns) : 0);
+    st32_rlx(&b->extra, ld32_rlx(&b->extra) & 255);
+    unsigned origin = q->lanes & SHMQ_LANES_ORDERED ? order_lane(ctx, q, m, m->id) : index;
+    uint64_t once = m->dedup && q->dedup.base ? FATE_DEDUP : 0;
+    st_rlx(&b->fate, fate_make(index, origin, 0, 0, 0, 0, m->priority > 15 ? 15 : m->priority, m->meta_size != 0) | once);
+}
+
+/* After the commit: a child into its ring. 1 = it was a duplicate there. */
+static int launch(shmq_ctx *ctx, uint32_t index, uint32_t d, uint64_t ctl, const shmq_message *m, uint64_t *first) {
+    local_queue *q;
+    shmq_block *b = block_at(ctx, d);
+    if (queue_open_local(ctx, index, &q) != SHMQ_OK || queue_status(q) == SHMQ_GONE) { arena_free(ctx, d, ctl); return 0; }   /* unsubscribed meanwhile */
+    uint64_t expires = ld_rlx(&b->expires_ns), move = ctl_next(ctl, SHMQ_MOVE, ctx->self);
+    int rc = SHMQ_FULL, once = (ld_rlx(&b->fate) & FATE_DEDUP) != 0;
+    if (once) {   /* I6 */
+        if (!cas(&b->ctl, ctl, move)) return 0;
+        CRASH_POINT("share_committed");
+        if (dedup_settle(ctx, q, d, move, first) == DEDUP_DUPLICATE) return 1;
+    }
+    bump(&q->counters->published, 1);
+    bump(&q->counters->published_bytes, m->size);
+    if (!once) rc = publish_launch(ctx, q, d, ctl, m->size, m->priority, q->work.mask + 1);
+    if (rc == SHMQ_OK) expire_hint(ctx, expires);
+    else if (once || cas(&b->ctl, ctl, move)) settle_route(ctx, d, move);   /* I4; a table without room is asked again later */
+    return 0;
+}
+
+static int fan_out(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, uint64_t now) {
+    uint32_t n = 0, p, made = 0, doubled = 0;
+    uint64_t ctl, first = 0;
+    int once = 0, rc = queue_status(t);
+    if (rc != SHMQ_OK) return rc;
+    if (m->size > ctx->geometry.max_message) return fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
+    fan_list *l = subscriptions(ctx, tref, t->shared);
+    for (uint32_t i = 0; i < l->n; i++) {
+        local_queue *q;
+        if (queue_open_local(ctx, l->to[i], &q) != SHMQ_OK) continue;
+        rc = admits(ctx, l->to[i], q, m);
+        if (rc == SHMQ_FULL) { bump(&t->counters->full, 1); return rc; }
+        if (rc == 0) continue;
+        if (m->dedup && q->dedup.base) {
+            once = 1;
+            if ((rc = dedup_room(ctx, q, now)) != SHMQ_OK) return rc;
+        }
+        ctx->scratch[n++].entry = l->to[i];
+    }
+    if (n == 0) {
+        m->id = publish_id(ctx);
+        bump(&t->counters->published, 1);
+        bump(&t->counters->published_bytes, m->size);
+        return SHMQ_OK;
+    }
+    uint64_t at = (m->size + 7) & ~UINT64_C(7);
+    if (m->meta_size) at = (at + 4 + m->meta_size + 7) & ~UINT64_C(7);
+    rc = arena_alloc(ctx, at + 8 + 8 * (uint64_t)n + (once ? sizeof(hash128) : 0), &p, &ctl);
+    if (rc != SHMQ_OK) return rc;
+    shmq_block *b = block_at(ctx, p);
+    publish_header(ctx, b, qref_index(tref), m, t, now);
+    st_rlx(&b->due_ns, left_make(ctl, n));
+    uint8_t *payload = payload_of(ctx, p);
+    if (m->size) memcpy(payload, m->data, m->size);
+    publish_meta(payload, m);
+    shmq_au64 *kid = (shmq_au64 *)(payload + at);
+    st_rlx(kid, n);
+    if (once) {
+        hash128 key = hash_bytes(ctx->header->secret, m->dedup, m->dedup_size);
+        memcpy(kid + 1 + n, &key, sizeof key);
+    }
+    for (; made < n; made++) {
+        uint32_t d;
+        local_queue *q = &ctx->local[ctx->scratch[made].entry];   /* open: admits had it */
+        rc = arena_alloc_child(ctx, &d, &ctx->scratch[made].key);
+        if (rc != SHMQ_OK) break;
+        ctx->scratch[made].idx = d;
+        put_child(ctx, d, p, ctx->scratch[made].entry, q, m, now);
+        st_rlx(&kid[1 + made], kid_make(d, ctl_gen(ctx->scratch[made].key)));
+    }
+    CRASH_POINT("fan_written");
+    if (MUTANT(46)) launch(ctx, ctx->scratch[0].entry, ctx->scratch[0].idx, ctx->scratch[0].key, m, &first);
+    if (rc == SHMQ_OK && !cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_FAN, 0))) rc = SHMQ_E_CORRUPT;   /* COMMIT (I1) */
+    if (rc != SHMQ_OK) {
+        while (made--) arena_free(ctx, ctx->scratch[made].idx, ctx->scratch[made].key);
+        arena_free(ctx, p, ctl);
+        return rc;
+    }
+    CRASH_POINT("committed");
+    for (uint32_t i = MUTANT(46) ? 1 : 0; i < n; i++)
+        doubled += (uint32_t)launch(ctx, ctx->scratch[i].entry, ctx->scratch[i].idx, ctx->scratch[i].key, m, &first);
+    if (doubled == n) {   /* known to all: it was there before */
+        m->id = first;
+        bump(&t->counters->deduped, 1);
+        return SHMQ_OK;
+    }
+    bump(&t->counters->published, 1);
+    bump(&t->counters->published_bytes, m->size);
+    return SHMQ_OK;
+}
+
+/* Publish up to n messages, in order, each to all its subscriptions or to none. How many; or why not the first one: FULL when
+ * a subscription has no room and its policy is to wait (shmq_topic_blocker says which). */
+int shmq_topic_publish_many(shmq_ctx *ctx, uint64_t tref, shmq_message *m, uint32_t n) {
+    shmq_au32 *evt[SHMQ_QUEUES];
+    uint32_t done = 0, asleep = 0;
+    local_queue *t = NULL;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
+    rc = queue_local(ctx, tref, &t);
+    if (rc == SHMQ_OK && t->options.kind != SHMQ_KIND_TOPIC) rc = SHMQ_E_ARG;
+    uint64_t now = clock_now(ctx);
+    for (; rc == SHMQ_OK && done < n; done++) {
+        rc = fan_out(ctx, t, tref, &m[done], now);
+        if (rc != SHMQ_OK) break;
+    }
+    fan_list *l = &ctx->fans[qref_index(tref) % FANS];
+    for (uint32_t i = 0; done && l->topic == tref && i < l->n; i++) {
+        local_queue *q = &ctx->local[l->to[i]];
+        if (q->live == 0 || !waiter_present(&q->shared->evt)) continue;
+        evt[asleep++] = &q->shared->evt;
+        bump(&q->counters->wakes, 1);
+    }
+    op_end(ctx);
+    ctx_unlock(ctx);
+    for (uint32_t i = 0; i < asleep; i++) waiter_wake(evt[i]);
+    return done ? (int)done : rc;
+}
+
+int shmq_topic_publish(shmq_ctx *ctx, uint64_t tref, shmq_message *m) {
+    int rc = shmq_topic_publish_many(ctx, tref, m, 1);
+    return rc == 1 ? SHMQ_OK : rc;
+}
+
+/* The subscription for which this process's last publish would have had to wait. Another thread's may be the last: do not
+ * sleep for long on it. */
+int64_t shmq_topic_blocker(shmq_ctx *ctx, uint64_t tref) {
+    (void)tref;
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    int64_t q = (int64_t)ctx->blocker;
+    ctx_unlock(ctx);
+    return q;
+}
+
+/* ---- subscriptions come and go ---- */
+
+int64_t shmq_topic_subscribe(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, uint32_t ephemeral) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    int64_t rc = queue_create(ctx, name, options, filter, filter_size, ephemeral != 0);
+    if (rc == SHMQ_E_EXISTS) add32(&ctx->header->topology, 1);   /* I5 */
+    return rc;
+}
+
+/* References of all subscriptions that get something of a topic; how many there are. */
+int shmq_topic_subscribers(shmq_ctx *ctx, uint64_t tref, uint64_t *out, uint32_t max) {
+    local_queue *t, *q;
+    int rc = ctx_enter(ctx), n = 0;
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
+    rc = queue_local(ctx, tref, &t);
+    if (rc == SHMQ_OK && queue_status(t) == SHMQ_GONE) rc = SHMQ_GONE;
+    if (rc == SHMQ_OK && t->options.kind != SHMQ_KIND_TOPIC) rc = SHMQ_E_ARG;
+    fan_list *l = rc == SHMQ_OK ? subscriptions(ctx, tref, t->shared) : NULL;
+    for (uint32_t i = 0; l && i < l->n; i++) {
+        if (queue_open_local(ctx, l->to[i], &q) != SHMQ_OK || queue_status(q) != SHMQ_OK || widowed(ctx, q->shared)) continue;
+        if ((uint32_t)n < max) out[n] = queue_gen(q->live) << 16 | l->to[i];
+        n++;
+    }
+    op_end(ctx);
+    ctx_unlock(ctx);
+    return rc == SHMQ_OK ? n : rc;
+}
+
+static int topic_gone(shmq_ctx *ctx, uint64_t tref) {
+    if (tref == 0) return 0;
+    uint64_t w = qref_index(tref) < SHMQ_QUEUES && qref_index(tref) < ld32_acq(&ctx->header->queue_hwm) ? ld_acq(&ctx->queues[qref_index(tref)].word) : 0;
+    return queue_gen(w) != qref_gen(tref) || (queue_state(w) != SHMQ_Q_LIVE && queue_state(w) != SHMQ_Q_CLOSED);
+}
+
+/* End what belonged to a process or a topic that is no more. Waits for nobody; the records are collected later. */
+int shmq_topic_sweep(shmq_ctx *ctx) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ld32_rlx(&ctx->attached)) return SHMQ_E_DETACHED;
+    uint32_t n = ld32_acq(&ctx->header->queue_hwm);
+    int ended = 0;
+    for (uint32_t i = 0; i < n && i < SHMQ_QUEUES; i++) {
+        shmq_queue *rec = &ctx->queues[i];
+        uint64_t w = ld_acq(&rec->word);
+        if ((queue_state(w) != SHMQ_Q_LIVE && queue_state(w) != SHMQ_Q_CLOSED) || rec->options.kind < SHMQ_KIND_SUBSCRIPTION) continue;
+        if (!widowed(ctx, rec) && !topic_gone(ctx, rec->options.topic)) continue;
+        ended += queue_turn(ctx, queue_gen(w) << 16 | i, SHMQ_Q_DELETING) == SHMQ_OK;   /* of exactly that life of the record */
+    }
+    return ended;
+}
+
+/* A process that leaves takes its own with it. */
+void topic_end_mine(shmq_ctx *ctx) {
+    uint32_t n = ld32_acq(&ctx->header->queue_hwm);
+    for (uint32_t i = 0; i < n && i < SHMQ_QUEUES; i++) {
+        shmq_queue *rec = &ctx->queues[i];
+        uint64_t w = ld_acq(&rec->word);
+        if ((queue_state(w) == SHMQ_Q_LIVE || queue_state(w) == SHMQ_Q_CLOSED) && rec->ephemeral == ctx->self_word)
+            queue_turn(ctx, queue_gen(w) << 16 | i, SHMQ_Q_DELETING);
+    }
+}
+
+/* Members of a group that take strict turns: say that this one has had `taken` messages; returns the least that any living
+ * member of the same source has had. */
+int64_t shmq_member_turn(shmq_ctx *ctx, uint64_t member, uint64_t taken) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
+    uint32_t n = ld32_acq(&ctx->header->queue_hwm), me = qref_index(member);
+    uint64_t least = taken;
+    if (me >= n || me >= SHMQ_QUEUES || ld_acq(&ctx->queues[me].word) != queue_make(qref_gen(member), SHMQ_Q_LIVE)) rc = SHMQ_GONE;
+    if (rc == SHMQ_OK) st_rel(&ctx->queues[me].bytes, taken);
+    for (uint32_t i = 0; rc == SHMQ_OK && i < n && i < SHMQ_QUEUES; i++) {
+        shmq_queue *rec = &ctx->queues[i];
+        if (i == me || queue_state(ld_acq(&rec->word)) != SHMQ_Q_LIVE || rec->options.kind != SHMQ_KIND_MEMBER) continue;
+        if (rec->options.topic != ctx->queues[me].options.topic || widowed(ctx, rec)) continue;
+        uint64_t had = ld_acq(&rec->bytes);
+        if (had < least) least = had;
+    }
+    op_end(ctx);
+    ctx_unlock(ctx);
+    return rc == SHMQ_OK ? (int64_t)least : rc;
+}

@@ -1,0 +1,333 @@
+"""ConsumerGroup: consumers in any processes that share one stream of messages.
+
+The stream is a queue, or one subscription of a topic; the core hands each message to one consumer
+and takes it back when that one dies, so a group needs no coordinator. What the group adds is who
+its members are (a record each, which ends with the member's process) and, on demand, strict turns.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from shmq._native import ffi, lib
+from shmq.client import Client
+from shmq.consumer import Consumer
+from shmq.errors import (
+    InvalidOption,
+    OptionsMismatch,
+    QueueClosed,
+    QueueEmpty,
+    QueueNotFound,
+    explain,
+)
+from shmq.message import deadline_of
+from shmq.options import NS, QueueOptions, check_share_name, parse_choice
+from shmq.queue import Queue, QueueStats
+from shmq.records import make_record, records
+from shmq.topic import Topic
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from shmq.delivery import Delivery
+
+__all__ = ["ConsumerGroup"]
+
+DISPATCH = ("ready", "round-robin")
+NEW = 1 << 62  # messages that a member has had before it knows what the others had
+PAUSE_S, PAUSE_MOST_S = 0.0002, 0.005  # between two looks whether it is our turn
+
+
+class ConsumerGroup:
+    """A group of consumers. Made by `Broker.create_consumer_group`, in each process that needs it."""
+
+    __slots__ = ("__weakref__", "_client", "_local", "dispatch", "name", "queue", "source")
+
+    def __init__(self, client: Client, name: str, queue: Queue, source: str, dispatch: str) -> None:
+        self._client = client
+        self.name = name
+        self.queue = queue
+        """the queue that the members share: the source itself, or the group's subscription"""
+        self.source = source
+        self.dispatch = dispatch
+        self._local: weakref.WeakValueDictionary[str, Consumer] = weakref.WeakValueDictionary()
+
+    @classmethod
+    def on(
+        cls,
+        client: Client,
+        name: str,
+        source: Queue | Topic,
+        dispatch: str,
+        options: Mapping[str, Any],
+    ) -> Self:
+        """See `Broker.create_consumer_group`."""
+        check_share_name(name, "group name")
+        parse_choice(dispatch, "dispatch", DISPATCH)
+        if isinstance(source, Topic):
+            source.subscribe(name, **options).close()
+            group = cls(client, name, source.subscription(name), f"/{source.name}", dispatch)
+        else:
+            if options:
+                raise InvalidOption(
+                    explain(
+                        f"group {name!r} on queue {source.name!r}",
+                        f"options {', '.join(options)}",
+                        "none: the queue has its own",
+                        "give them to create_queue(), or make the group on a topic",
+                    )
+                )
+            group = cls(client, name, source, source.name, dispatch)
+        group._agree()
+        return group
+
+    # ---- members ---------------------------------------------------------------------------
+
+    def add_consumer(
+        self,
+        consumer_id: str | None = None,
+        *,
+        ack: str = "manual",
+        prefetch: int = 1,
+        max_unsettled: int | None = None,
+    ) -> Consumer:
+        """Return a new member's consumer; arguments as in `Queue.subscribe`.
+
+        It is a member until it is closed, removed, or its process ends; what a dead member held goes
+        to the others at once. ``consumer_id`` is unique in the group (None: one is made up).
+
+        Raises: InvalidOption: the group has a living member of that name, or prefetch above 1 with
+            dispatch="round-robin".
+        """
+        label = consumer_id or f"{os.getpid()}-{secrets.token_hex(4)}"
+        check_share_name(label, "consumer_id")
+        turns = self.dispatch == "round-robin"
+        if turns and prefetch != 1:
+            raise InvalidOption(
+                explain(
+                    "prefetch",
+                    f"{prefetch} in a group with strict turns",
+                    "1",
+                    'reading ahead is for dispatch="ready"',
+                )
+            )
+        self._agree()
+        options = QueueOptions(max_depth=1)
+        name = self._prefix() + label
+        kind = (lib.SHMQ_KIND_MEMBER, self.queue._qref)
+        flags = 1 + DISPATCH.index(self.dispatch)
+        rc = make_record(self._client, name, options, kind, ephemeral=True, flags=flags)
+        if rc == lib.SHMQ_E_EXISTS:
+            # Of somebody who is gone? Then it goes now; of the living it stays.
+            self._client.call(lib.shmq_queue_collect)
+            rc = make_record(self._client, name, options, kind, ephemeral=True, flags=flags)
+        if rc == lib.SHMQ_E_EXISTS:
+            raise InvalidOption(
+                explain(
+                    f"consumer {label!r} of group {self.name!r}",
+                    "a living member of that name",
+                    "a name of its own for each member",
+                    "choose another one, or leave it out",
+                )
+            )
+        self._client.check(rc, f"consumer {label!r} of group {self.name!r}")
+        how = {"ack": ack, "prefetch": prefetch, "max_unsettled": max_unsettled}
+        try:
+            made = (_Turns if turns else _Member)(self.queue, label, rc, **how)
+        except BaseException:
+            self._client.call(lib.shmq_queue_delete, rc)
+            raise
+        self._local[label] = made
+        return made
+
+    def remove_consumer(self, consumer_id: str) -> None:
+        """Close the member ``consumer_id``, which this process has added: what it holds goes back.
+
+        Raises: InvalidOption: there is no such member, or it is another process's to close.
+        """
+        consumer = self._local.get(consumer_id)
+        if consumer is None or consumer.closed:
+            members = self.members()
+            raise InvalidOption(
+                explain(
+                    f"consumer {consumer_id!r} of group {self.name!r}",
+                    "a member of another process" if consumer_id in members else "no such member",
+                    "one that this process has added",
+                    f"members are {', '.join(members) or 'none'}",
+                )
+            )
+        consumer.close()
+
+    def members(self) -> list[str]:
+        """Return the names of the living members in all processes, sorted."""
+        return sorted(name for name, _ in self._members())
+
+    def _members(self) -> list[tuple[str, int]]:
+        prefix = self._prefix()
+        owner = ffi.new("shmq_owner_info *")
+        found = []
+        for name, _, info in records(self._client):
+            if not name.startswith(prefix) or info.options.topic != self.queue._qref:
+                continue
+            if info.state != lib.SHMQ_Q_LIVE:
+                continue
+            rc = self._client.call(lib.shmq_owner_snapshot, info.owner, owner)
+            if rc == lib.SHMQ_OK and owner.word == info.ephemeral:
+                found.append((name[len(prefix) :], info.options.flags))
+        return found
+
+    def _prefix(self) -> str:
+        return f"//{self.queue.name}/{self.name}/"
+
+    def _agree(self) -> None:
+        mine = 1 + DISPATCH.index(self.dispatch)
+        for member, flags in self._members():
+            if flags != mine:
+                raise OptionsMismatch(
+                    explain(
+                        f"group {self.name!r}",
+                        f"member {member!r} with dispatch={DISPATCH[(flags - 1) & 1]!r}",
+                        f"dispatch={self.dispatch!r}",
+                        "use the same dispatch in all processes",
+                    )
+                )
+
+    # ---- looking ---------------------------------------------------------------------------
+
+    def lag(self) -> int:
+        """Return how many messages wait for a member to take them."""
+        return self.queue.depth()
+
+    def stats(self) -> QueueStats:
+        """Return the figures of the shared queue; see `Queue.stats`."""
+        return self.queue.stats()
+
+    def __reduce__(self) -> Any:
+        return _reopen, (
+            self._client.name, self.name, self.queue.name, self.source, self.dispatch,
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"<shmq.ConsumerGroup {self.name!r} on {self.source!r}, {self.dispatch}>"
+
+
+class _Member(Consumer):
+    """A consumer with a record that says who is a member; it ends with the consumer."""
+
+    __slots__ = ("_maker", "_member")
+
+    def __init__(self, queue: Queue, consumer_id: str, member: int, **how: Any) -> None:
+        self._member = member
+        self._maker = os.getpid()
+        super().__init__(queue, consumer_id, **how)
+
+    def close(self) -> None:
+        """Give back what is unsettled and leave the group; idempotent."""
+        if self.closed:
+            return
+        super().close()
+        if self._maker == os.getpid() and not self._client.closed:  # not in a forked child
+            lib.shmq_queue_delete(ffi.cast("shmq_ctx *", self._ctx), self._member)
+
+
+class _Turns(_Member):
+    """A member that takes strict turns: it asks the queue only when nobody has had fewer messages."""
+
+    __slots__ = ("_had", "_lock")
+
+    def __init__(self, queue: Queue, consumer_id: str, member: int, **how: Any) -> None:
+        super().__init__(queue, consumer_id, member, **how)
+        self._lock = threading.Lock()
+        least = self._say(NEW)
+        self._had = 0 if least >= NEW else least
+        self._say(self._had)
+
+    def _say(self, taken: int) -> int:
+        ctx = ffi.cast("shmq_ctx *", self._ctx)
+        rc = int(lib.shmq_member_turn(ctx, self._member, taken))
+        if rc == lib.SHMQ_GONE:  # the queue was deleted, and its members with it; or a fork
+            self._client.check(lib.SHMQ_GONE, f"queue {self.queue_name!r}")
+        if rc == lib.SHMQ_E_FORKED:
+            raise QueueClosed(
+                explain(
+                    f"consumer {self.id!r}",
+                    "a forked child",
+                    "the process that is the member",
+                    "add_consumer() in the child makes one of its own",
+                )
+            )
+        client: Client = self._client
+        return client.check(rc, f"consumer {self.id!r}")
+
+    def _is_my_turn(self) -> bool:
+        return self.closed or self._say(self._had) >= self._had
+
+    def _await_turn(self, deadline: int) -> bool:
+        pause = PAUSE_S
+        while not self._is_my_turn():
+            left = (deadline - lib.shmq_now()) / NS if deadline else PAUSE_MOST_S
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(pause * 2, PAUSE_MOST_S)
+        return True
+
+    def _took(self, n: int = 1) -> None:
+        self._had += n
+        self._say(self._had)
+
+    def get(self, timeout: float | str | None = None) -> Delivery:
+        """Return the next delivery of this member's turn; see `Consumer.get`."""
+        deadline = deadline_of(timeout)
+        with self._lock:
+            if not self._await_turn(deadline):
+                raise QueueEmpty(self._empty[1])
+            left = max(0.0, (deadline - lib.shmq_now()) / NS) if deadline else None
+            delivery: Delivery = super().get(timeout=left)
+            self._took()
+        return delivery
+
+    def get_many(self, max_n: int, timeout: float | str | None = None) -> list[Delivery]:
+        """Return a list of one delivery: a turn is one message."""
+        return [self.get(timeout=timeout)] if max_n else []
+
+    def __next__(self) -> Delivery:
+        with self._lock:
+            self._await_turn(0)
+            delivery: Delivery = super().__next__()
+            self._took()
+        return delivery
+
+    def _poll(self, me: int, looped: bool) -> Any:
+        if not self._is_my_turn():
+            return None
+        delivery = super()._poll(me, looped)
+        if delivery is not None:
+            self._took()
+        return delivery
+
+    def _item_wait(self, deadline: int) -> Callable[[], int]:
+        wait = super()._item_wait(deadline)
+
+        def wait_for_both() -> int:
+            if self._is_my_turn():
+                return wait()
+            time.sleep(PAUSE_MOST_S)
+            return 0
+
+        return wait_for_both
+
+
+def _reopen(broker: str, name: str, queue: str, source: str, dispatch: str) -> ConsumerGroup:
+    client = Client.connect(broker)
+    try:
+        return ConsumerGroup(client, name, Queue(client, queue), source, dispatch)
+    except QueueNotFound:
+        client.close()
+        raise

@@ -1,0 +1,102 @@
+"""Queue records as Python sees them: what is there, with which options, and the broker's defaults.
+
+A record is a queue, a topic ("/topic"), a subscription ("/topic/name"), a pattern subscription
+("/orders.*/name") or a member of a group ("//source/group/member"). Users' names have no "/".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shmq._native import ffi, lib
+from shmq.client import Client
+from shmq.options import NO_QUEUE, QueueOptions, from_ns
+from shmq.settings import unpack_defaults
+
+__all__ = [
+    "dead_letter_place", "info_of", "make_record", "name_of", "options_of", "queue_defaults", "records",
+]  # fmt: skip
+
+
+def records(client: Client) -> list[tuple[str, int, Any]]:
+    """Return (name, reference, shmq_queue_info) of every record that lives, whatever it is."""
+    segment = ffi.new("shmq_segment_info *")
+    client.check(client.call(lib.shmq_segment_snapshot, segment), f"broker {client.name!r}")
+    found = []
+    for index in range(segment.queues):
+        info = ffi.new("shmq_queue_info *")
+        if client.call(lib.shmq_queue_snapshot, index, info) != lib.SHMQ_OK:
+            continue
+        if info.state in (lib.SHMQ_Q_LIVE, lib.SHMQ_Q_CLOSED):
+            found.append((name_of(info), (info.word >> 8) << 16 | index, info))
+    return found
+
+
+def name_of(info: Any) -> str:
+    """Return the name in a `shmq_queue_info`."""
+    return str(ffi.string(info.name).decode(errors="replace"))
+
+
+def info_of(client: Client, index: int) -> Any:
+    """Return the `shmq_queue_info` of record ``index``."""
+    info = ffi.new("shmq_queue_info *")
+    client.check(client.call(lib.shmq_queue_snapshot, index, info), f"queue {index}")
+    return info
+
+
+def options_of(client: Client, info: Any) -> QueueOptions:
+    """Return the options in a `shmq_queue_info`, the dead-letter queue by its name."""
+    dead = info.options.dead_letter
+    name = None if dead == NO_QUEUE else name_of(info_of(client, dead))
+    return QueueOptions.from_core(info.options, name)
+
+
+def queue_defaults(client: Client) -> dict[str, Any]:
+    """Return the options that the broker's settings decide."""
+    info = ffi.new("shmq_segment_info *")
+    client.check(client.call(lib.shmq_segment_snapshot, info), f"broker {client.name!r}")
+    packed = unpack_defaults(info.user_word)
+    defaults: dict[str, Any] = {"ttl": from_ns(info.default_ttl_ns)}
+    if packed is not None:
+        defaults["max_depth"], defaults["max_retries"] = packed
+    return defaults
+
+
+def dead_letter_place(client: Client, name: str | None) -> tuple[int, int]:
+    """Return (number, word) of the dead-letter queue ``name``, made if it does not exist."""
+    if name is None:
+        return NO_QUEUE, 0
+    rc = client.call(lib.shmq_queue_open, name.encode())
+    if rc in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
+        options = QueueOptions.make(queue_defaults(client), {"ttl": None})
+        core = ffi.new("shmq_queue_options *", options.to_core())
+        rc = client.call(lib.shmq_queue_create, name.encode(), core)
+        if rc == lib.SHMQ_E_EXISTS:  # somebody else was quicker
+            rc = client.call(lib.shmq_queue_open, name.encode())
+    client.check(rc, f"dead-letter queue {name!r}")
+    index = rc & 0xFFFF
+    return index, int(info_of(client, index).word)
+
+
+def make_record(
+    client: Client,
+    name: str,
+    options: QueueOptions,
+    kind: tuple[int, int],
+    *,
+    filter: bytes = b"",
+    ephemeral: bool = False,
+    flags: int = 0,
+) -> int:
+    """Make a topic, a subscription or a member; return its reference or a negative result.
+
+    ``kind`` is a `shmq_kind` and the reference of what the record belongs to (0: nothing).
+    """
+    dead = dead_letter_place(client, options.dead_letter)
+    core = ffi.new("shmq_queue_options *", options.to_core(*dead))
+    core.kind, core.topic = kind
+    core.flags = flags
+    blob = ffi.from_buffer(filter)
+    return client.call(
+        lib.shmq_topic_subscribe, name.encode(), core, blob, len(filter), int(ephemeral)
+    )

@@ -1,0 +1,445 @@
+"""Topic: what is published into it goes to every subscription.
+
+A subscription is a queue of its own, named "/topic/subscription": leases, retries, dead letters,
+depth and all the rest work there as anywhere. The payload lies in shared memory once for all of
+them. Publishing is one step: a publisher that is killed has published to all or to none.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from shmq._native import QueueBase, ffi, lib
+from shmq.client import Client
+from shmq.consumer import ADAPTIVE, Consumer
+from shmq.errors import (
+    InvalidOption,
+    OptionsMismatch,
+    QueueFull,
+    QueueNotFound,
+    ShmqError,
+    TopicNotFound,
+    explain,
+)
+from shmq.message import encode_headers
+from shmq.options import QueueOptions, check_share_name
+from shmq.queue import Queue, QueueStats
+from shmq.records import info_of, make_record, options_of, queue_defaults, records
+
+__all__ = ["Topic", "TopicStats"]
+
+MAX_FILTER = 288  # bytes of encoded headers
+_DISCONNECTED = 18  # in the order of shmq_counters
+SLICE_NS = 50_000_000  # who was in the way may have changed
+
+
+@dataclass(frozen=True)
+class TopicStats:
+    """A topic's figures. Counts are since its creation, over all processes.
+
+    Attributes:
+        name: Its name.
+        subscribers: How many subscriptions get its messages, patterns included.
+        published, published_bytes: Messages, each counted once, and their payload bytes.
+        full: Publishes that found a subscription full whose policy is to wait.
+        disconnected: Subscriptions that were cut off and are still there.
+        closed: Shut down.
+        subscriptions: The figures of each subscription, those that were cut off included.
+    """
+
+    name: str
+    subscribers: int
+    published: int
+    published_bytes: int
+    full: int
+    disconnected: int
+    closed: bool
+    subscriptions: tuple[QueueStats, ...]
+
+
+class _Sender(Queue):
+    """The publishing half of a queue, for a topic."""
+
+    __slots__ = ()
+
+    def __init__(self, client: Client, name: str, qref: int) -> None:
+        self.name = name
+        self._overflow: int = lib.SHMQ_BLOCK
+        self._priorities: int = 10
+        QueueBase.__init__(self, client, client.address, qref, False, True)
+
+    def _wait_for_room(self, rc: int, deadline: int, last: bool, done: int | None = None) -> bool:
+        if rc == lib.SHMQ_GONE:
+            raise _not_found(self.name)
+        if rc != lib.SHMQ_FULL:
+            return super()._wait_for_room(rc, deadline, last, done)
+        if last or deadline == 1:
+            went = "" if done is None else f" after {done} messages were published"
+            raise QueueFull(
+                explain(
+                    f"topic {self.name!r}",
+                    f"no room in subscription {self._blocker()!r}{went}",
+                    "room within the timeout",
+                    'read faster, raise its max_depth, or give it overflow="drop-oldest" or "disconnect"',
+                )
+            )
+        return self._space_wait(deadline)() == lib.SHMQ_TIMEOUT
+
+    def _blocker(self) -> str:
+        return self._name_of(int(lib.shmq_topic_blocker(self._client.ctx, self._qref)) & 0xFFFF)
+
+    def _space_wait(self, deadline: int) -> Callable[[], int]:
+        client, qref, ctx = self._client, self._qref, ffi.cast("shmq_ctx *", self._ctx)
+
+        def wait() -> int:
+            # Naming client keeps its mapping while the wait lasts.
+            until = lib.shmq_now() + SLICE_NS if client is not None else 0
+            until = min(until, deadline) if deadline else until
+            blocker = lib.shmq_topic_blocker(ctx, qref)
+            if blocker > 0:
+                lib.shmq_wait_space(ctx, blocker, until, ADAPTIVE)
+            over = deadline and lib.shmq_now() >= deadline
+            return int(lib.SHMQ_TIMEOUT if over else lib.SHMQ_OK)
+
+        return wait
+
+
+class Topic:
+    """A topic of a broker. Made by `Broker.create_topic` and `Broker.get_topic`.
+
+    May be shared by threads, used in forked children, and sent to other processes by pickling.
+    """
+
+    __slots__ = (
+        "__weakref__", "_client", "_qref", "_sender", "apublish", "name", "publish", "publish_many",
+    )  # fmt: skip
+
+    if TYPE_CHECKING:
+
+        def publish(
+            self, message: Any, *, timeout: float | str | None = None, **fields: Any
+        ) -> int:
+            """Publish to all subscriptions or, when it raises, to none; return the message's id.
+
+            Like `Queue.publish`. Blocks only while a subscription with the policy "block" is full.
+            Raises: QueueFull when the time is over, QueueClosed, TopicNotFound, as Queue.publish.
+            """
+
+        def publish_many(
+            self, messages: Iterable[Any], *, timeout: float | str | None = None
+        ) -> int:
+            """Publish many messages in order; return how many. Like `Queue.publish_many`."""
+
+        async def apublish(
+            self, message: Any, *, timeout: float | str | None = None, **fields: Any
+        ) -> int:
+            """Like `publish`, without blocking the event loop. Cancelling it publishes nothing."""
+
+    def __init__(self, client: Client, name: str, qref: int | None = None) -> None:
+        self.name = name
+        self._client = client
+        if qref is None:
+            qref = client.call(lib.shmq_queue_open, b"/" + name.encode())
+            if qref in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
+                raise _not_found(name)
+            client.check(qref, f"topic {name!r}")
+        self._qref: int = qref
+        self._sender = _Sender(client, name, qref)
+        # Bound here once: the accelerator's own methods, without a Python frame around them.
+        if not TYPE_CHECKING:
+            self.publish = self._sender.publish
+            self.publish_many = self._sender.publish_many
+            self.apublish = self._sender.apublish
+
+    # ---- subscriptions ---------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        name: str | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        ephemeral: bool | None = None,
+        ack: str = "manual",
+        prefetch: int = 1,
+        max_unsettled: int | None = None,
+        **options: Any,
+    ) -> Consumer:
+        """Return a consumer of the subscription ``name``, made if it does not exist.
+
+        Every subscription gets every message that is published from now on. A named one is durable:
+        it collects messages while nobody consumes, until `unsubscribe`. Consumers of one and the
+        same subscription share its messages. Without a name it is ephemeral: it ends with its
+        consumer, or with this process however that one ends.
+
+        Args:
+            name: Of the subscription; None for an ephemeral one.
+            filter: Headers that a message must have, all of them, equal in value and type.
+            ephemeral: True ends a named subscription with this process, too.
+            ack, prefetch, max_unsettled: As in `Queue.subscribe`.
+            options: Queue options of the subscription (`max_depth`, `ttl`, `dead_letter`, …). What
+                is not given is the topic's. ``overflow`` says what happens when it is full:
+                "block" (publishers wait), "drop-oldest", or "disconnect": it is cut off, gets
+                nothing more, and its consumer's loop ends after what is there. Subscribing again
+                under its name starts it anew.
+
+        Raises: TopicNotFound; OptionsMismatch: it exists with other options or another filter.
+        """
+        info = self._info()
+        defaults = options_of(self._client, info)
+        qref, full_name, passing = _subscription(
+            self._client,
+            f"/{self.name}",
+            name,
+            (lib.SHMQ_KIND_SUBSCRIPTION, self._qref),
+            defaults,
+            options,
+            filter,
+            ephemeral,
+            self._is_over,
+        )
+        if self._is_over():  # shut down meanwhile, maybe before it was there
+            self._client.call(lib.shmq_queue_close, qref)
+        kind = _Passing if passing else Consumer
+        queue = Queue(self._client, full_name, qref)
+        return kind(queue, name, ack=ack, prefetch=prefetch, max_unsettled=max_unsettled)
+
+    def subscription(self, name: str) -> Queue:
+        """Return the queue behind a subscription: to look at, purge or count what waits there."""
+        check_share_name(name, "subscription name")
+        return Queue(self._client, f"/{self.name}/{name}")
+
+    def unsubscribe(self, name: str) -> None:
+        """End the subscription ``name`` with everything in it. Raises QueueNotFound for none."""
+        unsubscribe(self._client, self.name, name)
+
+    def subscriber_count(self) -> int:
+        """Return how many subscriptions get this topic's messages, patterns included."""
+        return self._call(lib.shmq_topic_subscribers, ffi.NULL, 0)
+
+    def subscriptions(self) -> list[str]:
+        """Return the names of this topic's own subscriptions, sorted; without patterns."""
+        return sorted(name.rpartition("/")[2] for name, _ in self._own())
+
+    def _own(self) -> list[tuple[str, int]]:
+        return [
+            (name, qref)
+            for name, qref, info in records(self._client)
+            if info.options.kind == lib.SHMQ_KIND_SUBSCRIPTION and info.options.topic == self._qref
+        ]
+
+    def stats(self) -> TopicStats:
+        """Return the topic's figures and those of its subscriptions. For people, not for loops."""
+        info = self._info()
+        subscriptions, cut_off = [], 0
+        for name, qref in sorted(self._own()):
+            try:
+                subscriptions.append(Queue(self._client, name, qref).stats())
+                cut_off += (
+                    subscriptions[-1].closed
+                    and info_of(self._client, qref & 0xFFFF).counters[_DISCONNECTED] > 0
+                )
+            except QueueNotFound:  # it went meanwhile
+                continue
+        counters = info.counters
+        return TopicStats(
+            name=self.name,
+            subscribers=self.subscriber_count(),
+            published=counters[0],
+            published_bytes=counters[1],
+            full=counters[15],
+            disconnected=cut_off,
+            closed=info.state != lib.SHMQ_Q_LIVE,
+            subscriptions=tuple(subscriptions),
+        )
+
+    def shutdown(self) -> None:
+        """Take nothing in any more; consumers of its subscriptions end when what is there is settled."""
+        self._call(lib.shmq_queue_close)
+        for _, qref in self._own():
+            self._client.call(lib.shmq_queue_close, qref)
+
+    # ---- the rest --------------------------------------------------------------------------
+
+    def _is_over(self) -> bool:
+        return bool(self._info().state != lib.SHMQ_Q_LIVE)
+
+    def _info(self) -> Any:
+        info = ffi.new("shmq_queue_info *")
+        rc = self._client.call(lib.shmq_queue_snapshot, self._qref & 0xFFFF, info)
+        if rc == lib.SHMQ_OK and info.word >> 8 != self._qref >> 16:
+            rc = lib.SHMQ_GONE
+        if rc in (lib.SHMQ_GONE, lib.SHMQ_E_NOTFOUND) or info.state not in (
+            lib.SHMQ_Q_LIVE,
+            lib.SHMQ_Q_CLOSED,
+        ):
+            raise _not_found(self.name)
+        self._client.check(rc, f"topic {self.name!r}")
+        return info
+
+    def _call(self, call: Callable[..., int], *args: Any) -> int:
+        rc = self._client.call(call, self._qref, *args)
+        if rc == lib.SHMQ_GONE:
+            raise _not_found(self.name)
+        return self._client.check(rc, f"topic {self.name!r}")
+
+    def __reduce__(self) -> Any:
+        return _reopen, (self._client.name, self.name)
+
+    def __repr__(self) -> str:
+        return f"<shmq.Topic {self.name!r} of broker {self._client.name!r}>"
+
+
+class _Passing(Consumer):
+    """The consumer of an ephemeral subscription, which ends with it."""
+
+    __slots__ = ("_maker",)
+
+    def __init__(self, queue: Queue, consumer_id: str | None, **how: Any) -> None:
+        self._maker = os.getpid()
+        super().__init__(queue, consumer_id, **how)
+
+    def close(self) -> None:
+        """Give back what is unsettled and end the subscription; idempotent."""
+        if self.closed:
+            return
+        super().close()
+        if self._maker == os.getpid() and not self._client.closed:  # not in a forked child
+            lib.shmq_queue_delete(ffi.cast("shmq_ctx *", self._ctx), self._qref)
+
+
+def subscribe_pattern(
+    client: Client,
+    pattern: str,
+    name: str | None,
+    *,
+    filter: Mapping[str, Any] | None = None,
+    ephemeral: bool | None = None,
+    ack: str = "manual",
+    prefetch: int = 1,
+    max_unsettled: int | None = None,
+    **options: Any,
+) -> Consumer:
+    """Return a consumer of the messages of all topics that match; see `Broker.subscribe`."""
+    qref, full_name, passing = _subscription(
+        client,
+        f"/{pattern}",
+        name,
+        (lib.SHMQ_KIND_PATTERN, 0),
+        QueueOptions.make(queue_defaults(client), {}),
+        options,
+        filter,
+        ephemeral,
+    )
+    kind = _Passing if passing else Consumer
+    queue = Queue(client, full_name, qref)
+    return kind(queue, name, ack=ack, prefetch=prefetch, max_unsettled=max_unsettled)
+
+
+def _subscription(
+    client: Client,
+    source: str,
+    name: str | None,
+    kind: tuple[int, int],
+    defaults: QueueOptions,
+    options: Mapping[str, Any],
+    filter: Mapping[str, Any] | None,
+    ephemeral: bool | None,
+    over: Callable[[], bool] = lambda: False,
+) -> tuple[int, str, bool]:
+    """Find or make a subscription; return (reference, full name, whether it ends with its consumer).
+
+    ``over`` says whether its topic was shut down: asked after a closed one was found, since a topic
+    is closed before its subscriptions.
+    """
+    passing = name is None
+    label = check_share_name(
+        f"~{os.getpid()}-{secrets.token_hex(6)}" if name is None else name, "subscription name"
+    )
+    full_name = f"{source}/{label}"
+    what = f"subscription {label!r} of {source[1:]!r}"
+    given = {field: getattr(defaults, field) for field in defaults.__dataclass_fields__}
+    wanted = QueueOptions.make(given, options)
+    if wanted.overflow == "reject":
+        raise InvalidOption(
+            explain(
+                f"overflow of {what}",
+                "'reject'",
+                "'block', 'drop-oldest' or 'disconnect'",
+                "publish(timeout=0) does not wait",
+            )
+        )
+    blob = encode_headers(dict(filter)) if filter else b""
+    if len(blob) > MAX_FILTER:
+        raise InvalidOption(
+            explain(
+                f"filter of {what}",
+                f"{len(blob)} bytes when encoded",
+                f"at most {MAX_FILTER}",
+                "filter by fewer or shorter headers",
+            )
+        )
+    mortal = passing if ephemeral is None else bool(ephemeral)
+    for _ in range(100):  # against others who delete it at the same time
+        rc = make_record(client, full_name, wanted, kind, filter=blob, ephemeral=mortal)
+        if rc >= 0:
+            return rc, full_name, passing
+        if rc != lib.SHMQ_E_EXISTS:
+            client.check(rc, what)
+        rc = client.call(lib.shmq_queue_open, full_name.encode())
+        if rc in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
+            continue
+        client.check(rc, what)
+        info = ffi.new("shmq_queue_info *")
+        if client.call(lib.shmq_queue_snapshot, rc & 0xFFFF, info) != lib.SHMQ_OK:
+            continue
+        of_another_life = kind[1] and info.options.topic != kind[1]
+        # One that a shutdown has closed keeps what is in it.
+        cut_off = info.state != lib.SHMQ_Q_LIVE and info.counters[_DISCONNECTED] and not over()
+        if cut_off or of_another_life:
+            client.call(lib.shmq_queue_delete, rc)
+            continue
+        found = options_of(client, info)
+        here = bytes(ffi.buffer(info.filter, info.filter_size))
+        differences = [each for each in found.differences(wanted) if each[0] in options]
+        if filter is not None and here != blob:
+            differences.append(("filter", f"{len(here)} bytes", f"{len(blob)} bytes"))
+        if differences:
+            raise OptionsMismatch(
+                explain(
+                    what,
+                    ", ".join(f"{option}={old!r}" for option, old, _ in differences),
+                    ", ".join(f"{option}={new!r}" for option, _, new in differences),
+                    "ask for the same options, for none, or unsubscribe() first",
+                )
+            )
+        return rc, full_name, passing
+    raise ShmqError(
+        explain(
+            what,
+            "others that end it again and again",
+            "a moment of peace",
+            "agree on who subscribes and unsubscribes",
+        )
+    )
+
+
+def unsubscribe(client: Client, source: str, name: str) -> None:
+    """End the subscription ``name`` of a topic or pattern; see `Topic.unsubscribe`."""
+    full_name = f"/{source}/{check_share_name(name, 'subscription name')}"
+    what = f"subscription {name!r} of {source!r}"
+    qref = client.check(client.call(lib.shmq_queue_open, full_name.encode()), what)
+    client.check(client.call(lib.shmq_queue_delete, qref), what)
+
+
+def _not_found(name: str) -> TopicNotFound:
+    return TopicNotFound(
+        explain(f"topic {name!r}", "no such topic", "one that exists", "create_topic() makes it")
+    )
+
+
+def _reopen(broker: str, name: str) -> Topic:
+    return Topic(Client.connect(broker), name)
