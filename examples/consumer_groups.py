@@ -16,7 +16,8 @@ def work(broker: str, group_name: str, member: str, accident: bool) -> None:
     with shmq.connect(broker) as connected:
         group = connected.create_consumer_group(group_name, "orders")
         with group.add_consumer(member) as orders:
-            for delivery in orders:  # ends when the topic is shut down and the group has settled all
+            # The loop ends when the topic is shut down and the group has settled all.
+            for delivery in orders:
                 if accident:
                     os.kill(os.getpid(), signal.SIGKILL)  # in the middle of this order
                 again = " again" if delivery.redelivered else ""

@@ -29,6 +29,7 @@ from shmq.options import NS, parse_duration
 if TYPE_CHECKING:
     from shmq.message import HeaderValue
     from shmq.queue import Queue
+    from shmq.topic import Topic
 
 __all__ = ["Delivery"]
 
@@ -85,7 +86,7 @@ class Delivery(DeliveryBase):
 
     def forward(
         self,
-        target: Queue,
+        target: Queue | Topic,
         payload: Any = None,
         *,
         timeout: float | str | None = None,
@@ -99,14 +100,16 @@ class Delivery(DeliveryBase):
 
         ``payload`` is a bytes-like object; left out, it is the delivery's own. Headers, priority,
         key and dedup_id are the delivery's own too unless ``fields`` (those of Message) say
-        otherwise; ttl and delay are not. ``target`` is a queue of the same broker.
+        otherwise; ttl and delay are not. ``target`` is a queue or a topic of the same broker; a
+        topic's subscriptions get it all or none, and without any it is an ack.
 
         Blocks only while ``target`` is full and its overflow policy is "block"; ``timeout`` seconds
         at most (None: for ever, 0: not at all).
 
         Raises: StaleDelivery when the lease has moved on or was settled before. QueueFull,
-            QueueClosed, QueueNotFound, MessageTooLarge, OutOfSharedMemory, TypeError, ValueError as
-            for `Queue.publish`: the delivery is then as it was, and can be settled otherwise.
+            QueueClosed, QueueNotFound, TopicNotFound, MessageTooLarge, OutOfSharedMemory,
+            TypeError, ValueError as for `Queue.publish`: the delivery is then as it was, and can
+            be settled otherwise.
         """
         queue = self._target(target)
         deadline = deadline_of(timeout)
@@ -139,20 +142,26 @@ class Delivery(DeliveryBase):
 
     def _target(self, target: Any) -> Any:
         client = getattr(target, "_client", None)
-        if client is None or not hasattr(target, "_wait_for_room"):
+        sender = getattr(target, "_sender", target)  # a topic publishes by that
+        if client is None or not hasattr(sender, "_wait_for_room"):
             raise TypeError(
-                explain("target", type(target).__name__, "a Queue", "see Broker.get_queue")
+                explain(
+                    "target",
+                    type(target).__name__,
+                    "a Queue or a Topic",
+                    "see Broker.get_queue and Broker.get_topic",
+                )
             )
         if client is not self._consumer._client:
             raise ValueError(
                 explain(
-                    f"target queue {target.name!r}",
+                    f"target {target.name!r}",
                     f"one of broker {client.name!r}",
                     f"one of broker {self._consumer._client.name!r}, as the delivery",
                     "publish there, then ack: at least once",
                 )
             )
-        return target
+        return sender
 
     def touch(self, seconds: float | str) -> None:
         """Keep the lease for another ``seconds`` from now, whatever the queue's `ack_timeout`.

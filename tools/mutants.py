@@ -44,6 +44,7 @@ WHAT = {
     25: "recovery frees a replacement without asking what became of its delivery",
     26: "recovery takes the reference of a forward for a delay",
     27: "recovery does not see that a delivery was forwarded",
+    29: "recovery frees the shares of a forwarded message whose parent is not sent yet",
     30: "a level that is used for the first time says so after its message",
     32: "a key has several unsettled messages at a time",
     33: "a walk takes a later message of a key that it has passed over",

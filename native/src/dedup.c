@@ -222,10 +222,11 @@ int dedup_room(shmq_ctx *ctx, local_queue *q, uint64_t now) {
 /* Where the trailer of a block lies, or NULL when its lengths cannot be. */
 uint8_t *dedup_trailer(shmq_ctx *ctx, uint32_t idx) {
     shmq_block *b = block_at(ctx, idx);
-    if (ctl_flags(ld_rlx(&b->ctl)) & SHMQ_FLAG_CHILD) {   /* without a payload of its own, and never forwarded to */
+    if (ctl_flags(ld_rlx(&b->ctl)) & SHMQ_FLAG_CHILD) {   /* without a payload of its own */
         uint32_t parent = ld32_rlx(&b->size);
-        return topic_parent_of(ctx, parent, ld_rlx(&b->id)) ? topic_key(ctx, parent) : NULL;
+        return topic_parent_of(ctx, parent, ld_rlx(&b->id)) ? topic_trailer(ctx, parent) : NULL;
     }
+    if (ld_rlx(&b->fate) & FATE_KIDS) return topic_trailer(ctx, idx);
     class_place *k = &ctx->classes[class_of(ctx, idx)];
     uint64_t room = k->stride < SHMQ_PAGE ? k->stride : (ld32_rlx(&b->extra) & 255) * k->unit, at = ld32_rlx(&b->size);
     if (room > k->stride) room = k->stride;

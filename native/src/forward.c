@@ -14,6 +14,8 @@
  *     knows that what stands there is no delay.
  * I4  N is sent on by the CAS NEW -> MOVE, by its maker, by who recovers S or by who recovers N: once. What it has an id for
  *     is decided behind that (dedup.c): as a duplicate it is freed, and S is over all the same.
+ * I5  N may be a topic's message: the parent is tied to S, and sent on by the CAS NEW -> FAN, which is its commit (topic.c).
+ *     Children are of the process that made N. Who recovers one while N is NEW decides N first, in the same way.
  *
  * Who dies where: before OWNED -> MOVE: S is OWNED(dead), delivered again with the attempt counted; N is freed. Before the
  * COMMIT: S is delivered again, as after a release; N is freed. After it: S and N each lead to the other (I2).
@@ -26,6 +28,8 @@
 #include "publish.h"
 #include "queue.h"
 #include "settle.h"
+#include "topic.h"
+#include "waiter.h"
 
 #define GEN40 ((UINT64_C(1) << 40) - 1)
 
@@ -33,6 +37,7 @@ static uint64_t ref_make(uint32_t idx, uint64_t ctl) { return (uint64_t)(idx + 1
 
 /* Send N on, if it is still in this very NEW. 0 = it was not. */
 int forward_send(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
+    if (ld_rlx(&block_at(ctx, idx)->fate) & FATE_KIDS) return topic_commit(ctx, idx, ctl);   /* its children follow: topic_committed */
     uint64_t move = ctl_next(ctl, SHMQ_MOVE, ctx->self);
     if (!cas(&block_at(ctx, idx)->ctl, ctl, move)) return 0;
     CRASH_POINT("forward_sent");
@@ -69,64 +74,82 @@ void forward_finish(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     settle_free(ctx, idx, ctl);
 }
 
+/* N for a queue: complete, in NEW, tied to S. */
+static int write_one(shmq_ctx *ctx, local_queue *q, uint64_t target, shmq_message *m, uint64_t now, uint32_t s_idx, uint32_t *idx, uint64_t *ctl) {
+    int once = m->dedup != NULL && q->dedup.base != NULL, rc = queue_status(q);
+    if (rc == SHMQ_OK && m->size > ctx->geometry.max_message)
+        rc = fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
+    if (rc == SHMQ_OK && once) rc = dedup_room(ctx, q, now);
+    if (rc == SHMQ_OK) rc = publish_room(ctx, q, m->size);
+    if (rc == SHMQ_OK) rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + DEDUP_TRAILER + 7, idx, ctl);
+    if (rc != SHMQ_OK) return rc;
+    publish_header(ctx, block_at(ctx, *idx), qref_index(target), m, q, now);
+    if (m->size) memcpy(payload_of(ctx, *idx), m->data, m->size);
+    publish_meta(payload_of(ctx, *idx), m);
+    publish_trailer(ctx, *idx, m, s_idx, FATE_TIED | (once ? FATE_DEDUP : 0));
+    return SHMQ_OK;
+}
+
+/* After the COMMIT: N on its way to a queue. */
+static void send_one(shmq_ctx *ctx, local_queue *q, shmq_message *m, uint32_t idx, uint64_t ctl) {
+    uint64_t move = ctl_next(ctl, SHMQ_MOVE, ctx->self), first = 0;
+    if (!cas(&block_at(ctx, idx)->ctl, ctl, move)) return;
+    int once = (ld_rlx(&block_at(ctx, idx)->fate) & FATE_DEDUP) != 0;
+    if (once && dedup_settle(ctx, q, idx, move, &first) == DEDUP_DUPLICATE) { m->id = first; return; }
+    bump(&q->counters->published, 1);
+    bump(&q->counters->published_bytes, m->size);
+    settle_route(ctx, idx, move);   /* without room in the table: delayed, and tried again */
+}
+
 /* Publish `m` to `target` and ack `d`, both or neither. FULL, CLOSED, GONE and errors: neither, the delivery stays held. */
 int shmq_forward(shmq_ctx *ctx, shmq_delivery *d, uint64_t target, shmq_message *m) {
     local_queue *q = NULL;
-    uint32_t idx;
-    uint64_t ctl, s_ctl, now;
+    shmq_au32 *evt[SHMQ_QUEUES];
+    uint32_t asleep = 0;
+    uint64_t s_ctl;
+    fan f = { .n = 0 };
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     op_begin(ctx);
     rc = settle_holds(ctx, d) ? queue_local(ctx, target, &q) : SHMQ_STALE;
-    if (rc == SHMQ_OK) rc = queue_status(q);
-    if (rc == SHMQ_OK && m->size > ctx->geometry.max_message)
-        rc = fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
-    now = clock_now(ctx);
-    int once = rc == SHMQ_OK && m->dedup != NULL && q->dedup.base != NULL;
-    if (rc == SHMQ_OK && once) rc = dedup_room(ctx, q, now);
-    if (rc == SHMQ_OK) rc = publish_room(ctx, q, m->size);
-    if (rc == SHMQ_OK) rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + DEDUP_TRAILER + 7, &idx, &ctl);
+    uint64_t now = clock_now(ctx), leased = d->ctl;
+    uint32_t s_idx = d->idx, home = d->queue, held = d->held;
+    int fans = rc == SHMQ_OK && q->options.kind == SHMQ_KIND_TOPIC;
+    if (rc == SHMQ_OK && !fans) {
+        rc = write_one(ctx, q, target, m, now, s_idx, &f.parent, &f.ctl);
+        f.n = rc == SHMQ_OK;   /* a parent without children */
+    } else if (rc == SHMQ_OK) rc = topic_write(ctx, q, target, m, now, s_idx, FATE_TIED, &f);
     if (rc == SHMQ_OK) {
-        shmq_block *b = block_at(ctx, idx), *s = block_at(ctx, d->idx);
-        uint32_t s_idx = d->idx, home = d->queue, held = d->held;
-        uint64_t leased = d->ctl;
-        publish_header(ctx, b, qref_index(target), m, q, now);
-        if (m->size) memcpy(payload_of(ctx, idx), m->data, m->size);
-        publish_meta(payload_of(ctx, idx), m);
-        publish_trailer(ctx, idx, m, s_idx, FATE_TIED | (once ? FATE_DEDUP : 0));
         CRASH_POINT("forward_written");
         rc = queue_status(q);   /* after fate, as in publish.c (I2) */
         if (rc == SHMQ_OK) rc = settle_leave(ctx, d, &s_ctl);
-        if (rc != SHMQ_OK) arena_free(ctx, idx, ctl);
-        else {
-            uint64_t f = ld_rlx(&s->fate);
-            CRASH_POINT("forward_left");
-            st_rel(&s->fate, f | FATE_LEAVING);   /* I3 */
-            st_rel(&s->due_ns, ref_make(idx, ctl));
+        if (rc != SHMQ_OK) topic_unwrite(ctx, &f);
+    }
+    if (rc == SHMQ_OK) {
+        shmq_block *s = block_at(ctx, s_idx);
+        uint64_t fate = ld_rlx(&s->fate);
+        CRASH_POINT("forward_left");
+        if (f.n) {   /* a topic without subscribers: an ack */
+            st_rel(&s->fate, fate | FATE_LEAVING);   /* I3 */
+            st_rel(&s->due_ns, ref_make(f.parent, f.ctl));
             CRASH_POINT("forward_named");
-            st_rel(&s->fate, f | FATE_LEAVING | FATE_FORWARD);   /* COMMIT */
+            st_rel(&s->fate, fate | FATE_LEAVING | FATE_FORWARD);   /* COMMIT */
             CRASH_POINT("forward_committed");
-            uint64_t move = ctl_next(ctl, SHMQ_MOVE, ctx->self), first = 0;
-            if (cas(&b->ctl, ctl, move)) {
-                int duplicate = once ? dedup_settle(ctx, q, idx, move, &first) : DEDUP_FIRST;
-                if (duplicate == DEDUP_DUPLICATE) m->id = first;
-                else {
-                    bump(&q->counters->published, 1);
-                    bump(&q->counters->published_bytes, m->size);
-                    settle_route(ctx, idx, move);   /* without room in the table: delayed, and tried again */
-                }
-            }
-            settle_free(ctx, s_idx, s_ctl);
-            local_queue *from = &ctx->local[home % SHMQ_QUEUES];
-            if (from->live) {
-                if (held && figures_timed(ctx, held)) figures_acked(ctx, from, held, s_idx, leased);
-                bump(&from->counters->acked, 1);
-                bump(&from->counters->forwarded, 1);
-                settle_left(from);
-            }
         }
+        if (!fans) send_one(ctx, q, m, f.parent, f.ctl);
+        else if (f.n == 0 || topic_commit(ctx, f.parent, f.ctl)) topic_launch(ctx, q, m, &f);
+        settle_free(ctx, s_idx, s_ctl);
+        local_queue *from = &ctx->local[home % SHMQ_QUEUES];
+        if (from->live) {
+            if (held && figures_timed(ctx, held)) figures_acked(ctx, from, held, s_idx, leased);
+            bump(&from->counters->acked, 1);
+            bump(&from->counters->forwarded, 1);
+            settle_left(from);
+        }
+        if (fans) asleep = topic_sleepers(ctx, target, evt);
     }
     op_end(ctx);
     ctx_unlock(ctx);
+    for (uint32_t i = 0; i < asleep; i++) waiter_wake(evt[i]);
     return rc;
 }

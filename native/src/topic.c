@@ -32,6 +32,7 @@
 #include "clock.h"
 #include "dedup.h"
 #include "expire.h"
+#include "forward.h"
 #include "order.h"
 #include "publish.h"
 #include "queue.h"
@@ -129,6 +130,11 @@ int topic_committed(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     if (!block_known(ctx, p)) return 0;
     shmq_block *b = block_at(ctx, p);
     uint64_t c = ld_acq(&b->ctl), n;
+    /* to be forwarded by the same dead process: decided by the delivery that it is tied to, for good (forward.c, I5) */
+    if (ctl_state(c) == SHMQ_NEW && ctl_owner(c) == ctl_owner(ctl) && (ld_rlx(&b->fate) & FATE_KIDS) && !MUTANT(29)) {
+        if (forward_decided(ctx, p, c)) topic_commit(ctx, p, c);
+        c = ld_acq(&b->ctl);
+    }
     if (ctl_state(c) != SHMQ_FAN && !MUTANT(41)) return 0;
     shmq_au64 *kid = kids_of(ctx, p, &n);
     int found = 0;
@@ -136,14 +142,14 @@ int topic_committed(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     return found && ld_acq(&b->ctl) == c;
 }
 
-/* The key of the id of a message with children; behind the list of kids. NULL when lengths cannot be. */
-uint8_t *topic_key(shmq_ctx *ctx, uint32_t idx) {
+/* What lies behind the list of kids: the key of the id, what a forward is tied to. NULL when lengths cannot be. */
+uint8_t *topic_trailer(shmq_ctx *ctx, uint32_t idx) {
     uint64_t n;
     class_place *k = &ctx->classes[class_of(ctx, idx)];
     uint64_t room = k->stride < SHMQ_PAGE ? k->stride : (ld32_rlx(&block_at(ctx, idx)->extra) & 255) * k->unit;
     shmq_au64 *kid = kids_of(ctx, idx, &n);
     if (room > k->stride) room = k->stride;
-    if (kid == NULL || (uint64_t)((uint8_t *)(kid + n) - payload_of(ctx, idx)) + sizeof(hash128) > room) return NULL;
+    if (kid == NULL || (uint64_t)((uint8_t *)(kid + n) - payload_of(ctx, idx)) + DEDUP_TRAILER > room) return NULL;
     return (uint8_t *)(kid + n);
 }
 
@@ -297,10 +303,12 @@ static int launch(shmq_ctx *ctx, uint32_t index, uint32_t d, uint64_t ctl, const
     return 0;
 }
 
-static int fan_out(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, uint64_t now) {
-    uint32_t n = 0, p, made = 0, doubled = 0;
-    uint64_t ctl, first = 0;
-    int once = 0, rc = queue_status(t);
+/* Parent and children, complete and in NEW; f->n = 0: nobody is to get it. What is said to be behind the list of kids is written
+ * when `flags` says so: TIED to the delivery `tie` (forward.c). */
+int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, uint64_t now, uint64_t tie, uint64_t flags, fan *f) {
+    uint32_t n = 0;
+    int rc = queue_status(t);
+    f->n = f->made = 0;
     if (rc != SHMQ_OK) return rc;
     if (m->size > ctx->geometry.max_message) return fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
     fan_list *l = subscriptions(ctx, tref, t->shared);
@@ -311,61 +319,83 @@ static int fan_out(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m
         if (rc == SHMQ_FULL) { bump(&t->counters->full, 1); return rc; }
         if (rc == 0) continue;
         if (m->dedup && q->dedup.base) {
-            once = 1;
+            flags |= FATE_DEDUP;
             if ((rc = dedup_room(ctx, q, now)) != SHMQ_OK) return rc;
         }
         ctx->scratch[n++].entry = l->to[i];
     }
-    if (n == 0) {
-        m->id = publish_id(ctx);
-        bump(&t->counters->published, 1);
-        bump(&t->counters->published_bytes, m->size);
-        return SHMQ_OK;
-    }
-    uint64_t at = (m->size + 7) & ~UINT64_C(7);
-    if (m->meta_size) at = (at + 4 + m->meta_size + 7) & ~UINT64_C(7);
-    rc = arena_alloc(ctx, at + 8 + 8 * (uint64_t)n + (once ? sizeof(hash128) : 0), &p, &ctl);
+    if (n == 0) { m->id = publish_id(ctx); return SHMQ_OK; }
+    uint64_t at = (publish_footprint(m->size, m->meta_size) + 7) & ~UINT64_C(7);
+    rc = arena_alloc(ctx, at + 8 + 8 * (uint64_t)n + (flags ? DEDUP_TRAILER : 0), &f->parent, &f->ctl);
     if (rc != SHMQ_OK) return rc;
-    shmq_block *b = block_at(ctx, p);
+    f->n = n;
+    shmq_block *b = block_at(ctx, f->parent);
     publish_header(ctx, b, qref_index(tref), m, t, now);
-    st_rlx(&b->due_ns, left_make(ctl, n));
-    uint8_t *payload = payload_of(ctx, p);
+    st_rlx(&b->due_ns, left_make(f->ctl, n));
+    uint8_t *payload = payload_of(ctx, f->parent);
     if (m->size) memcpy(payload, m->data, m->size);
     publish_meta(payload, m);
     shmq_au64 *kid = (shmq_au64 *)(payload + at);
     st_rlx(kid, n);
-    if (once) {
+    if (flags & FATE_DEDUP) {
         hash128 key = hash_bytes(ctx->header->secret, m->dedup, m->dedup_size);
         memcpy(kid + 1 + n, &key, sizeof key);
     }
-    for (; made < n; made++) {
-        uint32_t d;
-        local_queue *q = &ctx->local[ctx->scratch[made].entry];   /* open: admits had it */
-        rc = arena_alloc_child(ctx, &d, &ctx->scratch[made].key);
-        if (rc != SHMQ_OK) break;
-        ctx->scratch[made].idx = d;
-        put_child(ctx, d, p, ctx->scratch[made].entry, q, m, now);
-        st_rlx(&kid[1 + made], kid_make(d, ctl_gen(ctx->scratch[made].key)));
+    if (flags) memcpy((uint8_t *)(kid + 1 + n) + sizeof(hash128), &tie, sizeof tie);
+    for (; f->made < n; f->made++) {
+        uint32_t i = f->made, d;
+        local_queue *q = &ctx->local[ctx->scratch[i].entry];   /* open: admits had it */
+        rc = arena_alloc_child(ctx, &d, &ctx->scratch[i].key);
+        if (rc != SHMQ_OK) { topic_unwrite(ctx, f); return rc; }
+        ctx->scratch[i].idx = d;
+        put_child(ctx, d, f->parent, ctx->scratch[i].entry, q, m, now);
+        st_rlx(&kid[1 + i], kid_make(d, ctl_gen(ctx->scratch[i].key)));
     }
+    st_rlx(&b->fate, ld_rlx(&b->fate) | FATE_KIDS | (flags & FATE_TIED));
     CRASH_POINT("fan_written");
-    if (MUTANT(46)) launch(ctx, ctx->scratch[0].entry, ctx->scratch[0].idx, ctx->scratch[0].key, m, &first);
-    if (rc == SHMQ_OK && !cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_FAN, 0))) rc = SHMQ_E_CORRUPT;   /* COMMIT (I1) */
-    if (rc != SHMQ_OK) {
-        while (made--) arena_free(ctx, ctx->scratch[made].idx, ctx->scratch[made].key);
-        arena_free(ctx, p, ctl);
-        return rc;
-    }
+    if (MUTANT(46)) launch(ctx, ctx->scratch[0].entry, ctx->scratch[0].idx, ctx->scratch[0].key, m, &tie);
+    return SHMQ_OK;
+}
+
+void topic_unwrite(shmq_ctx *ctx, fan *f) {
+    while (f->made) { f->made--; arena_free(ctx, ctx->scratch[f->made].idx, ctx->scratch[f->made].key); }
+    if (f->n) arena_free(ctx, f->parent, f->ctl);
+    f->n = 0;
+}
+
+/* COMMIT (I1) of a parent that was written, under exactly ctl; whoever does it. 0 = somebody else has. */
+int topic_commit(shmq_ctx *ctx, uint32_t parent, uint64_t ctl) {
+    int rc = cas(&block_at(ctx, parent)->ctl, ctl, ctl_to(ctl, SHMQ_FAN, 0));
     CRASH_POINT("committed");
-    for (uint32_t i = MUTANT(46) ? 1 : 0; i < n; i++)
+    return rc;
+}
+
+/* After the commit. */
+void topic_launch(shmq_ctx *ctx, local_queue *t, shmq_message *m, fan *f) {
+    uint32_t doubled = 0;
+    uint64_t first = 0;
+    for (uint32_t i = MUTANT(46) ? 1 : 0; i < f->n; i++)
         doubled += (uint32_t)launch(ctx, ctx->scratch[i].entry, ctx->scratch[i].idx, ctx->scratch[i].key, m, &first);
-    if (doubled == n) {   /* known to all: it was there before */
+    if (f->n && doubled == f->n) {   /* known to all: it was there before */
         m->id = first;
         bump(&t->counters->deduped, 1);
-        return SHMQ_OK;
+        return;
     }
     bump(&t->counters->published, 1);
     bump(&t->counters->published_bytes, m->size);
-    return SHMQ_OK;
+}
+
+/* The event counts of those who sleep over subscriptions of a topic. */
+uint32_t topic_sleepers(shmq_ctx *ctx, uint64_t tref, shmq_au32 **evt) {
+    uint32_t n = 0;
+    fan_list *l = &ctx->fans[qref_index(tref) % FANS];
+    for (uint32_t i = 0; l->topic == tref && i < l->n; i++) {
+        local_queue *q = &ctx->local[l->to[i]];
+        if (q->live == 0 || !waiter_present(&q->shared->evt)) continue;
+        evt[n++] = &q->shared->evt;
+        bump(&q->counters->wakes, 1);
+    }
+    return n;
 }
 
 /* Publish up to n messages, in order, each to all its subscriptions or to none. How many; or why not the first one: FULL when
@@ -381,16 +411,13 @@ int shmq_topic_publish_many(shmq_ctx *ctx, uint64_t tref, shmq_message *m, uint3
     if (rc == SHMQ_OK && t->options.kind != SHMQ_KIND_TOPIC) rc = SHMQ_E_ARG;
     uint64_t now = clock_now(ctx);
     for (; rc == SHMQ_OK && done < n; done++) {
-        rc = fan_out(ctx, t, tref, &m[done], now);
+        fan f;
+        rc = topic_write(ctx, t, tref, &m[done], now, 0, 0, &f);
+        if (rc == SHMQ_OK && f.n && !topic_commit(ctx, f.parent, f.ctl)) { topic_unwrite(ctx, &f); rc = SHMQ_E_CORRUPT; }
         if (rc != SHMQ_OK) break;
+        topic_launch(ctx, t, &m[done], &f);
     }
-    fan_list *l = &ctx->fans[qref_index(tref) % FANS];
-    for (uint32_t i = 0; done && l->topic == tref && i < l->n; i++) {
-        local_queue *q = &ctx->local[l->to[i]];
-        if (q->live == 0 || !waiter_present(&q->shared->evt)) continue;
-        evt[asleep++] = &q->shared->evt;
-        bump(&q->counters->wakes, 1);
-    }
+    asleep = done ? topic_sleepers(ctx, tref, evt) : 0;
     op_end(ctx);
     ctx_unlock(ctx);
     for (uint32_t i = 0; i < asleep; i++) waiter_wake(evt[i]);

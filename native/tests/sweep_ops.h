@@ -161,6 +161,7 @@ static void p_dedup_cold(plane *p) { p_open(p); child_message(p, 0, 20, 64, 0); 
 static void p_dedup_delayed(plane *p) { p_dedup(p); p->m[0].delay_ns = FAR; }
 static void p_forward(plane *p) { p_warm(p); CHILD(shmq_take(&p->ctx, p->q, 1, 0, p->d) == 1); child_message(p, 0, 21, 64, 1); }
 static void p_forward_id(plane *p) { p_forward(p); p->m[0].dedup = &id_of_20; p->m[0].dedup_size = 4; }
+static void p_topic_forward(plane *p) { p_forward(p); CHILD(shmq_topic_subscribers(&p->ctx, p->t, NULL, 0) == 2); }
 static void p_msg_cold(plane *p) { p_open(p); child_message(p, 0, 20, 64, 0); }
 static void p_meta(plane *p) { p_warm(p); child_message(p, 0, 20, 64, 1); }
 static void p_ttl(plane *p) { p_msg(p); p->m[0].ttl_ns = FAR; }
@@ -221,6 +222,7 @@ static void o_subscribe(plane *p) {
 }
 static void o_publish(plane *p) { p->rc = shmq_publish(&p->ctx, p->q, p->m); }
 static void o_forward(plane *p) { p->rc = shmq_forward(&p->ctx, p->d, p->q2, p->m); }
+static void o_topic_forward(plane *p) { p->rc = shmq_forward(&p->ctx, p->d, p->t, p->m); }
 static void o_forward_viewed(plane *p) {
     shmq_delivery d = p->d[0];
     int v = shmq_view_keep(&p->ctx, p->d);
@@ -289,7 +291,7 @@ static void o_purge(plane *p) { p->rc = shmq_purge(&p->ctx, p->q); }
 static void o_discard(plane *p) { p->rc = shmq_queue_discard(&p->ctx, p->q); }
 static void o_expire(plane *p) { p->rc = shmq_leases_expire(&p->ctx, shmq_now() + 100 * FAR, &p->due[0]); }
 static void o_fire(plane *p) { for (uint32_t i = 0; i < p->n; i++) p->rc = shmq_timer_fire(&p->ctx, p->list[i], shmq_now(), &p->due[0]); }
-static void o_sweep(plane *p) {
+static void o_expire_scan(plane *p) {
     uint32_t from = 0;
     while (from < SHMQ_BLOCKS) p->rc = shmq_expire_scan(&p->ctx, &from, 2, 0, p->list, p->due, 8, &p->due[8]);
 }
@@ -408,6 +410,21 @@ static void e_topic_cut(plane *p, int finished) {   /* q is cut off, unless othe
     if (finished && p->rc == 0) W.lo[20]++;
 }
 static void e_topic_drop(plane *p, int finished) { for (int t = 1; t <= DEPTH; t++) W.lo[t] = 1; W.lo[40] = W.lo[41] = W.lo[42] = W.lo[43] = 0; e_topic(p, finished); }
+/* the share of tag 1 in q became 21 for both subscriptions, or it did not */
+static void e_topic_forward(plane *p, int finished) {
+    int sent = W.got[21] == 2;
+    if (W.got[21] == 1 || W.got[1] != 2 - sent) violation("%d of a share and its sibling, %d of its replacement", W.got[1], W.got[21]);
+    if (finished && (p->rc == 0) != sent) violation("forward says %ld", (long)p->rc);
+    W.lo[1] = 1;
+    W.hi[21] = 2;
+}
+static void e_topic_forward_last(plane *p, int finished) {
+    int sent = W.got[21] == 2;
+    if (W.got[21] == 1 || W.got[1] != 1 - sent) violation("%d of a last share, %d of its replacement", W.got[1], W.got[21]);
+    if (finished && (p->rc == 0) != sent) violation("forward says %ld", (long)p->rc);
+    W.lo[1] = 0;
+    W.hi[21] = 2;
+}
 /* the share of tag 1 in q is settled for good */
 static void e_share(plane *p, int finished) {
     if (!finished) W.lo[1]--;
@@ -445,6 +462,8 @@ static const scenario OPS[] = {
     { "topic-reject", TOPIC | LEASE, w_fan, p_take1, o_reject, NULL },
     { "topic-reject-gone", TOPIC | LEASE | NO_DLQ, w_fan_last, p_take1, o_reject, e_share },
     { "topic-purge", TOPIC, w_fan, p_topic, o_purge, e_purge },
+    { "topic-forward", TOPIC | LEASE, w_fan, p_topic_forward, o_topic_forward, e_topic_forward },
+    { "topic-forward-last", TOPIC | LEASE, w_fan_last, p_topic_forward, o_topic_forward, e_topic_forward_last },
     { "topic-subscribe", TOPIC | SLOW | CLOSES, w_fan, p_topic, o_subscribe, NULL },
     { "topic-unsubscribe", TOPIC | SLOW | CLOSES, w_fan, p_topic, o_unsubscribe, e_unsubscribe },
     { "topic-sweep", TOPIC, w_fan, p_topic, o_sweep, NULL },
@@ -514,8 +533,8 @@ static const scenario OPS[] = {
     { "purge", 0, w_again, p_warm, o_purge, e_purge },
     { "queue-discard", LEASE, w_delayed, p_warm, o_discard, e_purge },
     { "lease-expiry", LEASE | LIVE_X, w_x_lease, p_warm, o_expire, NULL },
-    { "expire-sweep", 0, w_overdue, p_warm, o_sweep, NULL },
-    { "expire-sweep-gone", NO_DLQ, w_expired, p_warm, o_sweep, e_expired_gone },
+    { "expire-sweep", 0, w_overdue, p_warm, o_expire_scan, NULL },
+    { "expire-sweep-gone", NO_DLQ, w_expired, p_warm, o_expire_scan, e_expired_gone },
     { "timer-fire", 0, w_delayed, p_find_delayed, o_fire, NULL },
     { "timer-collect", SLOW, w_delayed, p_warm, o_collect_timers, NULL },
     { "trim", SLOW, w_one, p_trim, o_trim, NULL },

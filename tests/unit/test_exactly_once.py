@@ -208,6 +208,28 @@ def test_a_queue_of_another_broker_is_no_target(rig: Rig) -> None:
             d.ack()
 
 
+def test_forward_to_a_topic_reaches_all_its_subscriptions(rig: Rig) -> None:
+    source, topic = rig.queue("source"), rig.topic("t", dedup_window=60)
+    source.publish_many([b"one", b"two", b"three"])
+    with source.subscribe() as consumer:
+        assert consumer.get(timeout=1).forward(topic) > 0  # nobody is there: an ack
+        first, second = topic.subscribe("first", max_depth=1), topic.subscribe("second")
+        delivery = consumer.get(timeout=1)
+        number = delivery.forward(topic, headers={"n": 2}, dedup_id="x")
+        third = consumer.get(timeout=1)
+        with pytest.raises(shmq.QueueFull, match="first"):
+            third.forward(topic, timeout=0)
+        for each in (first, second):
+            got = each.get(timeout=1)
+            assert (got.payload, got.headers, got.id) == (b"two", {"n": 2}, number)
+            got.ack()
+        assert third.forward(topic, dedup_id="x") == number  # known to both: only settled
+        with pytest.raises(shmq.StaleDelivery):
+            third.ack()
+    assert (source.stats().forwarded, source.depth(), topic.stats().published) == (3, 0, 2)
+    assert [topic.subscription(name).depth() for name in ("first", "second")] == [0, 0]
+
+
 def test_forward_with_an_id_counts_once(rig: Rig) -> None:
     here, there = rig.queue("here"), rig.queue("there", dedup_window=60)
     for n in range(6):
