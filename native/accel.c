@@ -3,7 +3,7 @@
  * Three base types that shmq/queue.py, consumer.py and delivery.py build on. shmq/_native/pure.py has the same three over
  * cffi; both must behave alike, tests/unit run over both. Everything rare goes to a Python method of the subclass:
  *
- *   QueueBase     publish(bytes) and publish_many(list of bytes) that just work; the rest: _publish_slow, _publish_many_slow
+ *   QueueBase     publish(bytes, **fields) and publish_many(list of bytes) that just work; the rest: _publish_slow, _publish_many_slow
  *   ConsumerBase  get, get_many, __next__ with their waiting; outcomes other than a delivery: _recover(rc, deadline_ns)
  *   DeliveryBase  payload, ack() that just works; the rest: _ack_failed(rc)
  *
@@ -57,6 +57,7 @@ typedef struct {
     PyObject *client;
     int waits;                   /* a full queue is waited for; otherwise Python decides */
     int fans;                    /* it is a topic */
+    unsigned levels;             /* priorities that it takes */
 } QueueObject;
 
 typedef struct {
@@ -459,9 +460,10 @@ static PyTypeObject DeliveryType = {
 static int queue_init(QueueObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *client;
     unsigned long long ctx, qref;
-    static char *names[] = {"client", "address", "qref", "waits", "fans", NULL};
+    static char *names[] = {"client", "address", "qref", "waits", "fans", "levels", NULL};
     self->fans = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKKp|p", names, &client, &ctx, &qref, &self->waits, &self->fans)) return -1;
+    self->levels = 10;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKKp|pI", names, &client, &ctx, &qref, &self->waits, &self->fans, &self->levels)) return -1;
     Py_INCREF(client);
     Py_XSETREF(self->client, client);
     self->ctx = (shmq_ctx *)(uintptr_t)ctx;
@@ -512,8 +514,23 @@ static bool wait_for_room(QueueObject *self) {
     return PyErr_CheckSignals() >= 0;
 }
 
+#include "accel_fields.h"
+
+static PyObject *publish_fields(QueueObject *self, PyObject *const *args, PyObject *kwnames) {   /* NULL without an error: Python's */
+    shmq_message m = {.data = PyBytes_AS_STRING(args[0]), .size = (uint64_t)PyBytes_GET_SIZE(args[0]), .ttl_ns = SHMQ_DELAY_DEFAULT};
+    uint8_t encoded[FIELDS_MOST];
+    int rc;
+    if (!fields_get(self, &m, encoded, args + 1, kwnames)) return NULL;
+    while ((rc = send_one(self, &m)) == SHMQ_FULL && self->waits)
+        if (!wait_for_room(self)) return NULL;
+    return rc >= 0 ? PyLong_FromUnsignedLongLong(m.id) : NULL;
+}
+
 static PyObject *queue_publish(QueueObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
-    if (n == 1 && !kwnames && PyBytes_CheckExact(args[0]) && self->ctx) {
+    if (n == 1 && PyBytes_CheckExact(args[0]) && self->ctx && kwnames) {
+        PyObject *id = publish_fields(self, args, kwnames);
+        if (id || PyErr_Occurred()) return id;
+    } else if (n == 1 && PyBytes_CheckExact(args[0]) && self->ctx) {
         shmq_message m = {.data = PyBytes_AS_STRING(args[0]), .size = (uint64_t)PyBytes_GET_SIZE(args[0]), .ttl_ns = SHMQ_DELAY_DEFAULT};
         int rc;
         while ((rc = send_one(self, &m)) == SHMQ_FULL && self->waits)
@@ -1082,7 +1099,8 @@ static PyTypeObject ConsumerType = {
 
 /* ---- module ---------------------------------------------------------------------------------------------------------- */
 
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "shmq._native._accel", .m_doc = "The hottest calls of shmq over the CPython API.", .m_size = -1};
+static PyMethodDef functions[] = {{"decode_fields", decode_fields, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "shmq._native._accel", .m_methods = functions, .m_doc = "The hottest calls of shmq over the CPython API.", .m_size = -1};
 
 PyMODINIT_FUNC PyInit__accel(void);
 PyMODINIT_FUNC PyInit__accel(void) {
@@ -1091,6 +1109,8 @@ PyMODINIT_FUNC PyInit__accel(void) {
         {&str_deadline, "_deadline"}, {&str_ack_failed, "_ack_failed"}, {&str_ack_many_failed, "_ack_many_failed"}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!(*names[i].where = PyUnicode_InternFromString(names[i].text))) return NULL;
+    for (unsigned i = 0; i < FIELDS; i++)
+        if (!(field_names[i] = PyUnicode_InternFromString(FIELD_NAMES[i]))) return NULL;
     PyObject *m = PyModule_Create(&module);
     if (!m) return NULL;
     PyObject *fingerprint = PyLong_FromUnsignedLongLong(shmq_fingerprint());

@@ -21,9 +21,9 @@ import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shmq._native import lib
+from shmq._native import decode_fields, lib
 from shmq.errors import MessageTooLarge, explain
 from shmq.options import MAX_SECONDS, NS, parse_duration
 
@@ -345,8 +345,7 @@ def encode_headers(
     return blob
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """What `encode_headers` put in."""
 
     headers: dict[str, HeaderValue]
@@ -359,6 +358,9 @@ def decode_headers(blob: bytes) -> Decoded:
 
     Raises: ValueError for anything `encode_headers` does not write.
     """
+    quick = decode_fields(blob)
+    if quick is not None:
+        return Decoded(*quick)
     headers: dict[str, HeaderValue] = {}
     reserved: dict[int, str | bytes] = {}
     at = 0

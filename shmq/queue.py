@@ -156,7 +156,8 @@ class Queue(QueueBase):
         client.check(lib.shmq_queue_snapshot(client.ctx, qref & 0xFFFF, info), what)
         self._overflow: int = info.options.overflow
         self._priorities: int = info.options.priorities
-        super().__init__(client, client.address, qref, self._overflow == lib.SHMQ_BLOCK)
+        waits = self._overflow == lib.SHMQ_BLOCK
+        super().__init__(client, client.address, qref, waits, False, self._priorities)
 
     # ---- publishing ------------------------------------------------------------------------
 

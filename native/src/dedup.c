@@ -159,6 +159,14 @@ static int catch_up(shmq_ctx *ctx, local_dedup *t, uint64_t seen, uint64_t *gen,
     return 1;
 }
 
+/* Both buckets of a key that is to be claimed soon: they lie anywhere in a large table. */
+void dedup_prefetch(local_queue *q, hash128 key, uint64_t now) {
+    local_dedup *t = &q->dedup;
+    uint64_t gen = now / 1000000 / t->window_ms + 1, at = (key.lo & t->mask) * 8;
+    __builtin_prefetch(half_at(t, gen) + at, 1);
+    __builtin_prefetch(half_at(t, gen - 1) + at);
+}
+
 /* FIRST: the id is this message's. DUPLICATE: *first has it. */
 int dedup_claim(shmq_ctx *ctx, local_queue *q, hash128 key, uint64_t id, uint64_t now, uint64_t *first) {
     local_dedup *t = &q->dedup;

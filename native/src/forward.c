@@ -76,7 +76,9 @@ void forward_finish(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
 
 /* N for a queue: complete, in NEW, tied to S. */
 static int write_one(shmq_ctx *ctx, local_queue *q, uint64_t target, shmq_message *m, uint64_t now, uint32_t s_idx, uint32_t *idx, uint64_t *ctl) {
-    int once = m->dedup != NULL && q->dedup.base != NULL, rc = queue_status(q);
+    hash128 key;
+    const hash128 *once = publish_key(ctx, q, m, now, &key);
+    int rc = queue_status(q);
     if (rc == SHMQ_OK && m->size > ctx->geometry.max_message)
         rc = fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
     if (rc == SHMQ_OK && once) rc = dedup_room(ctx, q, now);
@@ -86,7 +88,7 @@ static int write_one(shmq_ctx *ctx, local_queue *q, uint64_t target, shmq_messag
     publish_header(ctx, block_at(ctx, *idx), qref_index(target), m, q, now);
     if (m->size) memcpy(payload_of(ctx, *idx), m->data, m->size);
     publish_meta(payload_of(ctx, *idx), m);
-    publish_trailer(ctx, *idx, m, s_idx, FATE_TIED | (once ? FATE_DEDUP : 0));
+    publish_trailer(ctx, *idx, m, once, s_idx, FATE_TIED);
     return SHMQ_OK;
 }
 

@@ -62,15 +62,20 @@ void publish_meta(uint8_t *payload, const shmq_message *m) {
 
 uint64_t publish_footprint(uint64_t size, uint32_t meta_size) { return meta_size ? ((size + 7) & ~UINT64_C(7)) + 4 + meta_size : size; }
 
+/* The key of the id that a message is to be published with, where it counts; NULL: none. */
+const hash128 *publish_key(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now, hash128 *key) {
+    if (m->dedup == NULL || q->dedup.base == NULL) return NULL;
+    *key = hash_bytes(ctx->header->secret, m->dedup, m->dedup_size);
+    dedup_prefetch(q, *key, now);
+    return key;
+}
+
 /* What lies behind payload and headers: the key of the id, if there is one, and the delivery that this message replaces. */
-void publish_trailer(shmq_ctx *ctx, uint32_t idx, const shmq_message *m, uint64_t tie, uint64_t flags) {
+void publish_trailer(shmq_ctx *ctx, uint32_t idx, const shmq_message *m, const hash128 *key, uint64_t tie, uint64_t flags) {
     uint8_t *at = payload_of(ctx, idx) + ((publish_footprint(m->size, m->meta_size) + 7) & ~UINT64_C(7));
-    if (flags & FATE_DEDUP) {
-        hash128 key = hash_bytes(ctx->header->secret, m->dedup, m->dedup_size);
-        memcpy(at, &key, sizeof key);
-    }
-    memcpy(at + sizeof(hash128), &tie, sizeof tie);
-    st_rlx(&block_at(ctx, idx)->fate, ld_rlx(&block_at(ctx, idx)->fate) | flags);
+    if (key) memcpy(at, key, sizeof *key);
+    memcpy(at + sizeof *key, &tie, sizeof tie);
+    st_rlx(&block_at(ctx, idx)->fate, ld_rlx(&block_at(ctx, idx)->fate) | flags | (key ? FATE_DEDUP : 0));
 }
 
 int publish_full(shmq_ctx *ctx, local_queue *q, uint64_t size) {
@@ -151,14 +156,15 @@ int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, u
         return fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
     rc = room(ctx, q, m->size);
     if (rc != SHMQ_OK) return rc;
-    int once = m->dedup != NULL && q->dedup.base != NULL;
+    hash128 key;
+    const hash128 *once = publish_key(ctx, q, m, now, &key);
     rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + (once ? DEDUP_TRAILER + 7 : 0), &idx, &ctl);
     if (rc != SHMQ_OK) return rc;
     uint8_t *payload = payload_of(ctx, idx);
     uint64_t expires = publish_header(ctx, block_at(ctx, idx), qref_index(qref), m, q, now);
     if (m->size) memcpy(payload, m->data, m->size);
     publish_meta(payload, m);
-    if (once) publish_trailer(ctx, idx, m, 0, FATE_DEDUP);
+    if (once) publish_trailer(ctx, idx, m, once, 0, 0);
     CRASH_POINT("written");
     rc = queue_status(q);   /* I2: after fate */
     if (once) {
@@ -259,10 +265,12 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
         if (m->meta_size > loan->meta_size) rc = SHMQ_E_ARG;
     }
     if (rc == SHMQ_OK) {
-        int once = m->dedup != NULL && q->dedup.base != NULL;
-        expires = publish_header(ctx, block_at(ctx, loan->idx), qref_index(qref), m, q, clock_now(ctx));
+        hash128 key;
+        uint64_t now = clock_now(ctx);
+        const hash128 *once = publish_key(ctx, q, m, now, &key);
+        expires = publish_header(ctx, block_at(ctx, loan->idx), qref_index(qref), m, q, now);
         publish_meta(payload_of(ctx, loan->idx), m);
-        if (once) publish_trailer(ctx, loan->idx, m, 0, FATE_DEDUP);
+        if (once) publish_trailer(ctx, loan->idx, m, once, 0, 0);
         rc = queue_status(q);
         if (once && rc == SHMQ_OK) {
             rc = publish_room(ctx, q, m->size);

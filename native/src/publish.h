@@ -1,11 +1,13 @@
 /* publish.h: publishing inside the lock, in one step or in its parts, for callers that do several. See publish.c. */
 #ifndef SHMQ_PUBLISH_H
 #define SHMQ_PUBLISH_H
+#include "hash.h"
 #include "layout.h"
 uint64_t publish_id(shmq_ctx *ctx);
 uint64_t publish_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_message *m, local_queue *q, uint64_t now);
 void publish_meta(uint8_t *payload, const shmq_message *m);
-void publish_trailer(shmq_ctx *ctx, uint32_t idx, const shmq_message *m, uint64_t tie, uint64_t flags);
+const hash128 *publish_key(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now, hash128 *key);
+void publish_trailer(shmq_ctx *ctx, uint32_t idx, const shmq_message *m, const hash128 *key, uint64_t tie, uint64_t flags);
 uint64_t publish_footprint(uint64_t size, uint32_t meta_size);
 int publish_room(shmq_ctx *ctx, local_queue *q, uint64_t size);
 int publish_full(shmq_ctx *ctx, local_queue *q, uint64_t size);

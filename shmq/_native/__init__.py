@@ -11,8 +11,9 @@ Static typing ends here: `CData` is Any, and what C calls take and give is decla
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shmq._native._shmq import ffi, lib
 from shmq._native.structs import message_struct
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from shmq._native._shmq import CData as CData
     from shmq._native.pure import ConsumerBase, DeliveryBase, QueueBase
 
-__all__ = ["ACCEL", "ConsumerBase", "DeliveryBase", "QueueBase", "ffi", "lib", "message_struct"]
+__all__ = [
+    "ACCEL", "ConsumerBase", "DeliveryBase", "QueueBase", "decode_fields", "ffi", "lib", "message_struct",
+]  # fmt: skip
 
 
 def _load() -> ModuleType | None:
@@ -37,6 +40,16 @@ def _load() -> ModuleType | None:
 
 
 ACCEL = _load()
+
+
+def _nothing(_: bytes) -> tuple[dict[str, Any], Any, Any] | None:
+    return None
+
+
+# Decodes what shmq.message encodes, or returns None: then that decodes it, or says what is wrong.
+decode_fields: Callable[[bytes], tuple[dict[str, Any], Any, Any] | None] = getattr(
+    ACCEL, "decode_fields", _nothing
+)
 
 if not TYPE_CHECKING:
     if ACCEL is not None:

@@ -56,7 +56,13 @@ class QueueBase:
     __slots__ = ("_client", "_ctx_pointer", "_one", "_qref", "_some")
 
     def __init__(
-        self, client: object, address: int, qref: int, waits: bool, fans: bool = False
+        self,
+        client: object,
+        address: int,
+        qref: int,
+        waits: bool,
+        fans: bool = False,
+        levels: int = 10,
     ) -> None:
         self._client: Any = client
         self._one: Any = lib.shmq_topic_publish if fans else lib.shmq_publish

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rig import Rig, memory
 
 from shmq.errors import (
@@ -492,3 +494,91 @@ def test_apublish_waits_without_blocking_the_loop(rig: Rig) -> None:
 
     asyncio.run(main())
     assert queue.depth() == 0
+
+
+# ---- fields: what the accelerator does and what it leaves to Python must be the same ---------------
+
+names = st.text(st.characters(), max_size=12)
+header_values = (
+    names
+    | st.binary(max_size=60)
+    | st.integers()
+    | st.integers(-(1 << 63), (1 << 63) - 1)
+    | st.floats(allow_nan=False)
+    | st.booleans()
+    | st.none()
+)
+texts_or_bytes = st.none() | names | st.binary(max_size=20)
+
+
+@given(
+    st.dictionaries(names, header_values, max_size=6),
+    texts_or_bytes,
+    texts_or_bytes,
+    st.integers(0, 9),
+    st.none() | st.floats(30, 1e9) | st.integers(30, 10**9) | st.just(math.inf),
+)
+@settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_fields_given_to_publish_are_those_of_the_message(
+    rig: Rig, headers: dict[str, Any], key: Any, dedup_id: Any, priority: int, ttl: Any
+) -> None:
+    try:
+        queue = Queue(rig.client, "q")
+    except QueueNotFound:
+        queue = rig.queue()
+    fields: dict[str, Any] = {"headers": headers, "priority": priority, "ttl": ttl}
+    fields |= {"key": key, "dedup_id": dedup_id}
+    queue.publish(b"x", **fields)
+    queue.publish(Message(b"x", **fields))  # never by the accelerator
+    with queue.subscribe() as consumer:
+        first, second = consumer.get(timeout=1), consumer.get(timeout=1)
+        assert first._meta == second._meta
+        assert first.headers == second.headers == headers
+        assert [type(v) for v in first.headers.values()] == [type(v) for v in headers.values()]
+        assert (first.key, first.dedup_id, first.priority) == (key, dedup_id, priority)
+        if ttl is not None:
+            expected = -1 if ttl == math.inf else round(ttl * 1e9)
+            lives = [
+                d._expires_ns - d._published_ns if d._expires_ns else -1 for d in (first, second)
+            ]
+            assert lives == [expected, expected]
+        first.ack()
+        second.ack()
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "text"),
+    [
+        ({"priority": 10}, ValueError, "priority"),
+        ({"priority": True}, TypeError, "priority"),
+        ({"ttl": 0}, ValueError, "ttl"),
+        ({"ttl": -1.0}, ValueError, "ttl"),
+        ({"delay": math.nan}, ValueError, "delay"),
+        ({"headers": {1: "x"}}, TypeError, "header"),
+        ({"headers": {"x": object()}}, TypeError, "header 'x'"),
+        ({"headers": [("a", 1)]}, TypeError, "headers"),
+        ({"key": 7}, TypeError, "key"),
+        ({"dedup_id": 7}, TypeError, "dedup_id"),
+        ({"colour": "red"}, TypeError, "colour"),
+    ],
+)
+def test_bad_fields_are_errors_and_publish_nothing(
+    rig: Rig, fields: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    queue = rig.queue()
+    with pytest.raises(error, match=text):
+        queue.publish(b"x", **fields)
+    with pytest.raises(error, match=text):
+        queue.publish(b"x", **{"headers": {"fine": 1}, **fields})
+    assert queue.depth() == 0
+
+
+def test_headers_too_large_for_the_accelerator_arrive_whole(rig: Rig) -> None:
+    queue = rig.queue()
+    large = {"n": 1 << 70, "text": "x" * 5000, "lone": "\ud800"}
+    queue.publish(b"x", headers=large)
+    assert queue.peek(1)[0].headers == large

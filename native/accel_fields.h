@@ -1,0 +1,216 @@
+/* accel_fields.h: the fields of a message of the accelerator: publish(bytes, headers=…, priority=…, …) without Python code.
+ *
+ * Part of accel.c (included there once). Only the plain cases are done here: exact types, values in range, up to FIELDS_MOST bytes
+ * when encoded. Everything else, every error included, is left to Queue._publish_slow, which does the same and says why not. The
+ * encoding of headers is shmq/message.py's; tests/unit/test_message.py holds both to each other.
+ */
+#define FIELDS_MOST 2048
+#define SECONDS_MOST 3e9     /* below the hundred years that Python checks */
+
+enum field { HEADERS, PRIORITY, TTL, DELAY, KEY, DEDUP_ID, FIELDS };
+static const char *const FIELD_NAMES[FIELDS] = {"headers", "priority", "ttl", "delay", "key", "dedup_id"};
+static PyObject *field_names[FIELDS];   /* interned, as keywords of calls are */
+
+typedef struct { uint8_t *at, *end; } encoder;
+
+static bool put_varint(encoder *e, uint64_t n) {
+    for (; n > 0x7f; n >>= 7) {
+        if (e->at == e->end) return false;
+        *e->at++ = (uint8_t)(n | 0x80);
+    }
+    if (e->at == e->end) return false;
+    *e->at++ = (uint8_t)n;
+    return true;
+}
+
+static bool put_bytes(encoder *e, const char *data, Py_ssize_t n) {
+    if (!data || !put_varint(e, (uint64_t)n) || e->end - e->at < n) return false;
+    memcpy(e->at, data, (size_t)n);
+    e->at += n;
+    return true;
+}
+
+static bool put_kind(encoder *e, uint8_t kind) {
+    if (e->at == e->end) return false;
+    *e->at++ = kind;
+    return true;
+}
+
+/* The bytes of a str (UTF-8, kept with the object) or bytes; false: neither, or not to be had here. */
+static bool text_of(PyObject *value, const char **data, Py_ssize_t *n) {
+    if (PyBytes_CheckExact(value)) {
+        *data = PyBytes_AS_STRING(value);
+        *n = PyBytes_GET_SIZE(value);
+        return true;
+    }
+    if (!PyUnicode_CheckExact(value)) return false;
+    *data = PyUnicode_AsUTF8AndSize(value, n);
+    if (!*data) PyErr_Clear();   /* lone surrogates: Python encodes them */
+    return *data != NULL;
+}
+
+/* Two's complement in bit_length / 8 + 1 bytes: one and the same number has one encoding only. */
+static bool put_int(encoder *e, PyObject *value) {
+    int overflow;
+    long long v = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (overflow) return false;
+    unsigned long long size = v < 0 ? 0 - (unsigned long long)v : (unsigned long long)v;
+    unsigned bits = size ? 64 - (unsigned)__builtin_clzll(size) : 0, n = bits / 8 + 1;
+    if (!put_varint(e, n) || e->end - e->at < (Py_ssize_t)n) return false;
+    for (unsigned i = 0; i < n; i++) *e->at++ = i < 8 ? (uint8_t)((unsigned long long)v >> 8 * i) : v < 0 ? 0xff : 0;
+    return true;
+}
+
+static bool put_header(encoder *e, PyObject *name, PyObject *value) {
+    const char *n, *v = NULL;
+    Py_ssize_t n_size, v_size = 0;
+    if (!PyUnicode_CheckExact(name) || !text_of(name, &n, &n_size)) return false;
+    uint8_t kind;
+    if (text_of(value, &v, &v_size)) kind = PyUnicode_CheckExact(value) ? 5 : 6;
+    else if (value == Py_None) kind = 0;
+    else if (PyBool_Check(value)) kind = value == Py_True ? 2 : 1;
+    else if (PyLong_CheckExact(value)) kind = 3;
+    else if (PyFloat_CheckExact(value)) kind = 4;
+    else return false;
+    if (!put_kind(e, kind) || !put_bytes(e, n, n_size)) return false;
+    if (v) return put_bytes(e, v, v_size);
+    if (kind == 3) return put_int(e, value);
+    if (kind != 4) return true;
+    double d = PyFloat_AS_DOUBLE(value);
+    if (e->end - e->at < 8 || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__) return false;
+    memcpy(e->at, &d, 8);
+    e->at += 8;
+    return true;
+}
+
+/* Nanoseconds of a plain number of seconds above zero, rounded as round() does; 0: not one. */
+static uint64_t plain_seconds(PyObject *value) {
+    double s;
+    if (PyFloat_CheckExact(value)) s = PyFloat_AS_DOUBLE(value);
+    else if (PyLong_CheckExact(value)) {
+        s = PyLong_AsDouble(value);
+        if (s == -1.0 && PyErr_Occurred()) PyErr_Clear();
+    } else return 0;
+    return s > 1e-8 && s < SECONDS_MOST ? (uint64_t)llrint(s * 1e9) : 0;
+}
+
+/* The id or the key, which has no name in the encoding: 0 where one would stand. */
+static bool put_own(encoder *e, PyObject *value, uint8_t kind, const void **data, uint32_t *size) {
+    const char *text;
+    Py_ssize_t n;
+    if (!text_of(value, &text, &n) || n > FIELDS_MOST) return false;
+    *data = text;
+    *size = (uint32_t)n;
+    return put_kind(e, PyUnicode_CheckExact(value) ? kind : kind + 2) && put_kind(e, 0) && put_bytes(e, text, n);
+}
+
+/* The keyword arguments of a publish. false: Python's business. */
+static bool fields_get(const QueueObject *self, shmq_message *m, uint8_t *buffer, PyObject *const *values, PyObject *kwnames) {
+    PyObject *of[FIELDS] = {NULL};
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
+        unsigned f = 0;
+        while (f < FIELDS && PyTuple_GET_ITEM(kwnames, i) != field_names[f]) f++;
+        if (f == FIELDS) return false;
+        if (values[i] != Py_None) of[f] = values[i];
+        else if (f == PRIORITY) return false;
+    }
+    encoder e = {buffer, buffer + FIELDS_MOST};
+    if (of[DEDUP_ID] && !put_own(&e, of[DEDUP_ID], 7, &m->dedup, &m->dedup_size)) return false;
+    if (of[KEY] && !put_own(&e, of[KEY], 8, &m->key, &m->key_size)) return false;
+    if (of[HEADERS]) {
+        PyObject *name, *value;
+        Py_ssize_t at = 0;
+        if (!PyDict_CheckExact(of[HEADERS])) return false;
+        while (PyDict_Next(of[HEADERS], &at, &name, &value))
+            if (!put_header(&e, name, value)) return false;
+    }
+    if (of[PRIORITY]) {
+        long p = PyLong_CheckExact(of[PRIORITY]) ? PyLong_AsLong(of[PRIORITY]) : -1;
+        if (p < 0) { PyErr_Clear(); return false; }
+        if (p >= (long)self->levels) return false;
+        m->priority = (uint32_t)p;
+    }
+    if (of[TTL] && (m->ttl_ns = plain_seconds(of[TTL])) == 0) return false;
+    if (of[DELAY] && (m->delay_ns = plain_seconds(of[DELAY])) == 0) return false;
+    m->meta_size = (uint32_t)(e.at - buffer);
+    m->meta = m->meta_size ? buffer : NULL;
+    return true;
+}
+
+/* ---- and back -------------------------------------------------------------------------------------------------------- */
+
+typedef struct { const uint8_t *at, *end; } decoder;
+
+static const char *get_bytes(decoder *d, Py_ssize_t *n) {   /* NULL: nothing that the encoder writes */
+    uint64_t size = 0;
+    for (unsigned shift = 0;; shift += 7) {
+        if (d->at == d->end || shift > 28) return NULL;
+        size |= (uint64_t)(*d->at & 0x7f) << shift;
+        if (*d->at++ < 0x80) break;
+    }
+    if (size > (uint64_t)(d->end - d->at)) return NULL;
+    *n = (Py_ssize_t)size;
+    d->at += size;
+    return (const char *)d->at - size;
+}
+
+static PyObject *get_text(decoder *d, bool text) {
+    Py_ssize_t n;
+    const char *data = get_bytes(d, &n);
+    if (!data) return NULL;
+    return text ? PyUnicode_DecodeUTF8(data, n, "surrogatepass") : PyBytes_FromStringAndSize(data, n);
+}
+
+static PyObject *get_int(decoder *d) {
+    Py_ssize_t n;
+    const char *data = get_bytes(d, &n);
+    if (!data || n < 1 || n > 8) return NULL;
+    unsigned long long v = (signed char)data[n - 1] < 0 ? ~0ull : 0;
+    for (Py_ssize_t i = n; i-- > 0;) v = v << 8 | (unsigned char)data[i];
+    return PyLong_FromLongLong((long long)v);
+}
+
+static PyObject *get_value(decoder *d, uint8_t kind) {
+    double x;
+    switch (kind) {
+    case 0: return Py_NewRef(Py_None);
+    case 1: return Py_NewRef(Py_False);
+    case 2: return Py_NewRef(Py_True);
+    case 3: return get_int(d);
+    case 4:
+        if (d->end - d->at < 8 || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__) return NULL;
+        memcpy(&x, d->at, 8);
+        d->at += 8;
+        return PyFloat_FromDouble(x);
+    case 5: case 7: case 8: return get_text(d, true);
+    case 6: case 9: case 10: return get_text(d, false);
+    default: return NULL;
+    }
+}
+
+/* decode_headers(bytes) -> (headers, key or None, dedup_id or None); None: let Python decode it, or say what is wrong */
+static PyObject *decode_fields(PyObject *module, PyObject *blob) {
+    (void)module;
+    if (!PyBytes_CheckExact(blob)) Py_RETURN_NONE;
+    decoder d = {(const uint8_t *)PyBytes_AS_STRING(blob), (const uint8_t *)PyBytes_AS_STRING(blob) + PyBytes_GET_SIZE(blob)};
+    PyObject *headers = PyDict_New(), *key = Py_NewRef(Py_None), *dedup = Py_NewRef(Py_None), *result = NULL;
+    bool sound = headers != NULL;
+    while (sound && d.at < d.end) {
+        uint8_t kind = *d.at++;
+        PyObject *name = get_text(&d, true), *value = name ? get_value(&d, kind) : NULL;
+        if (!value) sound = false;
+        else if (kind < 7) sound = PyDict_SetItem(headers, name, value) == 0;
+        else Py_XSETREF(*(kind & 1 ? &dedup : &key), Py_NewRef(value));
+        Py_XDECREF(name);
+        Py_XDECREF(value);
+    }
+    if (sound) result = PyTuple_Pack(3, headers, key, dedup);
+    else if (!PyErr_Occurred() || !PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        PyErr_Clear();
+        result = Py_NewRef(Py_None);
+    }
+    Py_XDECREF(headers);
+    Py_DECREF(key);
+    Py_DECREF(dedup);
+    return result;
+}
