@@ -86,7 +86,7 @@ class MessageTooLarge(ShmqError, ValueError):
 
 
 class MessageExpired(ShmqError):
-    """The message outlived its time to live before it was settled."""
+    """A publish whose message would be past its time to live before it is due."""
 
 
 class StaleDelivery(ShmqError):

@@ -20,7 +20,7 @@ from shmq.aio import wait_in_thread
 from shmq.client import Client
 from shmq.consumer import ADAPTIVE, Consumer
 from shmq.delivery import headers_of, ttl_of, wall_clock
-from shmq.errors import QueueFull, explain
+from shmq.errors import MessageExpired, QueueFull, explain
 from shmq.message import Message, bytes_of, deadline_of, decode_headers, message_of
 from shmq.options import NS, parse_count
 
@@ -129,7 +129,7 @@ class Queue(QueueBase):
     May be shared by threads, used in forked children, and sent to other processes by pickling.
     """
 
-    __slots__ = ("__weakref__", "_overflow", "_priorities", "name")
+    __slots__ = ("__weakref__", "_overflow", "_priorities", "_ttl_ns", "name")
 
     if TYPE_CHECKING:
 
@@ -156,6 +156,7 @@ class Queue(QueueBase):
         client.check(lib.shmq_queue_snapshot(client.ctx, qref & 0xFFFF, info), what)
         self._overflow: int = info.options.overflow
         self._priorities: int = info.options.priorities
+        self._ttl_ns: int = info.options.ttl_ns
         waits = self._overflow == lib.SHMQ_BLOCK
         super().__init__(client, client.address, qref, waits, False, self._priorities)
 
@@ -177,8 +178,9 @@ class Queue(QueueBase):
         at most (None: for ever, 0: not at all).
 
         Raises: QueueFull when the time is over, or at once with overflow="reject"; QueueClosed after
-            shutdown(); MessageTooLarge; OutOfSharedMemory, also for more ids than `dedup_capacity`;
-            TypeError and ValueError for bad fields.
+            shutdown(); MessageTooLarge; MessageExpired when its ttl, or the queue's, ends before it is
+            due; OutOfSharedMemory, also for more ids than `dedup_capacity`; TypeError and ValueError
+            for bad fields.
         """
         deadline = deadline_of(timeout)
         m = message_of(message, fields)
@@ -202,11 +204,32 @@ class Queue(QueueBase):
                     "create the queue with more priorities",
                 )
             )
+        delay_ns, ttl_ns = m.delay_ns, m.ttl_ns
+        if delay_ns:
+            self._refuse_stillborn(delay_ns, ttl_ns)
         payload = m.payload
         if type(payload) is not bytes and not memoryview(payload).c_contiguous:
             payload = bytes(payload)
         key, dedup = bytes_of(m.key), bytes_of(m.dedup_id)
-        return payload, m.encoded_headers(), m.ttl_ns, m.delay_ns, m.priority, key, dedup
+        return payload, m.encoded_headers(), ttl_ns, delay_ns, m.priority, key, dedup
+
+    def _refuse_stillborn(self, delay_ns: int, own_ttl_ns: int) -> None:
+        default = own_ttl_ns == lib.SHMQ_DELAY_DEFAULT
+        ttl_ns = self._ttl_ns if default else own_ttl_ns
+        if not 0 < ttl_ns <= delay_ns:
+            return
+        raise MessageExpired(
+            explain(
+                f"message for {self._what()}",
+                f"a ttl of {ttl_ns / NS:g} s{', the default here,' if default else ''} "
+                f"that ends before it is due in {delay_ns / NS:g} s",
+                "a ttl longer than the delay",
+                "give it a ttl= (math.inf: for ever), or a shorter delay",
+            )
+        )
+
+    def _what(self) -> str:
+        return f"queue {self.name!r}"
 
     def _publish_many_slow(
         self,

@@ -70,6 +70,7 @@ class _Sender(Queue):
         self.name = name
         self._overflow: int = lib.SHMQ_BLOCK
         self._priorities: int = 10
+        self._ttl_ns: int = 0  # each subscription has its own
         QueueBase.__init__(self, client, client.address, qref, False, True)
 
     def _wait_for_room(self, rc: int, deadline: int, last: bool, done: int | None = None) -> bool:
@@ -88,6 +89,9 @@ class _Sender(Queue):
                 )
             )
         return self._space_wait(deadline)() == lib.SHMQ_TIMEOUT
+
+    def _what(self) -> str:
+        return f"topic {self.name!r}"
 
     def _blocker(self) -> str:
         return self._name_of(int(lib.shmq_topic_blocker(self._client.ctx, self._qref)) & 0xFFFF)

@@ -119,6 +119,23 @@ def test_what_a_killed_consumer_held_is_delivered_again(broker_name: str) -> Non
             delivery.ack()
 
 
+def test_a_killed_consumer_at_most_once_gets_nothing_twice(broker_name: str) -> None:
+    source = CONSUMER.replace("subscribe()", 'subscribe(ack="none")')
+    with shmq.Broker(broker_name) as broker:
+        queue = broker.create_queue("orders")
+        queue.publish_many([b"gone with it", b"next"])
+        with program(source, broker_name) as consumer:
+            assert consumer.line() == "gone with it"
+            assert queue.stats().unsettled == 0
+            consumer.kill()
+        wait_until(lambda: all(owner.pid != consumer.pid for owner in broker.stats().attached))
+        with queue.subscribe(ack="none") as here:
+            delivery = here.get(timeout=20)
+            assert (delivery.payload, delivery.attempt) == (b"next", 1)
+            with pytest.raises(shmq.QueueEmpty):
+                here.get(timeout=0)
+
+
 def test_without_a_supervisor_the_sidecar_finds_the_dead(broker_name: str) -> None:
     with shmq.Broker(broker_name) as broker:
         queue = broker.create_queue("orders")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rig import Rig, memory
 
+from shmq.errors import MessageExpired
 from shmq.message import Message
 from shmq.queue import BOUNDS, latency_of
 
@@ -130,3 +131,19 @@ def test_an_impossible_deliver_at_is_refused(
 ) -> None:
     with pytest.raises(error, match="deliver_at"):
         rig.queue().publish(b"x", **fields)
+
+
+def test_a_message_that_would_expire_before_it_is_due_is_refused(rig: Rig) -> None:
+    queue = rig.queue(ttl=60)
+    due = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=1)
+    stillborn: list[dict[str, Any]] = [{"delay": 60}, {"deliver_at": due}, {"delay": 2, "ttl": 1}]
+    for fields in stillborn:
+        with pytest.raises(MessageExpired, match=r"queue '.*': found a ttl of .* expected"):
+            queue.publish(b"x", **fields)
+    with pytest.raises(MessageExpired, match="the default here"):
+        queue.publish_many([b"went", Message(b"x", delay=61)])
+    assert queue.depth() == 1
+    for fields in ({"delay": 59}, {"delay": 60, "ttl": math.inf}, {"delay": 2, "ttl": 3}):
+        queue.publish(b"x", **fields)
+    assert queue.stats().delayed == 3
+    rig.queue("patient", ttl=None).publish(b"x", delay=1e6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -131,3 +132,43 @@ def test_metrics_settings_travel_in_the_segment() -> None:
         assert unpack_metrics(word) == (metrics, interval)
         assert unpack_defaults(word) == (1 << 23, 65534)
     assert unpack_metrics(0) == (True, 1.0)
+
+
+# setting -> (as text in the environment, as a value in a file, as a keyword, what each of them means)
+SOURCES: dict[str, tuple[str, str, object, tuple[object, object, object]]] = {
+    "storage": ("memory", '"memory"', "memory", ("memory", "memory", "memory")),
+    "data_dir": ("/a", '"/b"', Path("/c"), ("/a", "/b", "/c")),
+    "default_ttl": ("90s", '"250ms"', "2h", (90.0, 0.25, 7200.0)),
+    "max_message_size": ("64KiB", '"2MB"', "1g", (1 << 16, 2 << 20, 1 << 30)),
+    "max_queue_depth": ("5", "6", "7", (5, 6, 7)),
+    "max_retries": ("0", "6", 7, (0, 6, 7)),
+    "listen_addr": ("a:1", '"b:2"', "c:3", ("a:1", "b:2", "c:3")),
+    "metrics": ("off", "true", False, (False, True, False)),
+    "metrics_interval": ("500ms", "2", "1m", (0.5, 2.0, 60.0)),
+    "shm": ("sysv", '"posix"', "sysv", ("sysv", "posix", "sysv")),
+    "memory_limit": ("2GB", '"3g"', 4 << 30, (2 << 30, 3 << 30, 4 << 30)),
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Settings)])
+def test_every_setting_is_read_from_every_source(tmp_path: Path, name: str) -> None:
+    """keyword > SHMQ_MAX_RETRIES, SHMQ_STORAGE, SHMQ_DEFAULT_TTL, SHMQ_MAX_MESSAGE_SIZE, … > file."""
+    text, in_file, keyword, (from_environ, from_file, from_keyword) = SOURCES[name]
+    file = tmp_path / "broker.toml"
+    file.write_text(f"{name} = {in_file}\n")
+    variables = {f"SHMQ_{name.upper()}": text, "SHMQ_CONFIG": str(file)}
+    assert getattr(Settings.load({}, {}, file), name) == from_file
+    assert getattr(Settings.load({}, variables), name) == from_environ
+    assert getattr(Settings.load({name: keyword}, variables), name) == from_keyword
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Settings)])
+def test_every_misspelt_setting_suggests_the_right_one(tmp_path: Path, name: str) -> None:
+    typo = name.replace("_", "") if "_" in name else name + "s"
+    file = tmp_path / "broker.toml"
+    file.write_text(f"[shmq]\n{typo} = 1\n")
+    for load in (lambda: Settings.load({typo: 1}, {}), lambda: Settings.load({}, {}, file)):
+        with pytest.raises(InvalidOptionType, match=f"did you mean '{name}'"):
+            load()
+    with pytest.raises(InvalidOptionType, match=f"did you mean SHMQ_{name.upper()}"):
+        Settings.load({}, {f"SHMQ_{typo.upper()}": "1"})
