@@ -13,7 +13,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from shmq.broker import Broker as Broker
-    from shmq.broker import BrokerStats as BrokerStats
     from shmq.broker import connect as connect
     from shmq.consumer import Consumer as Consumer
     from shmq.delivery import Delivery as Delivery
@@ -45,13 +44,17 @@ if TYPE_CHECKING:
     from shmq.queue import Queue as Queue
     from shmq.queue import QueueStats as QueueStats
     from shmq.settings import Settings as Settings
+    from shmq.stats import BrokerStats as BrokerStats
+    from shmq.stats import ClientStats as ClientStats
+    from shmq.stats import GroupStats as GroupStats
+    from shmq.stats import MemberStats as MemberStats
     from shmq.topic import Topic as Topic
     from shmq.topic import TopicStats as TopicStats
 
 # Public name -> module. Loaded on first use: the supervisor and the sidecar import parts of this
 # package and must stay small, and `import shmq` costs a program nothing until it uses it.
 _HOMES = {
-    **dict.fromkeys(("Broker", "BrokerStats", "connect"), "shmq.broker"),
+    **dict.fromkeys(("Broker", "connect"), "shmq.broker"),
     "Consumer": "shmq.consumer",
     "ConsumerGroup": "shmq.group",
     "Delivery": "shmq.delivery",
@@ -59,6 +62,7 @@ _HOMES = {
     **dict.fromkeys(("Latency", "Queue", "QueueStats"), "shmq.queue"),
     "QueueOptions": "shmq.options",
     "Settings": "shmq.settings",
+    **dict.fromkeys(("BrokerStats", "ClientStats", "GroupStats", "MemberStats"), "shmq.stats"),
     **dict.fromkeys(("Topic", "TopicStats"), "shmq.topic"),
     **dict.fromkeys(
         (

@@ -7,7 +7,6 @@ import secrets
 import select
 import signal
 import time
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -32,22 +31,22 @@ from shmq.options import (
     check_topic_name,
     to_ns,
 )
-from shmq.queue import Queue, QueueStats, stats_of
+from shmq.queue import Queue
 from shmq.records import (
     dead_letter_place,
     info_of,
     make_record,
-    name_of,
     options_of,
     queue_defaults,
     records,
 )
-from shmq.segment import ANONYMOUS_PREFIX, Owner, Segment, owners_alive
+from shmq.segment import ANONYMOUS_PREFIX, Owner, owners_alive
 from shmq.settings import Settings, pack_defaults
+from shmq.stats import BrokerStats, progress_of, read_stats
 from shmq.supervisor.spawn import start_supervisor
 from shmq.topic import Topic, subscribe_pattern, unsubscribe
 
-__all__ = ["Broker", "BrokerStats", "QueueSummary", "connect", "read_stats"]
+__all__ = ["Broker", "connect"]
 
 SCHEME = "shm"
 SHUTDOWN_S = 10.0
@@ -55,44 +54,6 @@ CALM_S = 0.2  # nothing moved for so long: what is left waits for consumers that
 END_S = 10.0
 SIDECAR_S = 5.0
 PF_EXITING = 0x4  # in the flags of /proc/PID/stat, from linux/sched.h
-
-
-@dataclass(frozen=True)
-class QueueSummary:
-    """One queue at a glance; `Queue.stats` knows more."""
-
-    name: str
-    state: str
-    ready: int
-    published: int
-    acked: int
-
-
-@dataclass(frozen=True)
-class BrokerStats:
-    """A broker at one moment. Sizes in bytes, times in seconds."""
-
-    name: str
-    url: str
-    supervisor_pid: int | None
-    """None while there is none: `Broker.start` or `shmq up` starts one"""
-    sidecar_pid: int | None
-    uptime: float
-    memory_used: int
-    """shared memory that really has pages behind it"""
-    memory_reserved: int
-    """address space of the segment; costs nothing"""
-    memory_limit: int
-    """payload bytes that the broker may ever hold"""
-    blocks: int
-    free_blocks: int
-    corrupt: int
-    """impossible values that were found and put right; 0 in a healthy broker"""
-    anonymous: bool
-    closing: bool
-    attached: tuple[Owner, ...]
-    """processes that use it, supervisor and sidecar included"""
-    queues: tuple[QueueStats, ...]
 
 
 class Broker:
@@ -371,7 +332,7 @@ class Broker:
     # ---- the broker itself -----------------------------------------------------------------
 
     def stats(self) -> BrokerStats:
-        """Return how the broker is: its processes, its memory, its queues with all their figures.
+        """Return how the broker is: processes, memory, queues, topics, groups, with all their figures.
 
         Walks once over all blocks: for people and monitors, not for loops.
         """
@@ -448,12 +409,12 @@ class Broker:
         while deadline is None or time.monotonic() < deadline:
             ctx = self._client.ctx
             clients = [owner for owner in owners_alive(ctx) if owner.role == "client"]
-            summaries = _summaries(ctx)
+            ready, acked = progress_of(ctx)
             held = sum(owner.held for owner in clients)
             alone = all(owner.pid == me for owner in clients)
-            if held == 0 and (alone or not any(summary.ready for summary in summaries)):
+            if held == 0 and (alone or not ready):
                 return
-            now_progress = (held, [(summary.ready, summary.acked) for summary in summaries])
+            now_progress = (held, ready, acked)
             if now_progress != progress:
                 progress, since = now_progress, time.monotonic()
             # What this process holds may be in the hands of the very thread that waits here.
@@ -593,69 +554,3 @@ def _refuse_later_features(options: QueueOptions) -> None:
                     name, f"{found!r}", f"{plain!r}", "this version of shmq has nothing else yet"
                 )
             )
-
-
-# ---- reading, for handles and for observers -------------------------------------------------------
-
-_STATES = ("free", "live", "closed", "deleting")
-_PUBLISHED, _ACKED = 0, 4  # in the order of shmq_counters
-
-
-def _summaries(ctx: Any) -> list[QueueSummary]:
-    segment = ffi.new("shmq_segment_info *")
-    if lib.shmq_segment_snapshot(ctx, segment) != lib.SHMQ_OK:
-        return []
-    info = ffi.new("shmq_queue_info *")
-    found = []
-    for index in range(segment.queues):
-        if lib.shmq_queue_snapshot(ctx, index, info) != lib.SHMQ_OK:
-            continue
-        if info.state in (lib.SHMQ_Q_LIVE, lib.SHMQ_Q_CLOSED):
-            found.append(
-                QueueSummary(
-                    name_of(info),
-                    _STATES[info.state],
-                    info.ready,
-                    info.counters[_PUBLISHED],
-                    info.counters[_ACKED],
-                )
-            )
-    return sorted(found, key=lambda summary: summary.name)
-
-
-def read_stats(segment: Segment, ctx: Any) -> BrokerStats:
-    """Return the state of the broker that is mapped into ``ctx``; attached or not."""
-    info = ffi.new("shmq_segment_info *")
-    lib.shmq_segment_snapshot(ctx, info)
-    owners = owners_alive(ctx)
-    by_role = {owner.role: owner.pid for owner in owners}
-    return BrokerStats(
-        name=segment.name,
-        url=f"{SCHEME}://{segment.name}",
-        supervisor_pid=by_role.get("supervisor"),
-        sidecar_pid=by_role.get("sidecar"),
-        uptime=(lib.shmq_now() - info.created_ns) / 1e9,
-        memory_used=segment.memory_used(),
-        memory_reserved=info.total,
-        memory_limit=info.memory_limit,
-        blocks=info.blocks,
-        free_blocks=info.free_blocks,
-        corrupt=info.corrupt,
-        anonymous=bool(info.anonymous),
-        closing=bool(info.closing),
-        attached=tuple(owners),
-        queues=tuple(_all_stats(ctx, info.queues)),
-    )
-
-
-def _all_stats(ctx: Any, queues: int) -> list[QueueStats]:
-    census = ffi.new("shmq_census[]", queues)
-    lib.shmq_census_all(ctx, census, queues)
-    info = ffi.new("shmq_queue_info *")
-    found = []
-    for index in range(queues):
-        if lib.shmq_queue_snapshot(ctx, index, info) != lib.SHMQ_OK:
-            continue
-        if info.state in (lib.SHMQ_Q_LIVE, lib.SHMQ_Q_CLOSED):
-            found.append(stats_of(info, census[index]))
-    return sorted(found, key=lambda stats: stats.name)

@@ -29,7 +29,7 @@ from shmq.errors import (
 from shmq.message import deadline_of
 from shmq.options import NS, QueueOptions, check_share_name, parse_choice
 from shmq.queue import Queue, QueueStats
-from shmq.records import make_record, records
+from shmq.records import OF_A_GROUP, is_alive, make_record, records
 from shmq.topic import Topic
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from shmq.delivery import Delivery
 
-__all__ = ["ConsumerGroup"]
+__all__ = ["DISPATCH", "ConsumerGroup", "place_of_member"]
 
 DISPATCH = ("ready", "round-robin")
 NEW = 1 << 62  # messages that a member has had before it knows what the others had
@@ -71,7 +71,9 @@ class ConsumerGroup:
         check_share_name(name, "group name")
         parse_choice(dispatch, "dispatch", DISPATCH)
         if isinstance(source, Topic):
-            source.subscribe(name, **options).close()
+            how = dict(options)
+            given = how.pop("filter", None), how.pop("ephemeral", None)
+            source.join(name, *given, how, OF_A_GROUP)
             group = cls(client, name, source.subscription(name), f"/{source.name}", dispatch)
         else:
             if options:
@@ -170,15 +172,13 @@ class ConsumerGroup:
 
     def _members(self) -> list[tuple[str, int]]:
         prefix = self._prefix()
-        owner = ffi.new("shmq_owner_info *")
         found = []
         for name, _, info in records(self._client):
             if not name.startswith(prefix) or info.options.topic != self.queue._qref:
                 continue
             if info.state != lib.SHMQ_Q_LIVE:
                 continue
-            rc = self._client.call(lib.shmq_owner_snapshot, info.owner, owner)
-            if rc == lib.SHMQ_OK and owner.word == info.ephemeral:
+            if is_alive(self._client.ctx, info):
                 found.append((name[len(prefix) :], info.options.flags))
         return found
 
@@ -215,6 +215,12 @@ class ConsumerGroup:
 
     def __repr__(self) -> str:
         return f"<shmq.ConsumerGroup {self.name!r} on {self.source!r}, {self.dispatch}>"
+
+
+def place_of_member(record: str) -> tuple[str, str, str]:
+    """Return (name of the shared queue, group, member) of a member's record."""
+    stream, group, member = record[2:].rsplit("/", 2)
+    return stream, group, member
 
 
 class _Member(Consumer):

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from shmq.broker import BrokerStats, read_stats
 from shmq.errors import BrokerNotRunning, InvalidOption, ShmqError, explain
 from shmq.queue import BOUNDS, Latency, QueueStats
 from shmq.segment import observe
 from shmq.settings import unpack_metrics
+from shmq.stats import BrokerStats, ClientStats, GroupStats, read_stats
+from shmq.topic import TopicStats
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -32,7 +33,7 @@ __all__ = ["Collector", "Family", "families", "serve", "text"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# attribute of QueueStats -> (metric, help); a field that this version lacks is left out.
+# attribute of QueueStats -> (metric, help)
 COUNTERS = {
     "published": ("published_messages", "Messages published"),
     "published_bytes": ("published_bytes", "Payload bytes published"),
@@ -47,7 +48,7 @@ COUNTERS = {
     "dropped": ("dropped_messages", "Messages given up"),
     "deduped": ("deduped_messages", "Publishes recognised as duplicates"),
     "forwarded": ("forwarded_messages", "Deliveries settled by a forward"),
-    "disconnected": ("disconnected_subscriptions", "Subscriptions closed because they were too slow"),
+    "disconnected": ("disconnects", "Times that a subscription was cut off because it was full"),
     "recovered": ("recovered_messages", "Deliveries taken back from dead processes"),
     "returned": ("returned_messages", "Deliveries given back by consumers that closed"),
     "full": ("full_publishes", "Publishes that found the queue full"),
@@ -57,6 +58,22 @@ HISTOGRAMS = {
     "waited": ("wait_seconds", "From publish, or from when it was due, to delivery; 1 message in 32"),
     "held": ("hold_seconds", "From delivery to ack; 1 message in 32"),
 }  # fmt: skip
+
+TOPIC_COUNTERS = {
+    "published": ("published_messages", "Messages published, each counted once"),
+    "published_bytes": ("published_bytes", "Payload bytes published, each counted once"),
+    "deduped": ("deduped_messages", "Publishes that every subscription recognised as a duplicate"),
+    "full": ("full_publishes", "Publishes that found a subscription full whose policy is to wait"),
+}
+CLIENT_COUNTERS = {
+    "published": "Messages published by a process",
+    "delivered": "Deliveries to a process, repeated ones included",
+    "acked": "Deliveries acked by a process",
+    "nacked": "Deliveries given back by nack",
+    "rejected": "Deliveries rejected",
+    "redelivered": "Deliveries that were not the first one of their message",
+    "returned": "Deliveries given back by consumers that closed",
+}
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -102,29 +119,78 @@ def families(stats: BrokerStats) -> list[Family]:
     for owner in clients:
         held.samples.append(("", (*broker, ("pid", str(owner.pid))), owner.held))
 
-    def labels(queue: QueueStats) -> Labels:
-        return (*broker, ("queue", queue.name))
-
-    depth = family("queue_messages", "gauge", "Messages in a queue, by state")
-    size = family("queue_bytes", "gauge", "Payload bytes of the ready messages")
-    age = family(
-        "queue_oldest_age_seconds", "gauge", "Since the oldest ready message was published"
-    )
-    for queue in stats.queues:
-        for state in STATES:
-            depth.samples.append(("", (*labels(queue), ("state", state)), getattr(queue, state)))
-        size.samples.append(("", labels(queue), queue.bytes))
-        age.samples.append(("", labels(queue), queue.oldest_age or 0.0))
-    for attribute, (name, text) in COUNTERS.items():
-        if attribute in QueueStats.__dataclass_fields__:
-            counter = family(f"queue_{name}", "counter", text)
-            for queue in stats.queues:
-                counter.samples.append(("_total", labels(queue), getattr(queue, attribute)))
-    for attribute, (name, text) in HISTOGRAMS.items():
-        histogram = family(f"queue_{name}", "histogram", text)
-        for queue in stats.queues:
-            histogram.samples += _histogram(labels(queue), getattr(queue, attribute))
+    found += _of_streams(broker, stats.streams())
+    found += _of_topics(broker, stats.topics)
+    found += _of_groups(broker, stats.groups)
+    found += _of_clients(broker, stats.clients)
     return found
+
+
+def _place(one: QueueStats | ClientStats) -> Labels:
+    """Return the labels of a queue, a topic, a subscription, or one of many topics."""
+    kind = (("kind", one.kind),)
+    if one.topic is None:
+        return (*kind, ("queue", one.name))
+    return (*kind, ("topic", one.topic), *(("subscription", x) for x in [one.subscription] if x))
+
+
+def _of_streams(broker: Labels, streams: list[QueueStats]) -> Iterator[Family]:
+    labels = [(*broker, *_place(one)) for one in streams]
+    both = list(zip(labels, streams, strict=True))
+    depth = Family("shmq_queue_messages", "gauge", "Messages in a queue, by state")
+    for place, one in both:
+        for state in STATES:
+            depth.samples.append(("", (*place, ("state", state)), getattr(one, state)))
+    yield depth
+    size = [("", place, float(one.bytes)) for place, one in both]
+    yield Family("shmq_queue_bytes", "gauge", "Payload bytes of the ready messages", size)
+    age = [("", place, one.oldest_age or 0.0) for place, one in both]
+    text = "Since the oldest ready message was published"
+    yield Family("shmq_queue_oldest_age_seconds", "gauge", text, age)
+    for attribute, (name, text) in COUNTERS.items():
+        counts = [("_total", place, float(getattr(one, attribute))) for place, one in both]
+        yield Family(f"shmq_queue_{name}", "counter", text, counts)
+    for attribute, (name, text) in HISTOGRAMS.items():
+        buckets = [x for place, one in both for x in _histogram(place, getattr(one, attribute))]
+        yield Family(f"shmq_queue_{name}", "histogram", text, buckets)
+
+
+def _of_topics(broker: Labels, topics: Iterable[TopicStats]) -> Iterator[Family]:
+    both = [((*broker, ("topic", one.name)), one) for one in topics]
+    text = "Subscriptions that get a topic's messages, patterns included"
+    yield Family(
+        "shmq_topic_subscriptions", "gauge", text, [("", x, one.subscribers) for x, one in both]
+    )
+    for attribute, (name, text) in TOPIC_COUNTERS.items():
+        counts = [("_total", place, float(getattr(one, attribute))) for place, one in both]
+        yield Family(f"shmq_topic_{name}", "counter", text, counts)
+
+
+def _of_groups(broker: Labels, groups: Iterable[GroupStats]) -> Iterator[Family]:
+    both = [((*broker, (one.source_kind, one.source), ("group", one.name)), one) for one in groups]
+    lag = Family("shmq_group_lag_messages", "gauge", "Messages that wait for a member")
+    unsettled = Family("shmq_group_unsettled_messages", "gauge", "Messages in members' hands")
+    members = Family("shmq_group_members", "gauge", "Living members of a group")
+    member = Family("shmq_group_member", "gauge", "1 for each living member, with its process")
+    turns = Family("shmq_group_member_turns", "counter", "Messages that a member in turn has had")
+    for place, one in both:
+        lag.samples.append(("", place, one.lag))
+        unsettled.samples.append(("", place, one.unsettled))
+        members.samples.append(("", place, len(one.members)))
+        for each in one.members:
+            who = (*place, ("member", each.name), ("pid", str(each.pid)))
+            member.samples.append(("", who, 1))
+            if each.turns is not None:
+                turns.samples.append(("_total", who, each.turns))
+    yield from (lag, unsettled, members, member, turns)
+
+
+def _of_clients(broker: Labels, clients: Iterable[ClientStats]) -> Iterator[Family]:
+    both = [((*broker, ("pid", str(one.pid)), *_place(one)), one) for one in clients]
+    for name, text in CLIENT_COUNTERS.items():
+        counts = [("_total", place, float(getattr(one, name))) for place, one in both]
+        counts = [sample for sample in counts if sample[2]]  # most do one thing with one queue
+        yield Family(f"shmq_client_{name}_messages", "counter", text, counts)
 
 
 def _histogram(labels: Labels, latency: Latency | None) -> Iterator[tuple[str, Labels, float]]:

@@ -23,11 +23,12 @@ from shmq.delivery import headers_of, ttl_of, wall_clock
 from shmq.errors import MessageExpired, QueueFull, explain
 from shmq.message import Message, bytes_of, deadline_of, decode_headers, message_of
 from shmq.options import NS, parse_count
+from shmq.records import name_of, place_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["BOUNDS", "Latency", "Loan", "Queue", "QueueStats"]
+__all__ = ["BOUNDS", "COUNTERS", "Latency", "Loan", "Queue", "QueueStats"]
 
 CHUNK = 256
 MAX_PEEK = 1 << 24
@@ -68,11 +69,14 @@ class QueueStats:
         full: Publishes that found the queue full.
         deduped: Publishes dropped because their dedup_id was there within the window.
         forwarded: Deliveries settled by a forward; counted in acked too.
+        disconnected: 1 when a subscription was cut off because it was full.
         published_bytes, delivered_bytes: Payload bytes.
         waited: From publish (or from when it was due, or dead) to delivery; None without samples.
         held: From delivery to ack; None without samples.
         at: When these figures were taken, seconds of the monotonic clock.
         state: "live" or "closed".
+        kind: "queue", "subscription" of a topic, or "pattern": a subscription of many topics.
+        topic, subscription: Their names, of a subscription; the topic may be a pattern.
     """
 
     name: str
@@ -100,10 +104,14 @@ class QueueStats:
     full: int
     deduped: int
     forwarded: int
+    disconnected: int
     waited: Latency | None = None
     held: Latency | None = None
     at: float = 0.0
     state: str = "live"
+    kind: str = "queue"
+    topic: str | None = None
+    subscription: str | None = None
 
     def rates_since(self, earlier: QueueStats) -> dict[str, float]:
         """Return how many per second of each count there were since ``earlier`` figures."""
@@ -119,7 +127,7 @@ class QueueStats:
             )
         return {
             name: max(0, getattr(self, name) - getattr(earlier, name)) / seconds
-            for name in _COUNTERS
+            for name in COUNTERS
         }
 
 
@@ -486,10 +494,10 @@ class Queue(QueueBase):
 
 
 # The first of shmq_counters in native/include/shmq.h, in its order.
-_COUNTERS = (
+COUNTERS = (
     "published", "published_bytes", "delivered", "delivered_bytes", "acked", "nacked", "rejected",
     "redelivered", "dead_lettered", "expired", "dropped", "recovered", "returned", "wakes", "sleeps",
-    "full", "deduped", "forwarded",
+    "full", "deduped", "forwarded", "disconnected",
 )  # fmt: skip
 _WAITED_NS, _HELD_NS, _WAITED, _HELD, _BUCKETS = 22, 23, 24, 44, 20  # the same
 
@@ -530,19 +538,23 @@ def stats_of(info: Any, census: Any) -> QueueStats:
     counters = list(info.counters)
     now = lib.shmq_now()
     live = info.state == lib.SHMQ_Q_LIVE
+    kind, topic, subscription = place_of(info)
     return QueueStats(
-        name=ffi.string(info.name).decode(errors="replace"),
+        name=name_of(info),
         ready=census.ready,
         unsettled=census.unsettled + census.moving,
         delayed=census.delayed,
         bytes=census.bytes,
         oldest_age=max(0, now - census.oldest_ns) / NS if census.oldest_ns else None,
         closed=not live,
-        **dict(zip(_COUNTERS, counters[: len(_COUNTERS)], strict=True)),
+        **dict(zip(COUNTERS, counters[: len(COUNTERS)], strict=True)),
         waited=latency_of(counters[_WAITED : _WAITED + _BUCKETS], counters[_WAITED_NS]),
         held=latency_of(counters[_HELD : _HELD + _BUCKETS], counters[_HELD_NS]),
         at=now / NS,
         state="live" if live else "closed",
+        kind=kind,
+        topic=topic,
+        subscription=subscription,
     )
 
 

@@ -14,8 +14,12 @@ from shmq.options import NO_QUEUE, QueueOptions, from_ns
 from shmq.settings import unpack_defaults
 
 __all__ = [
-    "dead_letter_place", "info_of", "make_record", "name_of", "options_of", "queue_defaults", "records",
+    "KINDS", "OF_A_GROUP", "dead_letter_place", "info_of", "is_alive", "make_record", "name_of",
+    "options_of", "place_of", "queue_defaults", "records",
 ]  # fmt: skip
+
+KINDS = ("queue", "topic", "subscription", "pattern", "member")  # in the order of shmq_kind
+OF_A_GROUP = 4  # in the flags of a subscription that was made for a group
 
 
 def records(client: Client) -> list[tuple[str, int, Any]]:
@@ -35,6 +39,24 @@ def records(client: Client) -> list[tuple[str, int, Any]]:
 def name_of(info: Any) -> str:
     """Return the name in a `shmq_queue_info`."""
     return str(ffi.string(info.name).decode(errors="replace"))
+
+
+def place_of(info: Any) -> tuple[str, str | None, str | None]:
+    """Return (kind, topic or pattern, subscription) of a record; None for what it does not have."""
+    kind = KINDS[info.options.kind] if info.options.kind < len(KINDS) else "unknown"
+    if kind not in KINDS[1:4]:
+        return kind, None, None
+    topic, _, subscription = name_of(info)[1:].partition("/")
+    return kind, topic, subscription or None
+
+
+def is_alive(ctx: Any, info: Any) -> bool:
+    """Return whether a record goes on: it ends with no process, or with one that is attached."""
+    if not info.ephemeral:
+        return True
+    owner = ffi.new("shmq_owner_info *")
+    rc = lib.shmq_owner_snapshot(ctx, info.owner, owner)
+    return bool(rc == lib.SHMQ_OK and owner.word == info.ephemeral)
 
 
 def info_of(client: Client, index: int) -> Any:

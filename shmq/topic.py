@@ -7,6 +7,7 @@ them. Publishing is one step: a publisher that is killed has published to all or
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
@@ -27,13 +28,13 @@ from shmq.errors import (
 )
 from shmq.message import encode_headers
 from shmq.options import QueueOptions, check_share_name
-from shmq.queue import Queue, QueueStats
-from shmq.records import info_of, make_record, options_of, queue_defaults, records
+from shmq.queue import COUNTERS, Queue, QueueStats
+from shmq.records import make_record, name_of, options_of, queue_defaults, records
 
-__all__ = ["Topic", "TopicStats"]
+__all__ = ["Topic", "TopicStats", "topic_stats_of"]
 
 MAX_FILTER = 288  # bytes of encoded headers
-_DISCONNECTED = 18  # in the order of shmq_counters
+_DISCONNECTED = COUNTERS.index("disconnected")
 SLICE_NS = 50_000_000  # who was in the way may have changed
 
 
@@ -46,6 +47,7 @@ class TopicStats:
         subscribers: How many subscriptions get its messages, patterns included.
         published, published_bytes: Messages, each counted once, and their payload bytes.
         full: Publishes that found a subscription full whose policy is to wait.
+        deduped: Publishes that every subscription recognised as a duplicate.
         disconnected: Subscriptions that were cut off and are still there.
         closed: Shut down.
         subscriptions: The figures of each subscription, those that were cut off included.
@@ -56,9 +58,23 @@ class TopicStats:
     published: int
     published_bytes: int
     full: int
+    deduped: int
     disconnected: int
     closed: bool
     subscriptions: tuple[QueueStats, ...]
+
+
+def topic_stats_of(info: Any, subscribers: int, subscriptions: list[QueueStats]) -> TopicStats:
+    """Return the figures in a topic's `shmq_queue_info`, with those of its subscriptions."""
+    counts = dict(zip(COUNTERS, info.counters, strict=False))
+    return TopicStats(
+        name=name_of(info)[1:],
+        subscribers=subscribers,
+        **{name: counts[name] for name in ("published", "published_bytes", "full", "deduped")},
+        disconnected=sum(one.closed and one.disconnected > 0 for one in subscriptions),
+        closed=info.state != lib.SHMQ_Q_LIVE,
+        subscriptions=tuple(subscriptions),
+    )
 
 
 class _Sender(Queue):
@@ -192,24 +208,38 @@ class Topic:
 
         Raises: TopicNotFound; OptionsMismatch: it exists with other options or another filter.
         """
-        info = self._info()
-        defaults = options_of(self._client, info)
-        qref, full_name, passing = _subscription(
+        qref, full_name, passing = self.join(name, filter, ephemeral, options)
+        kind = _Passing if passing else Consumer
+        queue = Queue(self._client, full_name, qref)
+        return kind(queue, name, ack=ack, prefetch=prefetch, max_unsettled=max_unsettled)
+
+    def join(
+        self,
+        name: str | None,
+        filter: Mapping[str, Any] | None,
+        ephemeral: bool | None,
+        options: Mapping[str, Any],
+        flags: int = 0,
+    ) -> tuple[int, str, bool]:
+        """Find or make a subscription, for `subscribe` and for groups, without a consumer of it.
+
+        Returns (reference, full name, whether it ends with its consumer).
+        """
+        found = _subscription(
             self._client,
             f"/{self.name}",
             name,
             (lib.SHMQ_KIND_SUBSCRIPTION, self._qref),
-            defaults,
+            options_of(self._client, self._info()),
             options,
             filter,
             ephemeral,
             self._is_over,
+            flags,
         )
         if self._is_over():  # shut down meanwhile, maybe before it was there
-            self._client.call(lib.shmq_queue_close, qref)
-        kind = _Passing if passing else Consumer
-        queue = Queue(self._client, full_name, qref)
-        return kind(queue, name, ack=ack, prefetch=prefetch, max_unsettled=max_unsettled)
+            self._client.call(lib.shmq_queue_close, found[0])
+        return found
 
     def subscription(self, name: str) -> Queue:
         """Return the queue behind a subscription: to look at, purge or count what waits there."""
@@ -238,27 +268,11 @@ class Topic:
     def stats(self) -> TopicStats:
         """Return the topic's figures and those of its subscriptions. For people, not for loops."""
         info = self._info()
-        subscriptions, cut_off = [], 0
+        subscriptions = []
         for name, qref in sorted(self._own()):
-            try:
+            with contextlib.suppress(QueueNotFound):  # it went meanwhile
                 subscriptions.append(Queue(self._client, name, qref).stats())
-                cut_off += (
-                    subscriptions[-1].closed
-                    and info_of(self._client, qref & 0xFFFF).counters[_DISCONNECTED] > 0
-                )
-            except QueueNotFound:  # it went meanwhile
-                continue
-        counters = info.counters
-        return TopicStats(
-            name=self.name,
-            subscribers=self.subscriber_count(),
-            published=counters[0],
-            published_bytes=counters[1],
-            full=counters[15],
-            disconnected=cut_off,
-            closed=info.state != lib.SHMQ_Q_LIVE,
-            subscriptions=tuple(subscriptions),
-        )
+        return topic_stats_of(info, self.subscriber_count(), subscriptions)
 
     def shutdown(self) -> None:
         """Take nothing in any more; consumers of its subscriptions end when what is there is settled."""
@@ -353,6 +367,7 @@ def _subscription(
     filter: Mapping[str, Any] | None,
     ephemeral: bool | None,
     over: Callable[[], bool] = lambda: False,
+    flags: int = 0,
 ) -> tuple[int, str, bool]:
     """Find or make a subscription; return (reference, full name, whether it ends with its consumer).
 
@@ -388,7 +403,8 @@ def _subscription(
         )
     mortal = passing if ephemeral is None else bool(ephemeral)
     for _ in range(100):  # against others who delete it at the same time
-        rc = make_record(client, full_name, wanted, kind, filter=blob, ephemeral=mortal)
+        how: Any = {"filter": blob, "ephemeral": mortal, "flags": flags}
+        rc = make_record(client, full_name, wanted, kind, **how)
         if rc >= 0:
             return rc, full_name, passing
         if rc != lib.SHMQ_E_EXISTS:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from shmq._native import ffi, lib
-from shmq.queue import _COUNTERS
+from shmq.queue import COUNTERS
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = [
@@ -124,7 +124,7 @@ def test_every_struct_of_the_header_is_covered() -> None:
 def test_the_order_of_counters_is_that_of_the_struct() -> None:
     assert ffi.sizeof("shmq_counters") == 64 * 8
     names = [name for name, _, _ in fields("shmq_counters")]
-    assert tuple(names[: len(_COUNTERS)]) == _COUNTERS
+    assert tuple(names[: len(COUNTERS)]) == COUNTERS
     counts = {name: size for name, _, size in fields("shmq_counters")}
     assert counts.pop("waited") == counts.pop("held") == 20 * 8
     assert set(counts.values()) == {8}

@@ -42,6 +42,7 @@ FLOORS = {
     "shmq.supervisor": 4,
     "shmq.sidecar": 4,
     # 5: the broker
+    "shmq.stats": 5,
     "shmq.broker": 5,
     # 6: what is built on a broker
     "shmq.testing": 6,

@@ -9,12 +9,14 @@ import os
 import sys
 from typing import Any
 
-from shmq.broker import Broker, BrokerStats, connect, read_stats
+from shmq.broker import Broker, connect
 from shmq.errors import BrokerNotRunning, ShmqError
 from shmq.options import check_broker_name, parse_duration, to_ns
+from shmq.queue import QueueStats
 from shmq.segment import Segment, list_segments, observe
 from shmq.segment import clean as clean_segments
 from shmq.settings import Settings, pack_defaults
+from shmq.stats import BrokerStats, read_stats
 from shmq.supervisor.spawn import command, environment
 
 SETTINGS = (
@@ -62,7 +64,7 @@ def down(options: argparse.Namespace) -> int:
     timeout = parse_duration(options.timeout, "--timeout")
     name = check_broker_name(options.name)
     broker = connect(name)
-    left = sum(queue.ready for queue in broker.stats().queues)
+    left = sum(one.ready for one in broker.stats().streams())
     broker.shutdown(timeout=timeout)
     lost = f"; {left:,} queued messages at that time" if left else ""
     print(f"broker {name!r} is down{lost}")
@@ -176,13 +178,36 @@ def _as_text(one: Seen) -> str:
     ]
     if one.corrupt:
         lines.append(f"  corrupt    {one.corrupt} impossible values were put right")
-    width = max((len(queue.name) for queue in one.queues), default=0)
-    lines += [
-        f"  queue {queue.name:<{width}}  {queue.ready:,} ready, {queue.published:,} published, "
-        f"{queue.acked:,} acked{'' if queue.state == 'live' else f' ({queue.state})'}"
-        for queue in one.queues
+    return "\n".join([*lines, *_table(one)])
+
+
+def _table(one: BrokerStats) -> list[str]:
+    rows = [("queue", queue.name, _line(queue)) for queue in one.queues]
+    for topic in one.topics:
+        closed = " (closed)" if topic.closed else ""
+        to = "1 subscription" if topic.subscribers == 1 else f"{topic.subscribers} subscriptions"
+        rows.append(("topic", topic.name, f"{topic.published:,} published, to {to}{closed}"))
+        rows += [("", f"  {sub.subscription}", _line(sub)) for sub in topic.subscriptions]
+    for pattern in one.patterns:
+        rows.append(("pattern", f"{pattern.topic} {pattern.subscription}", _line(pattern)))
+    for group in one.groups:
+        members = ", ".join(f"{member.name} (pid {member.pid})" for member in group.members)
+        text = (
+            f"on {group.source_kind} {group.source}: lag {group.lag:,}, {members or 'no members'}"
+        )
+        rows.append(("group", group.name, text))
+    width = max((len(name) for _, name, _ in rows), default=0)
+    return [f"  {kind:<10} {name:<{width}}  {text}" for kind, name, text in rows]
+
+
+def _line(one: QueueStats) -> str:
+    parts = [f"{one.ready:,} ready"]
+    parts += [
+        f"{n:,} {what}" for n, what in ((one.unsettled, "unsettled"), (one.delayed, "delayed")) if n
     ]
-    return "\n".join(lines)
+    parts += [f"{one.published:,} published, {one.acked:,} acked"]
+    cut = " (cut off: it was full)" if one.closed and one.disconnected else ""
+    return ", ".join(parts) + (cut or ("" if one.state == "live" else f" ({one.state})"))
 
 
 def _size(n: float) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import shmq
-from shmq.cli import brokers, metrics
+from shmq.cli import brokers, metrics, stats
 from shmq.errors import BrokerNotRunning, InvalidOption, ShmqError
 from shmq.settings import PROVIDERS
 
@@ -85,6 +85,15 @@ def parser() -> argparse.ArgumentParser:
 
     ls = command("ls", brokers.ls, "list brokers, one per line")
     ls.add_argument("--json", action="store_true", help="machine-readable")
+
+    looks = command(
+        "stats", stats.stats, "show every figure of a broker's queues, topics and groups",
+        "Counts are since each one was made; with --interval, what happened per second in it, also "
+        "by process.",
+    )  # fmt: skip
+    looks.add_argument("name", metavar="NAME")
+    looks.add_argument("--interval", metavar="TIME", help="watch for so long, such as 1s")
+    looks.add_argument("--json", action="store_true", help="machine-readable")
 
     figures = command(
         "metrics", metrics.metrics, "show a broker's figures for Prometheus",

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -122,6 +123,59 @@ def test_status_shows_a_whole_broker(up: str) -> None:
     assert {owner["role"] for owner in seen["attached"]} == {"client", "supervisor", "sidecar"}
 
 
+def test_status_shows_topics_patterns_and_groups(up: str) -> None:
+    broker = shmq.connect(up)
+    topic = broker.create_topic("news")
+    cut_off = topic.subscribe("slow", overflow="disconnect", max_depth=1)
+    group = broker.create_consumer_group("workers", topic)
+    with group.add_consumer("m"), broker.subscribe("news.#", "all"):
+        topic.publish_many([b"x", b"y"])
+        shown = [line.split(maxsplit=1) for line in run("status", up)[1].splitlines()]
+    text = {line[0]: " ".join(line[1].split()) for line in shown if len(line) == 2}
+    assert text["topic"] == "news 2 published, to 2 subscriptions"
+    assert text["slow"] == "1 ready, 1 published, 0 acked (cut off: it was full)"
+    assert text["workers"] == "2 ready, 2 published, 0 acked"
+    assert text["pattern"] == "news.# all 2 ready, 2 published, 0 acked"
+    assert text["group"] == f"workers on topic news: lag 2, m (pid {os.getpid()})"
+    cut_off.close()
+
+
+def test_stats_shows_every_figure_and_what_happens_per_second(up: str) -> None:
+    broker = shmq.connect(up)
+    queue = broker.create_queue("orders")
+    assert run("stats", up, "--interval", "0")[0] == 2
+    queue.publish_many([b"x"] * 1234)
+    code, out, err = run("stats", up)
+    assert (code, err) == (0, "")
+    tables = [[line.split() for line in table.splitlines()] for table in out.split("\n\n")]
+    now, so_far = ({row[0]: row for row in table} for table in tables)
+    assert now["orders"][1:4] == ["1,234", "0", "0"]
+    assert so_far["so"][2:4] == ["published", "delivered"]
+    assert so_far["orders"][1:3] == ["1,234", "0"]
+    broker.create_topic("news").subscribe("audit").close()
+    seen = json.loads(run("stats", up, "--json")[1])
+    assert seen["topics"][0]["subscriptions"][0]["subscription"] == "audit"
+    over = threading.Event()
+
+    def publish() -> None:
+        while not over.wait(0.01):
+            queue.publish(b"x", timeout=0)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        seen = json.loads(run("stats", up, "--interval", "300ms", "--json")[1])
+        out = run("stats", up, "--interval", "300ms")[1]
+    finally:
+        over.set()
+        thread.join()
+    assert seen["rates"]["orders"]["published"] > 0
+    assert seen["rates"]["/news/audit"]["published"] == 0
+    (mine,) = (one for one in seen["client_rates"] if one["pid"] == os.getpid())
+    assert mine["rates"]["published"] > 0
+    assert f"{os.getpid()} orders" in out
+
+
 def test_ls_lists_what_is_there(up: str) -> None:
     code, out, _ = run("ls")
     assert code == 0
@@ -155,7 +209,7 @@ def test_clean_says_what_it_would_do_and_does_it(broker_name: str) -> None:
                 os.unlink(shm_path(broker_name))
 
 
-@pytest.mark.parametrize("command", ["down", "status", "clean"])
+@pytest.mark.parametrize("command", ["down", "status", "stats", "metrics", "clean"])
 def test_what_is_not_there_is_not_found(broker_name: str, command: str) -> None:
     code, out, err = run(command, broker_name)
     assert (code, out) == (3, "")
@@ -184,7 +238,7 @@ def test_wrong_usage_is_code_2(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("command", ["", "up", "down", "status", "ls", "clean"])
+@pytest.mark.parametrize("command", ["", "up", "down", "status", "ls", "stats", "metrics", "clean"])
 def test_help_explains_each_command(command: str) -> None:
     code, out, err = run(*filter(None, [command]), "--help")
     assert (code, err) == (0, "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kit import WATCHDOG_S, wait_until
+from kit import WATCHDOG_S, kill, program, wait_until
 
 import shmq
 import shmq.metrics
@@ -167,6 +169,145 @@ def test_broker_stats_have_every_figure_of_every_queue(broker: shmq.Broker) -> N
     for name in ("ready", "delayed", "unsettled", "bytes", "published", "acked", "waited", "held"):
         assert getattr(orders, name) == getattr(mine, name)
     assert (other.ready, other.published) == (1, 1)
+
+
+# ---- topics, groups, processes ------------------------------------------------------------------
+
+CONSUMER = """
+    broker = shmq.connect(name)
+    group = broker.create_consumer_group("workers", broker.get_topic("news"))
+    with group.add_consumer("far") as consumer:
+        consumer.get(timeout=20).ack()
+        say("acked")
+        sys.stdin.readline()
+"""
+
+
+def told(broker: shmq.Broker) -> list[shmq.Consumer]:
+    """A topic with three messages for one subscription, two patterns, a cut-off one and a group."""
+    topic = broker.create_topic("news")
+    consumers = [
+        topic.subscribe("audit"),
+        topic.subscribe("slow", overflow="disconnect", max_depth=1),
+        broker.subscribe("news.#", "all"),
+        broker.subscribe("news.*", "none"),
+    ]
+    group = broker.create_consumer_group("workers", topic)
+    consumers.append(group.add_consumer("near"))
+    topic.publish_many([b"1", b"22", b"333"])
+    return consumers
+
+
+def test_queues_topics_subscriptions_and_groups_have_labels_of_their_own(
+    broker: shmq.Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    queue = broker.create_queue("orders")
+    turns = broker.create_consumer_group("in-turn", queue, dispatch="round-robin")
+    queue.publish_many([b"a", b"b"])
+    consumers = told(broker)
+    with program(CONSUMER, broker.name) as far, turns.add_consumer("m") as member:
+        assert far.line() == "acked"
+        member.get(timeout=10).ack()
+        assert main(["metrics", broker.name]) == 0
+        page = capsys.readouterr().out
+        found = {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+        }
+
+        def value(name: str, **labels: object) -> float | None:
+            texts = {key: str(label) for key, label in {"broker": broker.name, **labels}.items()}
+            return found.get((name, *sorted(texts.items())))
+
+        def ready(**labels: object) -> float | None:
+            return value("shmq_queue_messages", state="ready", **labels)
+
+        news = {"kind": "subscription", "topic": "news"}
+        assert ready(kind="queue", queue="orders") == 1
+        assert ready(subscription="audit", **news) == 3
+        assert ready(subscription="slow", **news) == 1
+        assert ready(subscription="workers", **news) == 2
+        assert ready(kind="pattern", topic="news.#", subscription="all") == 3
+        assert ready(kind="pattern", topic="news.*", subscription="none") == 0
+        assert value("shmq_queue_disconnects_total", subscription="slow", **news) == 1
+        assert value("shmq_queue_disconnects_total", subscription="audit", **news) == 0
+        assert value("shmq_topic_published_messages_total", topic="news") == 3
+        assert value("shmq_topic_published_bytes_total", topic="news") == 6
+        assert value("shmq_topic_subscriptions", topic="news") == 3
+        workers = {"topic": "news", "group": "workers"}
+        assert value("shmq_group_lag_messages", **workers) == 2
+        assert value("shmq_group_members", **workers) == 2
+        assert value("shmq_group_member", member="near", pid=os.getpid(), **workers) == 1
+        assert value("shmq_group_member", member="far", pid=far.pid, **workers) == 1
+        in_turn = {"queue": "orders", "group": "in-turn"}
+        assert value("shmq_group_lag_messages", **in_turn) == 1
+        mine = {"member": "m", "pid": os.getpid()}
+        assert value("shmq_group_member_turns_total", **in_turn, **mine) == 1
+        acked = "shmq_client_acked_messages_total"
+        assert value(acked, pid=os.getpid(), kind="queue", queue="orders") == 1
+        assert value(acked, pid=far.pid, subscription="workers", **news) == 1
+        assert value(acked, pid=os.getpid(), subscription="workers", **news) is None
+    assert "/news" not in page  # names of records are no labels
+    for consumer in consumers:
+        consumer.close()
+
+
+def test_stats_know_topics_groups_members_and_processes(broker: shmq.Broker) -> None:
+    consumers = told(broker)
+    broker.create_queue("orders")
+    with program(CONSUMER, broker.name) as far:
+        assert far.line() == "acked"
+        stats = broker.stats()
+        assert [queue.name for queue in stats.queues] == ["orders"]
+        (topic,) = stats.topics
+        assert dataclasses.replace(topic, subscriptions=()) == dataclasses.replace(
+            broker.get_topic("news").stats(), subscriptions=()
+        )
+        assert (topic.published, topic.subscribers, topic.disconnected) == (3, 3, 1)
+        assert [one.subscription for one in topic.subscriptions] == ["audit", "slow", "workers"]
+        assert [one.topic for one in stats.patterns] == ["news.#", "news.*"]
+        assert {one.kind for one in stats.streams()} == {"queue", "subscription", "pattern"}
+        (group,) = stats.groups
+        assert (group.name, group.source, group.source_kind) == ("workers", "news", "topic")
+        assert (group.dispatch, group.lag, group.unsettled) == ("ready", 2, 0)
+        members = [(member.name, member.pid, member.turns) for member in group.members]
+        assert members == [("far", far.pid, None), ("near", os.getpid(), None)]
+        before = {(one.pid, one.name): one for one in stats.clients}
+        consumers[-1].get(timeout=10).ack()
+        after = {(one.pid, one.name): one for one in broker.stats().clients}
+        mine, theirs = (os.getpid(), "/news/workers"), (far.pid, "/news/workers")
+        assert after[mine].rates_since(before[mine])["acked"] > 0
+        assert after[theirs].rates_since(before[theirs])["acked"] == 0
+        with pytest.raises(ValueError, match="of the same process"):
+            after[theirs].rates_since(before[mine])
+        consumers[-1].close()
+        kill(far.pid)
+    wait_until(lambda: not broker.stats().groups[0].members, "the end of the dead member")
+    (group,) = broker.stats().groups  # it collects on
+    assert (group.dispatch, group.lag) == (None, 1)
+    broker.get_topic("news").unsubscribe("workers")
+    assert broker.stats().groups == ()
+    for consumer in consumers:
+        consumer.close()
+
+
+@pytest.mark.parametrize("provider", ["posix", "sysv"])
+def test_figures_of_processes_are_read_whatever_the_memory(broker_name: str, provider: str) -> None:
+    with shmq.Broker(broker_name, shm=provider) as broker:
+        queue = broker.create_queue("orders")
+        queue.publish_many([b"x"] * 5)
+        used = broker.stats().memory_used
+        (mine,) = broker.stats().clients
+        assert (mine.pid, mine.name, mine.published, mine.delivered) == (
+            os.getpid(),
+            "orders",
+            5,
+            0,
+        )
+        assert broker.stats().memory_used == used  # looking makes no pages
 
 
 # ---- OpenTelemetry ------------------------------------------------------------------------------
