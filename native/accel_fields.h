@@ -7,8 +7,8 @@
 #define FIELDS_MOST 2048
 #define SECONDS_MOST 3e9     /* below the hundred years that Python checks */
 
-enum field { HEADERS, PRIORITY, TTL, DELAY, KEY, DEDUP_ID, FIELDS };
-static const char *const FIELD_NAMES[FIELDS] = {"headers", "priority", "ttl", "delay", "key", "dedup_id"};
+enum field { HEADERS, PRIORITY, TTL, KEY, DEDUP_ID, FIELDS };   /* a delay is compared with the queue's ttl, by Python */
+static const char *const FIELD_NAMES[FIELDS] = {"headers", "priority", "ttl", "key", "dedup_id"};
 static PyObject *field_names[FIELDS];   /* interned, as keywords of calls are */
 
 typedef struct { uint8_t *at, *end; } encoder;
@@ -131,7 +131,6 @@ static bool fields_get(const QueueObject *self, shmq_message *m, uint8_t *buffer
         m->priority = (uint32_t)p;
     }
     if (of[TTL] && (m->ttl_ns = plain_seconds(of[TTL])) == 0) return false;
-    if (of[DELAY] && (m->delay_ns = plain_seconds(of[DELAY])) == 0) return false;
     m->meta_size = (uint32_t)(e.at - buffer);
     m->meta = m->meta_size ? buffer : NULL;
     return true;
