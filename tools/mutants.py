@@ -59,10 +59,16 @@ WHAT = {
     44: "a parent is freed by the count alone",
     45: "publishers wait for dead subscribers",
     46: "a child is launched before the commit",
+    47: "a share looks for the key of its id in its own block, not in its parent's",
+    48: "a message that has claimed its id is asked for it again when it comes back",
+    49: "recovery sends a share on without asking for its id",
     50: "a publisher does not lower the time of the next expiry",
     51: "a sweep for expired messages resets their time after it, not before",
     52: "a sweep does not clear the slot of what it takes",
     53: "a death does not start a sweep",
+    54: "recovery puts a message on its first way before those that were there",
+    55: "a message that was committed after it had found room is put off when others were quicker",
+    56: "a queue's number is used again while a dead publisher's messages for it may still be sent on",
 }
 
 

@@ -95,6 +95,7 @@ enum shmq_state {
 };
 #define SHMQ_FLAG_VIEWED 1   /* ctl flag: some held entry may outlive the lease; the last free goes by LIMBO */
 #define SHMQ_FLAG_CHILD 2    /* ctl flag: a subscriber's share of a block in FAN, which has the payload */
+#define SHMQ_FLAG_FRESH 4    /* ctl flag, DELAYED and MOVE: on its first way into a ring, it was in nobody's hands yet */
 
 #define SHMQ_HELD_STARTED 1  /* held flag: handed to the user; a death counts as an attempt */
 #define SHMQ_HELD_VIEW 2     /* held flag: no lease any more, only a view keeps the block */

@@ -277,11 +277,11 @@ int arena_free(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
 static int free_flagged(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     shmq_block *b = block_at(ctx, idx);
     if (!(ctl_flags(ctl) & SHMQ_FLAG_VIEWED)) {
-        uint32_t parent = ld32_rlx(&b->size);   /* before the CAS: after it the header is others' */
+        uint32_t parent = ctl_flags(ctl) & SHMQ_FLAG_CHILD ? ld32_rlx(&b->size) : NOBODY;   /* before the CAS: after it the header is others' */
         if (!cas(&b->ctl, ctl, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(ctl)))) return 0;
         CRASH_POINT("child_freed");
         give_back(ctx, idx);
-        topic_child_over(ctx, parent);
+        if (parent != NOBODY) topic_child_over(ctx, parent);
         return 1;
     }
     if (!cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_LIMBO, 0))) return 0;   /* HELD: LIMBO before the scan of held tables */

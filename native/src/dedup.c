@@ -230,7 +230,7 @@ int dedup_room(shmq_ctx *ctx, local_queue *q, uint64_t now) {
 /* Where the trailer of a block lies, or NULL when its lengths cannot be. */
 uint8_t *dedup_trailer(shmq_ctx *ctx, uint32_t idx) {
     shmq_block *b = block_at(ctx, idx);
-    if (ctl_flags(ld_rlx(&b->ctl)) & SHMQ_FLAG_CHILD) {   /* without a payload of its own */
+    if ((ctl_flags(ld_rlx(&b->ctl)) & SHMQ_FLAG_CHILD) && !MUTANT(47)) {   /* without a payload of its own */
         uint32_t parent = ld32_rlx(&b->size);
         return topic_parent_of(ctx, parent, ld_rlx(&b->id)) ? topic_trailer(ctx, parent) : NULL;
     }
@@ -259,7 +259,7 @@ int dedup_settle(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uint
         memcpy(&key, at, sizeof key);
         rc = dedup_claim(ctx, q, key, ld_rlx(&b->id), clock_now(ctx), first);
     }
-    if (rc == DEDUP_FIRST) st_rlx(&b->fate, ld_rlx(&b->fate) & ~FATE_DEDUP);   /* decided; a redelivery must not ask again */
+    if (rc == DEDUP_FIRST && !MUTANT(48)) st_rlx(&b->fate, ld_rlx(&b->fate) & ~FATE_DEDUP);   /* decided; a redelivery must not ask again */
     if (rc == DEDUP_DUPLICATE) {
         bump(&q->counters->deduped, 1);
         settle_free(ctx, idx, ctl);

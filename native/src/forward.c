@@ -49,6 +49,7 @@ int forward_send(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
 int forward_decided(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     shmq_block *b = block_at(ctx, idx);
     uint64_t tie;
+    if (ctl_flags(ctl) & SHMQ_FLAG_CHILD) return 0;   /* its header may be a former life's: a share is tied to nothing */
     uint8_t *at = ld_rlx(&b->fate) & FATE_TIED && !MUTANT(25) ? dedup_trailer(ctx, idx) : NULL;
     if (at == NULL) return 0;
     memcpy(&tie, at + sizeof(hash128), sizeof tie);
@@ -71,7 +72,10 @@ void forward_finish(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
         if (ctl_state(c) == SHMQ_NEW && (ctl_gen(c) & GEN40) == (due & GEN40)) forward_send(ctx, n, c);
     }
     CRASH_POINT("forward_finishing");
+    local_queue *q;   /* after the announcement of the death: who looked then has seen S in its way */
+    int live = queue_open_local(ctx, fate_home(ld_rlx(&block_at(ctx, idx)->fate)), &q) == SHMQ_OK;
     settle_free(ctx, idx, ctl);
+    if (live) settle_left(q);
 }
 
 /* N for a queue: complete, in NEW, tied to S. */

@@ -19,13 +19,18 @@ static inline unsigned ctl_state(uint64_t c) { return (unsigned)(c >> 60); }
 static inline unsigned ctl_flags(uint64_t c) { return (unsigned)(c >> 56) & 15u; }
 static inline unsigned ctl_owner(uint64_t c) { return (unsigned)(c >> 44) & 0xfffu; }
 static inline uint64_t ctl_gen(uint64_t c) { return c & GEN_MASK; }
-/* same generation and flags, other state and owner */
-static inline uint64_t ctl_to(uint64_t c, unsigned state, unsigned owner) {
-    return (c & ((UINT64_C(15) << 56) | GEN_MASK)) | (uint64_t)state << 60 | (uint64_t)owner << 44;
+/* FRESH begins with NEW -> MOVE or DELAYED, and ends in the ring: who finds MOVE without it knows that it came out of one */
+static inline unsigned flags_on(uint64_t c, unsigned state) {
+    unsigned f = ctl_flags(c);
+    if (state == SHMQ_READY || state == SHMQ_OWNED) return f & ~(unsigned)SHMQ_FLAG_FRESH;
+    if ((state == SHMQ_MOVE || state == SHMQ_DELAYED) && ctl_state(c) == SHMQ_NEW) return f | SHMQ_FLAG_FRESH;
+    return f;
 }
+/* same generation, other state and owner */
+static inline uint64_t ctl_to(uint64_t c, unsigned state, unsigned owner) { return ctl_make(state, flags_on(c, state), owner, ctl_gen(c)); }
 /* the next generation: entering NEW, OWNED or MOVE */
 static inline uint64_t ctl_next(uint64_t c, unsigned state, unsigned owner) {
-    return ctl_make(state, ctl_flags(c), owner, ctl_gen(c) + 1);
+    return ctl_make(state, flags_on(c, state), owner, ctl_gen(c) + 1);
 }
 
 /* ---- slot and pos ---- */

@@ -270,8 +270,9 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
         const hash128 *once = publish_key(ctx, q, m, now, &key);
         expires = publish_header(ctx, block_at(ctx, loan->idx), qref_index(qref), m, q, now);
         publish_meta(payload_of(ctx, loan->idx), m);
-        if (once) publish_trailer(ctx, loan->idx, m, once, 0, 0);
         rc = queue_status(q);
+        if (once && dedup_trailer(ctx, loan->idx) == NULL) rc = SHMQ_E_ARG;   /* lent for a queue without ids: no room for the key */
+        else if (once) publish_trailer(ctx, loan->idx, m, once, 0, 0);
         if (once && rc == SHMQ_OK) {
             rc = publish_room(ctx, q, m->size);
             if (rc == SHMQ_OK) {

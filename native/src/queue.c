@@ -292,7 +292,7 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     shmq_queue *rec = &ctx->queues[index];
     int subscription = options->kind == SHMQ_KIND_SUBSCRIPTION || options->kind == SHMQ_KIND_PATTERN;
     uint64_t depth = subscription || options->kind == SHMQ_KIND_QUEUE ? options->max_depth : 1;   /* nothing ever lies in a topic itself */
-    uint64_t slots = depth + (subscription ? SHMQ_OWNERS : 0);   /* topic.c, I4: all publishers that saw room find it */
+    uint64_t slots = depth + (subscription || options->dedup_window_ns ? SHMQ_OWNERS : 0);   /* topic.c, I4: all publishers that saw room find it */
     uint32_t lg[2] = { lg_for(slots > SHMQ_BLOCKS ? SHMQ_BLOCKS : slots), lg_for(depth > 65536 ? 65536 : depth) };
     if (options->order != SHMQ_FIFO) lg[0] = lg[0] < 8 ? 10 : lg[0] > 22 ? 24 : lg[0] + 2;   /* messages passed over keep their places */
     uint64_t bytes[2], at[2];
@@ -535,7 +535,8 @@ int shmq_queue_collect(shmq_ctx *ctx) {
             census(ctx, i, &c);
             op_end(ctx);
             ctx_unlock(ctx);
-            if (busy || c.ready + c.unsettled + c.delayed + c.moving) continue;
+            /* NEW as well: of the dead it may be published yet (forwards, shares), and must not get into the next queue of this number */
+            if (busy || c.ready + c.unsettled + c.delayed + c.moving + (MUTANT(56) ? 0 : c.fresh)) continue;
             if (!cas(&rec->word, w, retiring)) continue;
             if (barrier_everywhere() != 0) break;
         }

@@ -19,7 +19,9 @@
  *     on. A recoverer that was stopped while the record was re-used stops there.
  * I3  The record becomes FREE only after one full pass by the one who frees it. Recovery never writes held entries: a late
  *     recoverer could hit the next owner's; they mean nothing once ctl has changed, and the next owner clears them before use.
- * I4  Sleepers are woken first, unconditionally, on every queue: the dead may have carried a wake-up (waiter.c, I3).
+ * I4  Sleepers are woken first, unconditionally, on every queue: the dead may have carried a wake-up (waiter.c, I3). Those of
+ *     closed queues again at the end: what was freed may have been the last that they waited for.
+ * I5  Only what was in somebody's hands goes to the front. FRESH says that it was in none, whatever pos its process had stored.
  * A recoverer that dies leaves p DEAD and its own blocks OWNED/MOVE(me): the next one recovers both, in any order.
  */
 #include "arena.h"
@@ -49,10 +51,11 @@ static int in_slot(shmq_ctx *ctx, uint32_t idx) {
     return r != NULL && ring_holds(r, pos_position(pos), idx);
 }
 
-static void announce(shmq_ctx *ctx) {
+static void announce(shmq_ctx *ctx, int closed_only) {
     uint32_t n = ld32_acq(&ctx->header->queue_hwm);
     for (uint32_t i = 0; i < n && i < SHMQ_QUEUES; i++) {
-        if (queue_state(ld_acq(&ctx->queues[i].word)) == SHMQ_Q_FREE) continue;
+        unsigned st = queue_state(ld_acq(&ctx->queues[i].word));
+        if (st == SHMQ_Q_FREE || (closed_only && st != SHMQ_Q_CLOSED)) continue;
         waiter_announce(&ctx->queues[i].evt);
         waiter_announce(&ctx->queues[i].space);
     }
@@ -139,12 +142,14 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
                 uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);   /* all or none: this one was published with the others */
                 if (!cas(&b->ctl, c, m)) continue;
                 CRASH_POINT("adopted_child");
+                if (MUTANT(49)) st_rlx(&b->fate, ld_rlx(&b->fate) & ~FATE_DEDUP);
                 settle_route(ctx, idx, m);
             } else if (st == SHMQ_NEW) {
                 if (forward_decided(ctx, idx, c)) forward_send(ctx, idx, c);
                 else if (cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) arena_hint(ctx, idx);
             } else {
-                /* taken from a ring of its home queue: it was on its way back there, to the front, maybe not yet marked so */
+                /* taken from a ring of its home queue: it was on its way back there, to the front, maybe not yet marked so.
+                 * But one on its first way goes behind those before it, whatever place it had in mind when its process died. */
                 unsigned from = pos_ring(ld_rlx(&b->pos)) / SHMQ_LANES;
                 uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self), f = ld_rlx(&b->fate);
                 if (!cas(&b->ctl, c, m)) continue;
@@ -153,7 +158,7 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
                     st_rlx(&b->due_ns, 0);
                     st_rel(&b->fate, f &= ~FATE_LEAVING);
                 }
-                if (from == fate_home(f)) st_rlx(&b->fate, f | FATE_AGAIN);
+                if (from == fate_home(f) && (!(ctl_flags(c) & SHMQ_FLAG_FRESH) || MUTANT(54))) st_rlx(&b->fate, f | FATE_AGAIN);
                 CRASH_POINT("adopted");
                 settle_route(ctx, idx, m);
             }
@@ -175,9 +180,10 @@ int shmq_recover(shmq_ctx *ctx, uint32_t p) {
     rc = SHMQ_STALE;
     if (owner_state(word) == SHMQ_OWNER_DEAD) {
         op_begin(ctx);
-        if (!MUTANT(14)) announce(ctx);   /* I4 */
+        if (!MUTANT(14)) announce(ctx, 0);   /* I4 */
         rc = SHMQ_OK;
         if (recover_held(ctx, p, word) && recover_blocks(ctx, p, word)) {
+            announce(ctx, 1);   /* what was freed may have been the last of a closed queue: its consumers are done */
             CRASH_POINT("recovered");
             cas(&ctx->owners[p].word, word, owner_make(SHMQ_OWNER_FREE, owner_epoch(word) + 1, 0, 0));   /* I3 */
         }

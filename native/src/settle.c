@@ -159,7 +159,10 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     else {
         local_ring *r;
         uint32_t lanes = queue_lanes(ctx, q);
-        rc = (lanes && level_full(q, lanes)) || level_open(ctx, q, fate_prio(f), &r) != SHMQ_OK ? SHMQ_FULL : ring_enqueue(ctx, r, idx, ctl, q->most);
+        /* FRESH: room was found before the commit; that others were quicker must not put it behind its producer's next one */
+        int fresh = (ctl_flags(ctl) & SHMQ_FLAG_FRESH) && !MUTANT(55);
+        rc = (lanes && !fresh && level_full(q, lanes)) || level_open(ctx, q, fate_prio(f), &r) != SHMQ_OK ? SHMQ_FULL
+           : ring_enqueue(ctx, r, idx, ctl, fresh ? r->mask + 1 : q->most);
     }
     if (rc != SHMQ_OK) queue_bytes_out(q, size);
     if (rc == SHMQ_OK) {

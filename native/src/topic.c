@@ -131,7 +131,8 @@ int topic_committed(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     shmq_block *b = block_at(ctx, p);
     uint64_t c = ld_acq(&b->ctl), n;
     /* to be forwarded by the same dead process: decided by the delivery that it is tied to, for good (forward.c, I5) */
-    if (ctl_state(c) == SHMQ_NEW && ctl_owner(c) == ctl_owner(ctl) && (ld_rlx(&b->fate) & FATE_KIDS) && !MUTANT(29)) {
+    if (ctl_state(c) == SHMQ_NEW && ctl_owner(c) == ctl_owner(ctl) && (ld_rlx(&b->fate) & FATE_KIDS) && !MUTANT(29)
+        && ld_acq(&block_at(ctx, idx)->ctl) == ctl) {   /* DEAD: as long as the child is not recovered, nobody else has that record */
         if (forward_decided(ctx, p, c)) topic_commit(ctx, p, c);
         c = ld_acq(&b->ctl);
     }

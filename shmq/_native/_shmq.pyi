@@ -49,6 +49,7 @@ class Lib:
     SHMQ_NO_QUEUE: Final[int]
     SHMQ_FLAG_VIEWED: Final[int]
     SHMQ_FLAG_CHILD: Final[int]
+    SHMQ_FLAG_FRESH: Final[int]
     SHMQ_HELD_STARTED: Final[int]
     SHMQ_HELD_VIEW: Final[int]
     SHMQ_TAKE_FREE: Final[int]
