@@ -24,6 +24,7 @@
 #include "queue.h"
 #include "ring.h"
 #include "settle.h"
+#include "topic.h"
 #include "waiter.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -213,7 +214,7 @@ static int take_one(uint64_t q, int order) {
     MUST(d.extra_size == 0 || (d.extra_size == sizeof WHY && memcmp(d.extra, WHY, sizeof WHY) == 0), "message %u has a wrong error text", tag);
     W.got[tag]++;
     int ordered = (W.s->flags & (KEYED | STRICT)) != 0, *last = &W.last_tag[W.s->flags & (LEVELS | KEYED) ? tag % 3 : 0];
-    if (order && tag < 10 && ((d.attempt == 1 && !d.redelivered) || ordered) && !d.reason) {
+    if (order && (tag < 10 || (tag == 20 && !(W.s->flags & LEVELS))) && ((d.attempt == 1 && !d.redelivered) || ordered) && !d.reason) {
         MUST((int)tag > *last, "message %u after %d", tag, *last);
         *last = (int)tag;
     }
@@ -276,7 +277,7 @@ static void others_go_on(void) {
     if (W.s->flags & DEDUP) {   /* the very id that the stopped one may have claimed; whoever was first, there is one of it */
         int rc = put_id(W.p, W.q, 20);
         MUST(rc == 0, "publish of an id says %d while another process is stopped", rc);
-        W.lo[20] = W.hi[20] = 1;
+        if (!(W.s->flags & TOPIC)) W.lo[20] = W.hi[20] = 1;
     }
 }
 static void recycle(int leave) {   /* the same blocks again and again; left FREE, or READY in another queue */

@@ -144,6 +144,73 @@ static void w_fan_last(void) {   /* of the first message only the share in q is 
 static void w_fan_full(void) { for (uint32_t t = 1; t <= DEPTH; t++) tell_world(t, 0); }
 static void w_fan_extra(void) { w_fan(); nack_world(1, 1, 0); }
 
+static void w_fan_keys(void) {   /* two keys, the second message of each waits for the first */
+    for (uint32_t t = 1; t <= 4; t++) {
+        uint8_t b[64];
+        fill(b, t, 64);
+        shmq_message m = { .data = b, .size = 64, .key = key_of_tag(t & 1), .key_size = 1 };
+        if (shmq_topic_publish(W.p, W.t, &m) != 0) DIE("world topic publish");
+        want(t);
+        want(t);
+    }
+}
+static void tell_id(shmq_ctx *c, uint32_t tag) {
+    uint8_t b[64];
+    fill(b, tag, 64);
+    shmq_message m = { .data = b, .size = 64, .dedup = &tag, .dedup_size = 4 };
+    if (shmq_topic_publish(c, W.t, &m) != 0) DIE("topic publish of an id");
+}
+static void w_fan_known(void) { w_fan(); tell_id(W.p, 20); want(20); want(20); }
+static void w_fan_half(void) { w_fan(); if (put_id(W.p, W.q, 20) != 0) DIE("publish"); want(20); }   /* q knows the id, q2 does not */
+static void w_x_shares(void) {   /* it died at four messages with ids: not committed; not launched; one share in MOVE; one claimed, the other known by now */
+    w_fan();
+    local_queue *l;
+    if (queue_local(W.x, W.t, &l) != 0) DIE("open");
+    for (uint32_t tag = 20; tag <= 23; tag++) {
+        uint8_t b[64];
+        fan f;
+        fill(b, tag, 64);
+        shmq_message m = { .data = b, .size = 64, .dedup = &tag, .dedup_size = 4 };
+        if (topic_write(W.x, l, W.t, &m, shmq_now(), 0, 0, &f) != 0 || f.n != 2) DIE("write");
+        if (tag == 23) break;
+        if (!topic_commit(W.x, f.parent, f.ctl)) DIE("commit");
+        for (uint32_t i = 0; i < tag - 20; i++) {
+            uint32_t d = W.x->scratch[i].idx;
+            uint64_t ctl = W.x->scratch[i].key, first;
+            if (!cas(&block_at(W.x, d)->ctl, ctl, ctl_next(ctl, SHMQ_MOVE, W.x->self))) DIE("commit of a share");
+            hash128 key;
+            memcpy(&key, dedup_trailer(W.x, d), sizeof key);
+            if (tag == 22 && i == 0 && dedup_claim(W.x, &W.x->local[W.x->scratch[i].entry], key, ld_rlx(&block_at(W.x, d)->id), shmq_now(), &first) != DEDUP_FIRST) DIE("claim");
+        }
+        want(tag);
+        want(tag);
+    }
+    if (put_id(W.p, W.q2, 22) != 0) DIE("publish");
+    kill_x();
+}
+static void expire_next(uint64_t q) {   /* the first message there is past its time */
+    ring_item item;
+    if (ring_find(W.p, &W.p->local[q & 0xffff].work, &item) != 0) DIE("find");
+    block_at(W.p, item.idx)->expires_ns = 1;
+}
+static void w_fan_expired(void) { w_fan(); expire_next(W.q); }
+static void w_fan_last_expired(void) { w_fan_last(); expire_next(W.q); }
+static void w_backoff_expired(void) {   /* the first message of a key is in its backoff, and past its time */
+    w_six();
+    shmq_delivery d;
+    if (shmq_take(W.p, W.q, 1, 0, &d) != 1) DIE("take");
+    uint32_t idx = d.idx;
+    if (shmq_nack(W.p, &d, FAR, NULL, 0) != 0) DIE("nack");
+    block_at(W.p, idx)->expires_ns = 1;
+}
+static void w_x_expired(void) {   /* it died with messages in its hands of which one is past its time */
+    w_three();
+    shmq_delivery d[2];
+    if (shmq_take(W.x, W.q, 2, 0, d) != 2) DIE("take");
+    block_at(W.p, d[0].idx)->expires_ns = 1;
+    kill_x();
+}
+
 /* ---- the child's preparations ---- */
 static void p_open(plane *p) { CHILD(shmq_queue_open(&p->ctx, "q") == (int64_t)p->q); CHILD(shmq_queue_open(&p->ctx, "q2") == (int64_t)p->q2); }
 static void p_warm(plane *p) {   /* a filled magazine, warm hints */
@@ -210,6 +277,11 @@ static void p_topic(plane *p) {   /* a filled magazine, the list of subscription
 static void p_topic_cold(plane *p) { child_message(p, 0, 20, 64, 0); }
 static void p_topic_meta(plane *p) { p_topic(p); child_message(p, 0, 20, 64, 1); }
 static void p_topic_delayed(plane *p) { p_topic(p); p->m[0].delay_ns = FAR; }
+static void p_topic_id(plane *p) { p_topic(p); p->m[0].dedup = &id_of_20; p->m[0].dedup_size = 4; }
+static void p_topic_id_headers(plane *p) { p_topic_meta(p); p->m[0].dedup = &id_of_20; p->m[0].dedup_size = 4; }
+static void p_topic_level(plane *p) { p_topic(p); p->m[0].priority = 5; }
+static void p_forward_level(plane *p) { p_forward(p); p->m[0].priority = 5; }
+static void p_take1_expired(plane *p) { p_take1(p); block_at(&p->ctx, p->d[0].idx)->expires_ns = 1; }
 static void p_topic_many(plane *p) { p_topic(p); for (uint32_t i = 0; i < 2; i++) child_message(p, i, 20 + i, 64, (int)i & 1); }
 
 /* ---- operations ---- */
@@ -223,6 +295,7 @@ static void o_subscribe(plane *p) {
 }
 static void o_publish(plane *p) { p->rc = shmq_publish(&p->ctx, p->q, p->m); }
 static void o_forward(plane *p) { p->rc = shmq_forward(&p->ctx, p->d, p->q2, p->m); }
+static void o_forward_dlq(plane *p) { p->rc = shmq_forward(&p->ctx, p->d, p->dlq, p->m); }
 static void o_topic_forward(plane *p) { p->rc = shmq_forward(&p->ctx, p->d, p->t, p->m); }
 static void o_forward_viewed(plane *p) {
     shmq_delivery d = p->d[0];
@@ -426,6 +499,20 @@ static void e_topic_forward_last(plane *p, int finished) {
     W.lo[1] = 0;
     W.hi[21] = 2;
 }
+/* the share of tag 1 in q became 21, or it did not; its sibling is there */
+static void e_forward_share(plane *p, int finished) {
+    if (W.got[1] + W.got[21] != 2 || W.got[21] > 1) violation("%d of a share and its sibling, %d of its replacement", W.got[1], W.got[21]);
+    if (finished && (p->rc == 0) != (W.got[21] == 1)) violation("forward says %ld", (long)p->rc);
+    W.lo[1] = 1;
+    W.hi[21] = 1;
+}
+/* whatever became of it: published again, there is one of it in each subscription */
+static void e_topic_id(plane *p, int finished) {
+    if (finished && p->rc == 0 && W.got[20] != 2) violation("a message with an id was seen %d times by two subscriptions", W.got[20]);
+    tell_id(W.p, 20);
+    drain(0);
+    W.lo[20] = W.hi[20] = 2;
+}
 /* the share of tag 1 in q is settled for good */
 static void e_share(plane *p, int finished) {
     if (!finished) W.lo[1]--;
@@ -465,6 +552,18 @@ static const scenario OPS[] = {
     { "topic-purge", TOPIC, w_fan, p_topic, o_purge, e_purge },
     { "topic-forward", TOPIC | LEASE, w_fan, p_topic_forward, o_topic_forward, e_topic_forward },
     { "topic-forward-last", TOPIC | LEASE, w_fan_last, p_topic_forward, o_topic_forward, e_topic_forward_last },
+    { "topic-id", TOPIC | DEDUP, w_fan, p_topic_id, o_topic, e_topic_id },
+    { "topic-id-headers", TOPIC | DEDUP, w_empty, p_topic_id_headers, o_topic, e_topic_id },
+    { "topic-id-known", TOPIC | DEDUP, w_fan_known, p_topic_id, o_topic, e_topic_id },
+    { "topic-id-half", TOPIC | DEDUP, w_fan_half, p_topic_id, o_topic, e_topic_id },
+    { "topic-level", TOPIC | LEVELS, w_fan, p_topic_level, o_topic, e_topic },
+    { "topic-key", TOPIC | KEYED, w_fan_keys, p_topic, o_topic, e_topic },
+    { "topic-key-take", TOPIC | KEYED | LEASE, w_fan_keys, p_warm, o_take3, NULL },
+    { "topic-key-nack", TOPIC | KEYED | LEASE, w_fan_keys, p_take1, o_nack0, NULL },
+    { "topic-forward-out", TOPIC | LEASE, w_fan, p_forward, o_forward_dlq, e_forward_share },
+    { "topic-expire", TOPIC, w_fan_expired, p_warm, o_expire_scan, NULL },
+    { "topic-expire-gone", TOPIC | NO_DLQ, w_fan_last_expired, p_warm, o_expire_scan, e_share_gone },
+    { "topic-recover-ids", TOPIC | DEDUP | DEAD_X | SLOW, w_x_shares, p_warm, o_recover, NULL },
     { "topic-subscribe", TOPIC | SLOW | CLOSES, w_fan, p_topic, o_subscribe, NULL },
     { "topic-unsubscribe", TOPIC | SLOW | CLOSES, w_fan, p_topic, o_unsubscribe, e_unsubscribe },
     { "topic-sweep", TOPIC, w_fan, p_topic, o_sweep, NULL },
@@ -493,6 +592,8 @@ static const scenario OPS[] = {
     { "forward-viewed", LEASE, w_three, p_forward, o_forward_viewed, e_forward },
     { "forward-extra", LEASE, w_extra, p_forward, o_forward, e_forward },
     { "forward-id", LEASE | DEDUP, w_three, p_forward_id, o_forward, e_forward },
+    { "forward-level", LEASE | LEVELS, w_one, p_forward_level, o_forward, e_forward },
+    { "forward-key", LEASE | KEYED, w_three, p_forward, o_forward, e_forward },
     { "take", 0, w_three, p_warm, o_take, NULL },
     { "take-cold", LEASE, w_three, p_open, o_take, NULL },
     { "take-lease", LEASE, w_three, p_warm, o_take, NULL },
@@ -522,6 +623,8 @@ static const scenario OPS[] = {
     { "reject-extra", LEASE, w_extra, p_take1, o_reject, NULL },
     { "reject-no-dlq", LEASE | NO_DLQ, w_three, p_take1, o_reject, e_gone },
     { "reject-dead-letter", LEASE, w_deaddeep, p_dead1, o_reject, e_reject_dead },
+    { "nack-expired", LEASE | RETRY0, w_three, p_take1_expired, o_nack_extra, NULL },
+    { "release-expired", LEASE, w_three, p_take1_expired, o_release, NULL },
     { "release", LEASE, w_three, p_take1, o_release, NULL },
     { "touch", LEASE, w_three, p_take1, o_touch, NULL },
     { "touch-ack", LEASE, w_three, p_take1, o_touch_ack, e_touch_ack },
@@ -543,6 +646,7 @@ static const scenario OPS[] = {
     { "recover-cold", DEAD_X | SLOW | ONLY_FULL, w_x_dead, NULL, o_recover, NULL },
     { "recover-ids", DEAD_X | SLOW | DEDUP, w_x_dedup, p_warm, o_recover, NULL },
     { "recover-forwards", DEAD_X | SLOW, w_x_forward, p_warm, o_recover, NULL },
+    { "recover-expired", DEAD_X | SLOW, w_x_expired, p_warm, o_recover, NULL },
     { "recover-views", DEAD_X | SLOW, w_x_views, p_warm, o_recover, NULL },
     { "recover-reused", DEAD_X | REUSE, w_x_dead, p_warm, o_recover, NULL },
     { "recover-late", DEAD_X | REUSE, w_x_late, p_warm, o_recover, NULL },
@@ -576,6 +680,8 @@ static const scenario OPS[] = {
     { "key-publish-wake", KEYED | WAITER, w_empty, p_msg, o_publish, e_publish },
     { "key-publish-full", KEYED, w_full, p_msg, o_publish, e_publish },
     { "key-drop-oldest", KEYED | DROP, w_full, p_msg, o_publish, e_publish },
+    { "key-publish-id", KEYED | DEDUP, w_three, p_dedup, o_publish, e_dedup },
+    { "key-expire-backoff", KEYED | LEASE | WAITER, w_backoff_expired, p_warm, o_expire_scan, NULL },
     { "key-take", KEYED | LEASE, w_six, p_warm, o_take, NULL },
     { "key-take-batch", KEYED | LEASE, w_six, p_warm, o_take3, NULL },
     { "key-take-again", KEYED | LEASE, w_six_again, p_warm, o_take3, NULL },
