@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -41,7 +40,10 @@ __all__ = ["DISPATCH", "ConsumerGroup", "place_of_member"]
 
 DISPATCH = ("ready", "round-robin")
 NEW = 1 << 62  # messages that a member has had before it knows what the others had
-PAUSE_S, PAUSE_MOST_S = 0.0002, 0.005  # between two looks whether it is our turn
+# How long a member sleeps that waits for its turn. Who takes wakes it; it looks by itself as well,
+# because a wake between its look and its sleep is lost, and because the one in front may have died.
+LOOK_NS, LOOK_MOST_NS = 500_000, 20_000_000
+KNOWN_NS = NS  # how long a list of the other members is believed
 
 
 class ConsumerGroup:
@@ -151,43 +153,58 @@ class ConsumerGroup:
     def remove_consumer(self, consumer_id: str) -> None:
         """Close the member ``consumer_id``, which this process has added: what it holds goes back.
 
+        A lease belongs to its process: only that one, or its end, gives back what a member holds.
+
         Raises: InvalidOption: there is no such member, or it is another process's to close.
         """
         consumer = self._local.get(consumer_id)
-        if consumer is None or consumer.closed:
-            members = self.members()
-            raise InvalidOption(
-                explain(
-                    f"consumer {consumer_id!r} of group {self.name!r}",
-                    "a member of another process" if consumer_id in members else "no such member",
-                    "one that this process has added",
-                    f"members are {', '.join(members) or 'none'}",
-                )
+        if consumer is not None and not consumer.closed:
+            consumer.close()
+            return
+        what = f"consumer {consumer_id!r} of group {self.name!r}"
+        pids = self._pids()
+        if consumer_id in pids:
+            found = f"a member of process {pids[consumer_id]}"
+            if pids[consumer_id] == os.getpid():
+                found = "a member that this process has added by another ConsumerGroup object"
+            todo = "remove it there, or end that process: what it holds goes to the others at once"
+            raise InvalidOption(explain(what, found, "one that was added here", todo))
+        raise InvalidOption(
+            explain(
+                what,
+                "no such member",
+                "one that was added here",
+                f"members are {', '.join(sorted(pids)) or 'none'}",
             )
-        consumer.close()
+        )
+
+    def _pids(self) -> dict[str, int]:
+        owner = ffi.new("shmq_owner_info *")
+        pids = {}
+        for name, info in self._members():
+            self._client.call(lib.shmq_owner_snapshot, info.owner, owner)
+            pids[name] = int(owner.pid)
+        return pids
 
     def members(self) -> list[str]:
         """Return the names of the living members in all processes, sorted."""
         return sorted(name for name, _ in self._members())
 
-    def _members(self) -> list[tuple[str, int]]:
+    def _members(self) -> list[tuple[str, Any]]:
         prefix = self._prefix()
-        found = []
-        for name, _, info in records(self._client):
-            if not name.startswith(prefix) or info.options.topic != self.queue._qref:
-                continue
-            if info.state != lib.SHMQ_Q_LIVE:
-                continue
-            if is_alive(self._client.ctx, info):
-                found.append((name[len(prefix) :], info.options.flags))
-        return found
+        return [
+            (name[len(prefix) :], info)
+            for name, _, info in members_of(self._client, self.queue._qref)
+            if name.startswith(prefix)
+        ]
 
     def _prefix(self) -> str:
         return f"//{self.queue.name}/{self.name}/"
 
     def _agree(self) -> None:
         mine = 1 + DISPATCH.index(self.dispatch)
-        for member, flags in self._members():
+        for member, info in self._members():
+            flags = info.options.flags
             if flags != mine:
                 raise OptionsMismatch(
                     explain(
@@ -217,6 +234,18 @@ class ConsumerGroup:
         return f"<shmq.ConsumerGroup {self.name!r} on {self.source!r}, {self.dispatch}>"
 
 
+def members_of(client: Client, qref: int) -> list[tuple[str, int, Any]]:
+    """Return (name of the record, reference, shmq_queue_info) of the living members on a queue."""
+    return [
+        (name, member, info)
+        for name, member, info in records(client)
+        if info.options.kind == lib.SHMQ_KIND_MEMBER
+        and info.options.topic == qref
+        and info.state == lib.SHMQ_Q_LIVE
+        and is_alive(client.ctx, info)
+    ]
+
+
 def place_of_member(record: str) -> tuple[str, str, str]:
     """Return (name of the shared queue, group, member) of a member's record."""
     stream, group, member = record[2:].rsplit("/", 2)
@@ -243,13 +272,19 @@ class _Member(Consumer):
 
 
 class _Turns(_Member):
-    """A member that takes strict turns: it asks the queue only when nobody has had fewer messages."""
+    """A member that takes strict turns: it asks the queue only when nobody has had fewer messages.
 
-    __slots__ = ("_had", "_lock")
+    While it is not its turn it sleeps on the event of its own record, in which nothing ever lies;
+    whoever takes a message wakes the others.
+    """
+
+    __slots__ = ("_had", "_known", "_known_until", "_lock")
 
     def __init__(self, queue: Queue, consumer_id: str, member: int, **how: Any) -> None:
         super().__init__(queue, consumer_id, member, **how)
         self._lock = threading.Lock()
+        self._known: list[int] = []
+        self._known_until = 0
         least = self._say(NEW)
         self._had = 0 if least >= NEW else least
         self._say(self._had)
@@ -275,18 +310,46 @@ class _Turns(_Member):
         return self.closed or self._say(self._had) >= self._had
 
     def _await_turn(self, deadline: int) -> bool:
-        pause = PAUSE_S
+        pause = LOOK_NS
         while not self._is_my_turn():
-            left = (deadline - lib.shmq_now()) / NS if deadline else PAUSE_MOST_S
-            if left <= 0:
+            if deadline and lib.shmq_now() >= deadline:
                 return False
-            time.sleep(min(pause, left))
-            pause = min(pause * 2, PAUSE_MOST_S)
+            self._sleep(deadline, pause)
+            pause = min(pause * 2, LOOK_MOST_NS)
         return True
+
+    def _sleep(self, deadline: int, pause: int) -> None:
+        until = lib.shmq_now() + pause
+        until = min(until, deadline) if deadline else until
+        lib.shmq_wait_items(ffi.cast("shmq_ctx *", self._ctx), self._member, until, 0)
 
     def _took(self, n: int = 1) -> None:
         self._had += n
         self._say(self._had)
+        self._wake_others()
+
+    def _wake_others(self) -> None:
+        if lib.shmq_now() >= self._known_until:
+            before = lib.shmq_now()
+            found = members_of(self._client, self._qref)
+            self._known = [member for _, member, _ in found if member != self._member]
+            # Where there are very many records, looking for members costs at most 1 % of the time.
+            self._known_until = lib.shmq_now() + max(KNOWN_NS, 100 * (lib.shmq_now() - before))
+        ctx = ffi.cast("shmq_ctx *", self._ctx)
+        for member in self._known:
+            lib.shmq_wake_queue(ctx, member)  # of one that is gone: nothing happens
+
+    def _wake(self) -> None:
+        super()._wake()
+        lib.shmq_wake_queue(ffi.cast("shmq_ctx *", self._ctx), self._member)
+
+    def close(self) -> None:
+        """Give back what is unsettled and leave the group; idempotent."""
+        if self.closed:
+            return
+        super().close()
+        if self._maker == os.getpid() and not self._client.closed:
+            self._wake_others()  # nobody waits for this one any more
 
     def get(self, timeout: float | str | None = None) -> Delivery:
         """Return the next delivery of this member's turn; see `Consumer.get`."""
@@ -324,7 +387,7 @@ class _Turns(_Member):
         def wait_for_both() -> int:
             if self._is_my_turn():
                 return wait()
-            time.sleep(PAUSE_MOST_S)
+            self._sleep(deadline, LOOK_MOST_NS)
             return 0
 
         return wait_for_both

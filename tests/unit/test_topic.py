@@ -28,6 +28,8 @@ from shmq.errors import (
 )
 from shmq.group import ConsumerGroup
 from shmq.message import Message
+from shmq.queue import COUNTERS
+from shmq.records import info_of
 from shmq.topic import Topic, subscribe_pattern, unsubscribe
 
 
@@ -570,6 +572,69 @@ def test_strict_turns_of_threads(rig: Rig) -> None:
     assert counts == [20, 20, 20]
 
 
+def test_who_takes_wakes_the_one_whose_turn_it_is(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without wakes each of these sleeps lasts a second, which is the longest that the core allows.
+    monkeypatch.setattr("shmq.group.LOOK_NS", 60 * 10**9)
+    monkeypatch.setattr("shmq.group.LOOK_MOST_NS", 60 * 10**9)
+    group = group_on(rig, rig.queue(), dispatch="round-robin")
+    waiting, front = group.add_consumer("waiting"), group.add_consumer("front")
+    group.queue.publish_many([b"x"] * 41)
+    waiting.get(timeout=0).ack()
+    sleeps = COUNTERS.index("sleeps")
+
+    def slept() -> int:
+        return int(info_of(rig.client, waiting._member & 0xFFFF).counters[sleeps])  # type: ignore[attr-defined]
+
+    started = time.monotonic()
+    for _ in range(20):
+        before = slept()
+        thread = threading.Thread(target=lambda: waiting.get().ack())
+        thread.start()
+        while slept() == before:
+            time.sleep(0.0005)
+        front.get(timeout=0).ack()
+        thread.join()
+    assert time.monotonic() - started < 15, "nobody woke the one whose turn it was"
+
+
+def test_a_member_that_leaves_wakes_those_who_waited_for_it(rig: Rig) -> None:
+    queue = rig.queue()
+    group = group_on(rig, queue, dispatch="round-robin")
+    first, second = group.add_consumer("first"), group.add_consumer("second")
+    queue.publish_many([b"1", b"2"])
+    second.get(timeout=1).ack()
+
+    async def main() -> bytes:
+        waiting = asyncio.create_task(second.aget())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        first.close()
+        return (await asyncio.wait_for(waiting, 20)).payload
+
+    assert asyncio.run(main()) == b"2"
+
+
+def test_a_member_of_another_process_is_that_ones_to_remove(rig: Rig) -> None:
+    group = group_on(rig, rig.queue())
+    again = group_on(rig, group.queue)
+    with group.add_consumer("here"):
+        with pytest.raises(InvalidOption, match="another ConsumerGroup object"):
+            again.remove_consumer("here")
+        with pytest.raises(InvalidOption, match=r"no such member.*members are here"):
+            group.remove_consumer("nobody")
+
+        def child() -> None:
+            other = group_on(rig, group.queue)
+            with pytest.raises(InvalidOption, match=f"a member of process {os.getppid()}"):
+                other.remove_consumer("here")
+
+        assert in_child(child) == 0
+        group.remove_consumer("here")
+    assert group.members() == []
+
+
 def test_what_groups_refuse(rig: Rig) -> None:
     with pytest.raises(InvalidOption):
         group_on(rig, rig.queue(), dispatch="random")
@@ -577,3 +642,5 @@ def test_what_groups_refuse(rig: Rig) -> None:
         group_on(rig, rig.queue("r"), name="a/b")
     with pytest.raises(InvalidOption, match="max_depth"):
         ConsumerGroup.on(rig.client, "g", rig.queue("s"), "ready", {"max_depth": 3})
+    with pytest.raises(InvalidOption, match="'prefetch'"):  # which is add_consumer's
+        ConsumerGroup.on(rig.client, "g", rig.topic(), "ready", {"prefetch": 3})
