@@ -15,12 +15,17 @@ def main() -> None:
         at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(milliseconds=600)
         reminders.publish(b"at a point in time", deliver_at=at)
         reminders.publish(b"after a delay", delay="300ms")
-        reminders.publish(b"too late for anybody", ttl="100ms", delay="1h")
+        reminders.publish(b"too late for anybody", ttl="200ms")
         reminders.publish(b"at once")
 
         with reminders.subscribe() as consumer:
-            for _ in range(3):
+            left = 3
+            while left:
                 delivery = consumer.get(timeout=10)
+                if delivery.payload.startswith(b"too late"):
+                    delivery.nack(delay="1h")  # not now; in an hour it will be over
+                    continue
+                left -= 1
                 due = round(time.monotonic() - start, 1)
                 print(f"{due:.1f} s: {delivery.payload.decode()}")
                 delivery.ack()

@@ -2,8 +2,8 @@
 
     python examples/priority_queue.py
 
-Ten people with a cold (level 0) are waiting when emergencies (level 9) begin to come in faster than
-the doctor works. Without aging the colds would wait until the emergencies end. Here a waiting
+An emergency (level 9) is there and ten people with a cold (level 0) are waiting when more
+emergencies begin to come in, faster than the doctor works. Without aging the colds would wait until the emergencies end. Here a waiting
 message gains a level each 20 ms, so the colds are seen among them. Each patient comes back once to
 have a result read (nack): a returning one goes before new ones of the same level.
 """
@@ -17,7 +17,7 @@ COLDS, EMERGENCIES = 10, 120
 
 
 def arrivals(patients: shmq.Queue) -> None:
-    for i in range(EMERGENCIES):
+    for i in range(1, EMERGENCIES):
         patients.publish(b"emergency %d" % i, priority=9)
         time.sleep(0.004)
 
@@ -25,6 +25,7 @@ def arrivals(patients: shmq.Queue) -> None:
 def main() -> None:
     with shmq.Broker() as broker:
         patients = broker.create_queue("patients", aging=0.02, retry_backoff=0, max_retries=1)
+        patients.publish(b"emergency 0", priority=9)
         for i in range(COLDS):
             patients.publish(b"cold %d" % i, priority=0)
         door = multiprocessing.Process(target=arrivals, args=(patients,))

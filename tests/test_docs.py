@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import re
 import subprocess
 import sys
@@ -38,6 +39,7 @@ SEMANTICS, OPERATIONS, ARCHITECTURE, SAFETY = (
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
+@functools.cache
 def text_of(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
@@ -452,6 +454,16 @@ def test_every_delivery_mode_has_a_test_that_exists() -> None:
         assert tests, row
         for name, file in tests:
             assert re.search(rf"^def {name}\(", text_of(ROOT / file), re.MULTILINE), name
+
+
+def test_every_guarantee_has_something_that_holds_it() -> None:
+    rows = re.findall(
+        r"^\| (.+) \|$", section_of(ROOT / "README.md", "What is guaranteed"), re.MULTILINE
+    )
+    promises = [row.split(" | ") for row in rows if not row.startswith("promise | ")]
+    assert len(promises) > 10
+    for _promise, _against, held_by in promises:
+        assert re.search(r"\]\((?:tests|native/tests)/[^)]+\)", held_by), held_by
 
 
 @by_name

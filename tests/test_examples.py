@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import re
@@ -10,8 +11,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import shmq
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -160,17 +164,68 @@ def test_consumer_groups_share_their_orders_and_survive_a_member() -> None:
     assert last_line(out) == "lag: baking 0, billing 0; members left []"
 
 
+def readme_blocks() -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
 def test_the_first_python_block_of_the_readme_runs(tmp_path: Path) -> None:
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        pytest.skip("there is no README.md yet")
-    block = re.search(r"^```python\n(.*?)^```", readme.read_text(), re.DOTALL | re.MULTILINE)
-    assert block, "README.md has no ```python block"
     script = tmp_path / "readme_block.py"
-    script.write_text(block[1])
+    script.write_text(readme_blocks()[0])
     code, out, err = run(script)
-    assert code == 0, f"{out}\n{err}"
-    assert "Traceback" not in err
+    assert (code, out, err) == (0, "made one espresso\n", "")
+
+
+def test_the_other_blocks_of_the_readme_do_what_they_say(
+    broker_name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of them is run with what a reader would put around it; none is left out."""
+    numpy = pytest.importorskip("numpy")
+    others = readme_blocks()[1:]
+    words: dict[str, Any] = {}
+    for block in others:
+        exec(compile(block.replace('"shop"', repr(broker_name)), "README.md", "exec"), words)
+    assert capsys.readouterr().out == "1000 b'order 0' 1\n"  # of the tour's first block
+    functions = {name for name, value in words.items() if callable(value)}
+    assert functions == {"work", "fan_out", "pipeline", "frames", "relay"}
+
+    with shmq.Broker(broker_name) as broker:
+        words["fan_out"](broker)
+        words["pipeline"](broker)
+        assert capsys.readouterr().out == "0 ['worker-1'] 3\n0 1 1\n"
+
+        orders = broker.create_queue("orders", retry_backoff=0, dead_letter="orders-dead")
+        for payload in (b"good", b"flaky", b"bad"):
+            orders.publish(payload)
+        orders.shutdown()
+        seen: list[bytes] = []
+
+        def handle(payload: bytes, headers: dict[str, Any]) -> None:
+            seen.append(payload)
+            if payload == b"flaky" and seen.count(payload) == 1:
+                raise ConnectionError
+            if payload == b"bad":
+                raise ValueError("no such thing")
+
+        words["handle"] = handle
+        words["work"](orders)
+        assert sorted(seen) == [b"bad", b"flaky", b"flaky", b"good"]
+        (dead,) = broker.get_queue("orders-dead").peek(9)
+        assert (dead.payload, dead.headers["x-error"]) == (b"bad", "no such thing")
+
+        class Camera:
+            def read_into(self, buffer: memoryview) -> None:
+                buffer[:3] = b"abc"
+
+        large = broker.create_queue("frames")
+        image = words["frames"](large, numpy, Camera())
+        assert (image.size, bytes(image[:3]), large.stats().acked) == (1920 * 1080, b"abc", 1)
+
+        source, target = broker.create_queue("source"), broker.create_queue("target")
+        source.publish_many([b"1", b"2"])
+        source.shutdown()
+        asyncio.run(words["relay"](source, target))
+        assert [message.payload for message in target.peek(9)] == [b"1", b"2"]
 
 
 @needs_data
