@@ -143,7 +143,17 @@ static int launch_once(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t *ct
     if (rc == DEDUP_DUPLICATE) { m->id = first; return SHMQ_OK; }
     bump(&q->counters->published, 1);
     bump(&q->counters->published_bytes, m->size);
-    return settle_route(ctx, idx, move);
+    /* as settle_route does it, but for what it asks anew: this message is ours, decided, and of now */
+    local_ring *r;
+    if (m->delay_ns || level_open(ctx, q, m->priority, &r) != SHMQ_OK) return settle_route(ctx, idx, move);
+    uint64_t expires = ld_rlx(&block_at(ctx, idx)->expires_ns);
+    queue_bytes_in(q, m->size);
+    if (ring_enqueue(ctx, r, idx, move, r->mask + 1) != SHMQ_OK) {
+        queue_bytes_out(q, m->size);
+        return settle_route(ctx, idx, move);
+    }
+    expire_hint(ctx, expires);
+    return SHMQ_OK;
 }
 
 /* One message; the caller holds the lock and is inside op. */
@@ -280,6 +290,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
                 if (rc != SHMQ_OK) arena_free(ctx, loan->idx, loan->ctl);   /* committed: no loan any more */
                 loan->ctl = 0;
                 ctx->bare--;
+                if (rc == SHMQ_OK && waiter_present(&q->shared->evt)) evt = &q->shared->evt;
             }
         } else for (int tries = 0; rc == SHMQ_OK; tries++) {
             rc = publish_full(ctx, q, m->size) ? SHMQ_FULL : publish_launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority, q->most);
