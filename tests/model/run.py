@@ -93,6 +93,7 @@ MODELS = [
     Job("forward: 2 recoverers, 2 crashes", "forward", ("MAXC=2",)),
     Job("fan: 1 message, 3 crashes", "fan", ("ROUNDS=1", "MAXC=3")),
     Job("fan: 2 messages, 1 crash", "fan", ("ROUNDS=2", "MAXC=1")),
+    Job("share: 2 messages with one id, 3 crashes", "share", ("MAXC=3",)),
 ]
 
 MUTANTS = [
@@ -168,6 +169,11 @@ MUTANTS = [
     ("NO_LOOK", "fan", ("ROUNDS=1",)),
     ("NO_RECOUNT", "fan", ("ROUNDS=1",)),
     ("COUNT_BEFORE_FREE", "fan", ("ROUNDS=1",)),
+    ("CLAIM_BEFORE_COMMIT", "share", ()),
+    ("BIT_BEFORE_CLAIM", "share", ()),
+    ("SEND_UNASKED", "share", ()),
+    ("OWN_UNKNOWN", "share", ()),
+    ("DUPLICATE_NOT_COUNTED", "share", ("MAXC=0",)),
 ]
 
 
