@@ -19,7 +19,9 @@ from shmq.errors import (
     InvalidOption,
     InvalidOptionType,
     OptionsMismatch,
+    QueueNotFound,
     ShmqError,
+    TopicNotFound,
     explain,
 )
 from shmq.group import ConsumerGroup
@@ -44,7 +46,7 @@ from shmq.segment import ANONYMOUS_PREFIX, Owner, owners_alive
 from shmq.settings import Settings, pack_defaults
 from shmq.stats import BrokerStats, progress_of, read_stats
 from shmq.supervisor.spawn import start_supervisor
-from shmq.topic import Topic, subscribe_pattern, unsubscribe
+from shmq.topic import Topic, refuse_reject, subscribe_pattern, unsubscribe
 
 __all__ = ["Broker", "connect"]
 
@@ -152,7 +154,6 @@ class Broker:
         """
         check_queue_name(name)
         wanted = QueueOptions.make(self._queue_defaults(), options)
-        _refuse_later_features(wanted)
         if wanted.overflow == "disconnect":
             raise InvalidOption(
                 explain(
@@ -215,14 +216,22 @@ class Broker:
 
     def get_queue(self, name: str) -> Queue:
         """Return the queue ``name``. Raises QueueNotFound when there is none."""
+        return Queue(self._client, name, self._open_queue(name))
+
+    def _open_queue(self, name: str) -> int:
         check_queue_name(name)
         rc = self._call(lib.shmq_queue_open, name.encode())
-        return Queue(self._client, name, self._client.check(rc, f"queue {name!r}"))
+        if rc in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE) and self._has_topic(name):
+            todo = "get_topic() and delete_topic() are for topics; create_queue() makes a queue"
+            raise QueueNotFound(explain(f"queue {name!r}", "a topic of that name", "a queue", todo))
+        return self._client.check(rc, f"queue {name!r}")
+
+    def _has_topic(self, name: str) -> bool:
+        return self._call(lib.shmq_queue_open, f"/{name}".encode()) >= 0
 
     def delete_queue(self, name: str) -> None:
         """Delete the queue ``name`` with everything in it; who waits on it gets QueueNotFound."""
-        check_queue_name(name)
-        rc = self._client.check(self._call(lib.shmq_queue_open, name.encode()), f"queue {name!r}")
+        rc = self._open_queue(name)
         self._client.check(self._call(lib.shmq_queue_delete, rc), f"deleting queue {name!r}")
 
     def list_queues(self) -> list[str]:
@@ -246,7 +255,7 @@ class Broker:
         """
         check_topic_name(name)
         wanted = QueueOptions.make(self._queue_defaults(), options)
-        _refuse_later_features(wanted)
+        refuse_reject(wanted, f"topic {name!r}")
         client = self._live_client()
         for _ in range(100):  # against others who delete it at the same time
             rc = make_record(client, f"/{name}", wanted, (lib.SHMQ_KIND_TOPIC, 0))
@@ -271,7 +280,14 @@ class Broker:
 
     def get_topic(self, name: str) -> Topic:
         """Return the topic ``name``. Raises TopicNotFound when there is none."""
-        return Topic(self._live_client(), check_topic_name(name))
+        check_topic_name(name)
+        try:
+            return Topic(self._live_client(), name)
+        except TopicNotFound:
+            if self._call(lib.shmq_queue_open, name.encode()) < 0:
+                raise
+        todo = "get_queue() is for queues; create_topic() makes a topic"
+        raise TopicNotFound(explain(f"topic {name!r}", "a queue of that name", "a topic", todo))
 
     def delete_topic(self, name: str) -> None:
         """Delete the topic ``name`` and its subscriptions with everything in them."""
@@ -318,12 +334,25 @@ class Broker:
             nobody gets another one before every member had one).
         """
         client = self._live_client()
+        what = f"source of group {group!r}"
         if isinstance(source, str):
-            queues = {name for name, _, _ in records(client)}
-            if source not in queues and f"/{source}" in queues:
+            if self._call(lib.shmq_queue_open, check_queue_name(source).encode()) >= 0:
+                source = self.get_queue(source)
+            elif self._has_topic(source):
                 source = self.get_topic(source)
             else:
-                source = self.get_queue(source)
+                found = f"no queue and no topic {source!r}"
+                todo = "create_queue() or create_topic() makes one"
+                raise QueueNotFound(explain(what, found, "one that exists", todo))
+        given: object = source
+        if not isinstance(given, (Queue, Topic)):
+            wanted = "a Queue, a Topic, or the name of one"
+            todo = "see create_queue() and create_topic()"
+            raise InvalidOptionType(explain(what, type(given).__name__, wanted, todo))
+        if source._client.name != client.name:
+            found, wanted = f"one of broker {source._client.name!r}", f"one of {client.name!r}"
+            todo = "make the group with its own broker"
+            raise InvalidOption(explain(what, found, wanted, todo))
         return ConsumerGroup.on(client, group, source, dispatch, options)
 
     def _queue_defaults(self) -> dict[str, Any]:
@@ -543,14 +572,3 @@ def _dies(pid: int) -> bool:
         return not os.path.exists(f"/proc/{pid}")
     finally:
         os.close(fd)
-
-
-def _refuse_later_features(options: QueueOptions) -> None:
-    for name, plain in (("durability", "none"),):
-        found = getattr(options, name)
-        if found != plain:
-            raise InvalidOption(
-                explain(
-                    name, f"{found!r}", f"{plain!r}", "this version of shmq has nothing else yet"
-                )
-            )

@@ -26,7 +26,7 @@ from shmq.errors import (
     explain,
 )
 from shmq.message import deadline_of
-from shmq.options import NS, QueueOptions, check_share_name, parse_choice
+from shmq.options import NS, QueueOptions, check_record_name, check_share_name, parse_choice
 from shmq.queue import Queue, QueueStats
 from shmq.records import OF_A_GROUP, is_alive, make_record, records
 from shmq.topic import Topic
@@ -109,7 +109,7 @@ class ConsumerGroup:
         Raises: InvalidOption: the group has a living member of that name, or prefetch above 1 with
             dispatch="round-robin".
         """
-        label = consumer_id or f"{os.getpid()}-{secrets.token_hex(4)}"
+        label = f"{os.getpid()}-{secrets.token_hex(4)}" if consumer_id is None else consumer_id
         check_share_name(label, "consumer_id")
         turns = self.dispatch == "round-robin"
         if turns and prefetch != 1:
@@ -124,6 +124,9 @@ class ConsumerGroup:
         self._agree()
         options = QueueOptions(max_depth=1)
         name = self._prefix() + label
+        check_record_name(
+            name, f"consumer {label!r} of group {self.name!r}", "source, group and member"
+        )
         kind = (lib.SHMQ_KIND_MEMBER, self.queue._qref)
         flags = 1 + DISPATCH.index(self.dispatch)
         rc = make_record(self._client, name, options, kind, ephemeral=True, flags=flags)

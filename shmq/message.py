@@ -113,7 +113,7 @@ class Message:
                         "encode it first, e.g. text.encode() or json.dumps(x).encode()",
                     )
                 ) from None
-        set_(self, "headers", _check_headers(self.headers))
+        set_(self, "headers", check_headers(self.headers))
         priority = self.priority
         if type(priority) is not int:
             raise TypeError(
@@ -258,24 +258,24 @@ def deadline_of(timeout: float | str | None) -> int:
     return lib.shmq_now() + round(seconds * NS) if seconds else 1
 
 
-def _check_headers(headers: object) -> dict[str, HeaderValue]:
+def check_headers(headers: object, what: str = "headers") -> dict[str, HeaderValue]:
+    """Return a dict of ``headers``. Raises: TypeError, for which ``what`` says what they are."""
     if headers is None:
         return {}
     if not isinstance(headers, Mapping):
         raise TypeError(
-            explain(
-                "headers", type(headers).__name__, "a mapping", "give a dict of names to values"
-            )
+            explain(what, type(headers).__name__, "a mapping", "give a dict of names to values")
         )
+    one = what.removesuffix("s") if what == "headers" else what
     for name, value in headers.items():
         if not isinstance(name, str):
             raise TypeError(
-                explain("header name", f"{name!r}", "str", "names of headers are texts")
+                explain(f"{one} name", f"{name!r}", "str", "names of headers are texts")
             )
         if not isinstance(value, (str, bytes, int, float, bool, type(None))):
             raise TypeError(
                 explain(
-                    f"header {name!r}",
+                    f"{one} {name!r}",
                     type(value).__name__,
                     "str, bytes, int, float, bool or None",
                     "encode it, e.g. with json.dumps()",

@@ -209,6 +209,22 @@ def check_pattern(pattern: object) -> str:
     return found
 
 
+def check_record_name(record: str, what: str, parts: str) -> str:
+    """Return ``record``, a name put together from ``parts``, if all of it is short enough."""
+    size = len(record.encode())
+    if size > MAX_NAME_BYTES:
+        spare = size - MAX_NAME_BYTES
+        raise InvalidOption(
+            explain(
+                what,
+                f"{size} bytes for {parts} together",
+                f"at most {MAX_NAME_BYTES}",
+                f"choose shorter names, by {spare} bytes",
+            )
+        )
+    return record
+
+
 def check_share_name(name: object, what: str) -> str:
     """Return ``name`` if a subscription, a group or a member may have it."""
     return _check_name(name, what, MAX_NAME_BYTES - 1)
@@ -325,7 +341,31 @@ class QueueOptions:
         merged = {**defaults, **options}
         if backoff is not None and "retry_backoff_max" not in options:
             merged["retry_backoff_max"] = max(backoff, cls.retry_backoff_max)
-        return cls(**merged)
+        made = cls(**merged)
+        made._refuse_idle(options)
+        return made
+
+    def _refuse_idle(self, given: Mapping[str, Any]) -> None:
+        """Raise InvalidOption for what was ``given`` and could have no effect beside the others."""
+        if self.durability != "none":
+            raise InvalidOption(
+                explain(
+                    "durability",
+                    f"{self.durability!r}",
+                    "'none'",
+                    "messages are kept in memory: there is no storage on disk yet",
+                )
+            )
+        if "aging" in given and self.aging is not None:
+            if self.order != "fifo":
+                found, wanted = f"order={self.order!r}, where no message overtakes", "order='fifo'"
+                raise InvalidOption(explain("aging", found, wanted, "leave one of them out"))
+            if self.priorities == 1:
+                todo = "leave aging out, or raise priorities"
+                raise InvalidOption(explain("aging", "priorities=1", "2 or more levels", todo))
+        if "dedup_capacity" in given and self.dedup_window is None:
+            todo = "give it one, in which equal ids count once"
+            raise InvalidOption(explain("dedup_capacity", "no dedup_window", "one", todo))
 
     def differences(self, other: QueueOptions) -> list[tuple[str, Any, Any]]:
         """Return (name, value here, value there) where the two differ."""

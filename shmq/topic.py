@@ -19,6 +19,7 @@ from shmq.client import Client
 from shmq.consumer import ADAPTIVE, Consumer
 from shmq.errors import (
     InvalidOption,
+    InvalidOptionType,
     OptionsMismatch,
     QueueFull,
     QueueNotFound,
@@ -26,15 +27,23 @@ from shmq.errors import (
     TopicNotFound,
     explain,
 )
-from shmq.message import encode_headers
-from shmq.options import QueueOptions, check_share_name
+from shmq.message import check_headers, decode_headers, encode_headers
+from shmq.options import QueueOptions, check_record_name, check_share_name, reject_unknown
 from shmq.queue import COUNTERS, Queue, QueueStats
 from shmq.records import make_record, name_of, options_of, queue_defaults, records
 
-__all__ = ["Topic", "TopicStats", "topic_stats_of"]
+__all__ = [
+    "Topic",
+    "TopicStats",
+    "refuse_reject",
+    "subscribe_pattern",
+    "topic_stats_of",
+    "unsubscribe",
+]
 
 MAX_FILTER = 288  # bytes of encoded headers
 _DISCONNECTED = COUNTERS.index("disconnected")
+OWN_OPTIONS = ("filter", "ephemeral", "ack", "prefetch", "max_unsettled")  # of subscribe()
 SLICE_NS = 50_000_000  # who was in the way may have changed
 
 
@@ -244,7 +253,9 @@ class Topic:
     def subscription(self, name: str) -> Queue:
         """Return the queue behind a subscription: to look at, purge or count what waits there."""
         check_share_name(name, "subscription name")
-        return Queue(self._client, f"/{self.name}/{name}")
+        what = f"subscription {name!r} of {self.name!r}"
+        qref = _open_subscription(self._client, f"/{self.name}/{name}", what)
+        return Queue(self._client, f"/{self.name}/{name}", qref)
 
     def unsubscribe(self, name: str) -> None:
         """End the subscription ``name`` with everything in it. Raises QueueNotFound for none."""
@@ -380,18 +391,17 @@ def _subscription(
     )
     full_name = f"{source}/{label}"
     what = f"subscription {label!r} of {source[1:]!r}"
+    check_record_name(full_name, what, "topic and subscription")
     given = {field: getattr(defaults, field) for field in defaults.__dataclass_fields__}
+    reject_unknown("subscription option", options, [*given, *OWN_OPTIONS])
     wanted = QueueOptions.make(given, options)
-    if wanted.overflow == "reject":
-        raise InvalidOption(
-            explain(
-                f"overflow of {what}",
-                "'reject'",
-                "'block', 'drop-oldest' or 'disconnect'",
-                "publish(timeout=0) does not wait",
-            )
-        )
-    blob = encode_headers(dict(filter)) if filter else b""
+    refuse_reject(wanted, what)
+    ends: object = ephemeral
+    if ends is not None and not isinstance(ends, bool):
+        todo = "True ends the subscription with this process"
+        raise InvalidOptionType(explain("ephemeral", repr(ephemeral), "True or False", todo))
+    asked = check_headers(filter, "filter")
+    blob = encode_headers(asked) if asked else b""
     if len(blob) > MAX_FILTER:
         raise InvalidOption(
             explain(
@@ -426,7 +436,8 @@ def _subscription(
         here = bytes(ffi.buffer(info.filter, info.filter_size))
         differences = [each for each in found.differences(wanted) if each[0] in options]
         if filter is not None and here != blob:
-            differences.append(("filter", f"{len(here)} bytes", f"{len(blob)} bytes"))
+            old = dict(decode_headers(here).headers) if here else {}
+            differences.append(("filter", old, asked))
         if differences:
             raise OptionsMismatch(
                 explain(
@@ -451,8 +462,29 @@ def unsubscribe(client: Client, source: str, name: str) -> None:
     """End the subscription ``name`` of a topic or pattern; see `Topic.unsubscribe`."""
     full_name = f"/{source}/{check_share_name(name, 'subscription name')}"
     what = f"subscription {name!r} of {source!r}"
-    qref = client.check(client.call(lib.shmq_queue_open, full_name.encode()), what)
+    qref = _open_subscription(client, full_name, what)
     client.check(client.call(lib.shmq_queue_delete, qref), what)
+
+
+def _open_subscription(client: Client, full_name: str, what: str) -> int:
+    rc = client.call(lib.shmq_queue_open, full_name.encode())
+    if rc in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
+        todo = "subscribe() makes it; topic.subscriptions() shows what is there"
+        raise QueueNotFound(explain(what, "no such subscription", "one that exists", todo))
+    return client.check(rc, what)
+
+
+def refuse_reject(options: QueueOptions, what: str) -> None:
+    """Raise InvalidOption for overflow="reject", which is not for what many publishers feed."""
+    if options.overflow == "reject":
+        raise InvalidOption(
+            explain(
+                f"overflow of {what}",
+                "'reject'",
+                "'block', 'drop-oldest' or 'disconnect'",
+                "publish(timeout=0) does not wait",
+            )
+        )
 
 
 def _not_found(name: str) -> TopicNotFound:

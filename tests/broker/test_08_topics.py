@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 from kit import kill, program, wait_until
@@ -164,3 +165,145 @@ def test_broker_shutdown_ends_subscribers_loops(broker_name: str) -> None:
             assert running.line() == "last"
             broker.shutdown()
             assert running.line() == "over"
+
+
+WRONG: dict[str, tuple[Callable[[shmq.Broker], object], type[Exception], str]] = {
+    "aging of an order": (
+        lambda broker: broker.create_queue("a", order="key", aging=1),
+        shmq.InvalidOption,
+        "aging: found order='key'.*expected order='fifo'; leave one of them out",
+    ),
+    "aging of one level": (
+        lambda broker: broker.create_queue("a", priorities=1, aging=1),
+        shmq.InvalidOption,
+        "aging: found priorities=1, expected 2 or more levels; ",
+    ),
+    "a capacity for no window": (
+        lambda broker: broker.create_queue("a", dedup_capacity=10),
+        shmq.InvalidOption,
+        "dedup_capacity: found no dedup_window, expected one; ",
+    ),
+    "an order that is none": (
+        lambda broker: broker.create_queue("a", order="keys"),
+        shmq.InvalidOption,
+        "order: found 'keys', expected one of .*; did you mean 'key'",
+    ),
+    "a topic that rejects": (
+        lambda broker: broker.create_topic("a", overflow="reject"),
+        shmq.InvalidOption,
+        "overflow of topic 'a': found 'reject', expected .*; publish",
+    ),
+    "a durable subscription": (
+        lambda broker: broker.get_topic("t").subscribe("a", durability="sync"),
+        shmq.InvalidOption,
+        "durability: found 'sync', expected 'none'; ",
+    ),
+    "a misspelt filter": (
+        lambda broker: broker.get_topic("t").subscribe("a", fliter={"a": 1}),
+        shmq.InvalidOption,
+        "subscription option 'fliter': .*; did you mean 'filter'",
+    ),
+    "a filter that is no mapping": (
+        lambda broker: broker.get_topic("t").subscribe("a", filter="region"),
+        TypeError,
+        "filter: found str, expected a mapping; ",
+    ),
+    "a filter for what no header can be": (
+        lambda broker: broker.get_topic("t").subscribe("a", filter={"a": [1]}),
+        TypeError,
+        "filter 'a': found list, expected str, .*; ",
+    ),
+    "a filter of another kind than there is": (
+        lambda broker: broker.get_topic("t").subscribe("filtered", filter={"a": 2}),
+        shmq.OptionsMismatch,
+        r"found filter=\{'a': 1\}, expected filter=\{'a': 2\}; ",
+    ),
+    "ephemeral by a text": (
+        lambda broker: broker.get_topic("t").subscribe("a", ephemeral="yes"),
+        shmq.InvalidOption,
+        "ephemeral: found 'yes', expected True or False; ",
+    ),
+    "names too long together": (
+        lambda broker: broker.get_topic("t").subscribe("x" * 253),
+        shmq.InvalidOption,
+        "256 bytes for topic and subscription together, expected at most 255; .* by 1 bytes",
+    ),
+    "a subscription that is not there": (
+        lambda broker: broker.get_topic("t").subscription("none"),
+        shmq.QueueNotFound,
+        "found no such subscription, expected one that exists; subscribe",
+    ),
+    "an end of what is not there": (
+        lambda broker: broker.unsubscribe("t.*", "none"),
+        shmq.QueueNotFound,
+        "subscription 'none' of 't.\\*': found no such subscription",
+    ),
+    "a topic as a queue": (
+        lambda broker: broker.get_queue("t"),
+        shmq.QueueNotFound,
+        "queue 't': found a topic of that name, expected a queue; get_topic",
+    ),
+    "a deletion of a topic as a queue": (
+        lambda broker: broker.delete_queue("t"),
+        shmq.QueueNotFound,
+        "found a topic of that name",
+    ),
+    "a queue as a topic": (
+        lambda broker: broker.get_topic("q"),
+        shmq.TopicNotFound,
+        "topic 'q': found a queue of that name, expected a topic; get_queue",
+    ),
+    "a group on nothing": (
+        lambda broker: broker.create_consumer_group("g", "none"),
+        shmq.QueueNotFound,
+        "source of group 'g': found no queue and no topic 'none', expected one that exists; ",
+    ),
+    "a group on a number": (
+        lambda broker: broker.create_consumer_group("g", 5),  # type: ignore[arg-type]
+        shmq.InvalidOption,
+        "source of group 'g': found int, expected a Queue, a Topic, ",
+    ),
+    "a group with too long names": (
+        lambda broker: broker.create_consumer_group("g" * 200, "q").add_consumer("m" * 60),
+        shmq.InvalidOption,
+        "265 bytes for source, group and member together, expected at most 255; ",
+    ),
+    "a member without a name": (
+        lambda broker: broker.create_consumer_group("g", "q").add_consumer(""),
+        shmq.InvalidOption,
+        "consumer_id: found an empty text, expected ",
+    ),
+    "a dispatch that is none": (
+        lambda broker: broker.create_consumer_group("g", "q", dispatch="roundrobin"),
+        shmq.InvalidOption,
+        "dispatch: found 'roundrobin', expected .*; did you mean 'round-robin'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_says_found_expected_and_what_to_do(broker_name: str, name: str) -> None:
+    call, error, text = WRONG[name]
+    with shmq.Broker(broker_name) as broker:
+        broker.create_queue("q")
+        with broker.create_topic("t").subscribe("filtered", filter={"a": 1}):
+            before = (
+                broker.list_queues(),
+                broker.list_topics(),
+                broker.get_topic("t").subscriptions(),
+            )
+            with pytest.raises(error, match=text):
+                call(broker)
+            after = (
+                broker.list_queues(),
+                broker.list_topics(),
+                broker.get_topic("t").subscriptions(),
+            )
+            assert after == before
+            assert broker.stats().groups == ()
+
+
+def test_a_group_is_of_its_sources_broker(broker_names: Callable[[], str]) -> None:
+    with shmq.Broker(broker_names()) as broker, shmq.Broker(broker_names()) as other:
+        with pytest.raises(shmq.InvalidOption, match=r"found one of broker .*, expected one of"):
+            broker.create_consumer_group("g", other.create_queue("q"))
