@@ -52,6 +52,8 @@ class Endpoint:
     """Run after each message was checked: acknowledge, release."""
     each_done: str = ""
     """The same for `x` of a batch."""
+    many_done: str = ""
+    """Run after all of `items` were checked: acknowledge them with one call."""
     before_chunk: str = ""
     after_chunk: str = ""
     flush: Callable[[], object] = lambda: None

@@ -80,6 +80,7 @@ def loop(chunks, repeat):
             if <each> != want:
                 wrong(<each>, want)
             <each_done>
+        <many_done>
 """
 
 PRODUCE_TIMED = """

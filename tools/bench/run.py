@@ -66,6 +66,7 @@ def measure(workload: Workload, row: Row, n: int, options: Options) -> dict[str,
         if "seconds" in params:
             params["seconds"] = options.idle_seconds
         watchdog = _WATCHDOG_S + 10 * options.seconds + (0 if workload.calibrate else 100)
+        watchdog += load(row.peer).start_s
         process = subprocess.Popen(
             [sys.executable, "-m", "tools.bench.cell"],
             stdin=subprocess.PIPE,

@@ -19,6 +19,8 @@ MODULES = {
     "iceoryx2": "iceoryx",
     "posix_ipc": "posix_mq",
     "redis": "redis_streams",
+    "jetstream": "jetstream",
+    "rabbitmq": "rabbitmq",
 }
 
 
@@ -32,6 +34,8 @@ class Peer:
     caps: ClassVar[Caps] = Caps()
     variants: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Workload → the variants measured there (default: one, unnamed)."""
+    start_s: ClassVar[float] = 0.0
+    """Seconds that its server may take to start, beyond what the watchdog allows everybody."""
 
     def __init__(self, spec: Spec) -> None:
         """Keep the demands; opens nothing."""

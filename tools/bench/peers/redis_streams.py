@@ -14,13 +14,23 @@ import redis
 from tools.bench.endpoint import Caps, Endpoint
 from tools.bench.peers import Peer
 
+_ACKED = "XACK"
+
 
 class RedisStreams(Peer):
-    """One call per message; batches are a pipeline of XADD and XREADGROUP with COUNT 100. NOACK: at most once."""
+    """One call per message; batches are a pipeline of XADD and XREADGROUP with COUNT 100.
+
+    With NOACK, at most once; the variant acknowledges each batch with one XACK, at least once.
+    """
 
     title = "Redis Streams"
     dist = "redis"
-    caps = Caps(batch=True, spin=False, notes="client/server; NOACK, nothing on disk")
+    caps = Caps(
+        batch=True,
+        spin=False,
+        notes="client/server, nothing on disk; NOACK, but for the row that acknowledges each batch with one XACK",
+    )
+    variants = {"batch": ("", _ACKED)}
 
     @classmethod
     def missing(cls) -> str:
@@ -88,17 +98,21 @@ _pipe.execute()
     def consumer(self, channel: int = 0, index: int = 0) -> Endpoint:
         """Return XREADGROUP, blocking."""
         client = self._client()
-        get = """
-_r = _xread("g", _who, _from, count={count}, block=0, noack=True)
+        acked = self.spec.variant == _ACKED
+        get = f"""
+_r = _xread("g", _who, _from, count={{count}}, block=0, noack={not acked})
 """
         return Endpoint(
             env={
                 "_xread": client.xreadgroup,
+                "_xack": client.xack,
+                "_stream_c": self.name(channel),
                 "_who": f"c{index}",
                 "_from": {self.name(channel): ">"},
             },
             get=get.format(count=1) + 'item = _r[0][1][0][1][b"d"]',
             get_many=get.format(count=100) + 'items = [entry[1][b"d"] for entry in _r[0][1]]',
+            many_done='_xack(_stream_c, "g", *[entry[0] for entry in _r[0][1]])' if acked else "",
             close=client.close,
         )
 

@@ -121,10 +121,13 @@ WORKLOADS = (
         "64 B, batch calls",
         "As above, put by 100 in one call and taken by up to 100 (or what the peer's call gives) in one call; every message "
         "compared in full. Peers without batch calls are not listed, except "
-        "multiprocessing.Queue, once with one call per message, once putting lists of 100 as one object.",
+        "multiprocessing.Queue, once with one call per message, once putting lists of 100 as one object. At least once, that "
+        "is with every message acknowledged after it was checked: shmq with manual ack (one `ack()` per message), Redis Streams "
+        "with XACK, JetStream (which also confirms each publish) and RabbitMQ (publisher confirms); these three run in a server "
+        "that is free to use both cores, and acknowledge a whole batch with one call.",
         _RATE,
         run,
-        ("mp", "shmq", "faster-fifo", "cloudtoid", "redis"),
+        ("mp", "shmq", "faster-fifo", "cloudtoid", "redis", "jetstream", "rabbitmq"),
         ({"size": 64, "room": 4096, "batch": True},),
     ),
     _payload("payload-1k", 1024, 1024, 16_000, "1 KiB"),
