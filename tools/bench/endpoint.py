@@ -4,7 +4,8 @@ A wrapper function around another project's call costs about as much as the fast
 not wrap: it hands over the one statement that puts and the one that gets, and `loops` compiles them into the
 timed loop. Every peer is then measured as a user would write it, inline.
 
-Names a statement may use: `data` (the message to put, bytes), `batch` (a list of them), whatever is in `env`.
+Names a statement may use: `data` (the message to put, bytes), `batch` (a list of them), `extra` (what a workload sends or
+expects beside the bytes), whatever is in `env`.
 Names a statement sets: `get` and `spin` set `item`, `get_many` sets `items`.
 """
 
@@ -48,6 +49,8 @@ class Endpoint:
     get_many: str = ""
     each: str = "x"
     """Payload of `x`, one element of `items`."""
+    check: str = ""
+    """Run after the bytes of each message were compared: compare with `extra`, else call `wrong(found, expected)`."""
     done: str = ""
     """Run after each message was checked: acknowledge, release."""
     each_done: str = ""

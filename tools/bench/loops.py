@@ -60,6 +60,14 @@ def loop(chunks, repeat):
             <after_chunk>
 """
 
+
+def with_extra(template: str) -> str:
+    """Return the template for chunks of pairs (message, extra)."""
+    template = template.replace("for data in chunk", "for data, extra in chunk")
+    template = template.replace("for want in chunk", "for want, extra in chunk")
+    return template.replace("<done>", "<check>\n                <done>")
+
+
 CONSUME_SPINNING = CONSUME.replace("<get>", "<spin>")
 
 PRODUCE_BATCHES = """

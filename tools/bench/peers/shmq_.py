@@ -8,6 +8,7 @@ from typing import Any
 import shmq
 from tools.bench.endpoint import Caps, Endpoint
 from tools.bench.peers import Peer
+from tools.bench.peers.shmq_features import FEATURES, FIELDS, feature_of
 
 _NONE_AND_MANUAL = ('ack="none"', "manual ack")
 _GET = 'ack="none", get() spinning'
@@ -23,7 +24,8 @@ class Shmq(Peer):
     variants = {
         "one-by-one": _NONE_AND_MANUAL,
         "batch": _NONE_AND_MANUAL,
-        "publish-watched": ('ack="none"',),
+        "features": tuple(FEATURES),
+        "publish-watched": ('ack="none"', f'ack="none", {FIELDS}'),
         "publish-deep": ('ack="none"',),
         "round-trip-spinning": (*_NONE_AND_MANUAL, _GET),
         "round-trip-blocking": _NONE_AND_MANUAL,
@@ -47,9 +49,10 @@ class Shmq(Peer):
 
     def setup(self) -> None:
         """Start the broker and create the queues."""
-        self.broker = shmq.Broker(self.spec.tag)
+        feature = feature_of(self.spec.variant)
+        self.broker = shmq.Broker(self.spec.tag, **feature.broker)
         for channel in range(self.spec.channels):
-            self.broker.create_queue(self.name(channel), max_depth=self.spec.room)
+            self.broker.create_queue(self.name(channel), max_depth=self.spec.room, **feature.queue)
 
     def server_pids(self) -> list[int]:
         """Return supervisor and sidecar."""
@@ -63,7 +66,7 @@ class Shmq(Peer):
     def producer(self, channel: int = 0, index: int = 0) -> Endpoint:
         """Return publish(), publish_many(), or loan()."""
         queue = self._queue(channel)
-        put = "_publish(data)"
+        put = f"_publish(data{feature_of(self.spec.variant).arguments})"
         if self.spec.variant == "loan + view":
             put = "with _loan(_size) as _buffer:\n    _buffer[:] = data"
         return Endpoint(
@@ -115,6 +118,7 @@ while True:
             spin="_d = _get()\n" + take if self.spec.variant == _GET else spin + take,
             get_many="items = _get_many(100)",
             each="x.payload",
+            check=feature_of(self.spec.variant).check,
             done="_d.ack()" if manual else "",
             each_done="x.ack()" if manual else "",
             close=close,

@@ -46,12 +46,14 @@ class Workload:
 
 def all_workloads() -> dict[str, Workload]:
     """Return every workload by key, in the order of the report."""
-    from tools.bench.workloads import costs, latency, many, throughput
+    from tools.bench.workloads import costs, features, latency, many, throughput
 
-    found = [*throughput.WORKLOADS, *latency.WORKLOADS, *many.WORKLOADS, *costs.WORKLOADS]
+    modules = (throughput, features, latency, many, costs)
+    found = [workload for module in modules for workload in module.WORKLOADS]
     order = [
         "one-by-one",
         "batch",
+        "features",
         "publish-watched",
         "publish-deep",
         "round-trip-spinning",

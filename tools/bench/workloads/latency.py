@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from tools.bench import loops
 from tools.bench.endpoint import Spec
-from tools.bench.messages import cycle
+from tools.bench.messages import cycle, number_of
 from tools.bench.peers import Peer, load
+from tools.bench.peers.shmq_features import feature_of
 from tools.bench.processes import CONSUMER_CORE, PRODUCER_CORE, Child, together
 from tools.bench.workloads import Figure, Workload
 
@@ -41,8 +42,11 @@ def quantiles(times: list[int], cost: int = 0) -> dict[str, float]:
 
 def _publisher(peer: Peer, params: dict[str, Any]) -> Iterator[Any]:
     endpoint = peer.producer()
-    chunks = cycle(64, peer.spec.room)
-    loop = loops.compile_loop(loops.PRODUCE_TIMED, endpoint)
+    extra = feature_of(peer.spec.variant).extra
+    chunks = [
+        [(data, extra(number_of(data))) for data in chunk] for chunk in cycle(64, peer.spec.room)
+    ]
+    loop = loops.compile_loop(loops.with_extra(loops.PRODUCE_TIMED), endpoint)
     yield "open"
     loop(chunks[:1], 1, _PACE_NS)
     yield "warm"
@@ -182,7 +186,8 @@ WORKLOADS = (
         "One put of 64 B, a consumer polling",
         "Each call is timed by itself (perf_counter_ns, the clock's own median cost subtracted), one every "
         f"{_PACE_NS // 1000} µs, while a consumer on the other core polls the queue without sleeping and checks every message. "
-        "multiprocessing.Queue's put only hands the message to its feeder thread.",
+        "multiprocessing.Queue's put only hands the message to its feeder thread. _headers + priority + ttl_: the call also says "
+        "three small headers, other ones for each message and prepared as it is, a priority and a ttl.",
         _FIGURES,
         run_publish,
         _ALL,

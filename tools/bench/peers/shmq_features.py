@@ -1,0 +1,60 @@
+"""What one message of shmq can carry: for each feature what is said to the broker, the queue, publish() and the consumer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PLAIN = "plain"
+FIELDS = "headers + priority + ttl"
+DEDUP = "dedup_id"
+KEY = 'order="key"'
+NO_METRICS = "metrics off"
+
+KEYS = 100
+_IDS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One way of publishing and taking; `extra` is what goes with a message beside its payload."""
+
+    arguments: str = ""
+    """Of publish(), after `data`."""
+    check: str = ""
+    """Run by the consumer for each delivery `_d`."""
+    extra: Callable[[int], Any] = lambda seq: None  # noqa: ARG005
+    """Made before the clock starts, for the message with this number."""
+    ever_new: bool = False
+    """`extra` is given the number in the whole run, so that none comes twice; else that of the message."""
+    queue: dict[str, Any] = field(default_factory=dict)
+    broker: dict[str, Any] = field(default_factory=dict)
+
+
+FEATURES = {
+    PLAIN: Feature(),
+    FIELDS: Feature(
+        ", headers=extra, priority=5, ttl=60.0",
+        'if _d.headers["seq"] != extra["seq"]:\n    wrong(_d.headers, item)',
+        lambda seq: {"source": "shop-3", "seq": seq, "final": seq % 2 == 0},
+    ),
+    DEDUP: Feature(
+        ", dedup_id=extra",
+        "",
+        lambda number: f"order-{number:010d}",
+        ever_new=True,
+        queue={"dedup_window": 60.0, "dedup_capacity": _IDS},
+    ),
+    KEY: Feature(
+        ", key=extra", "", lambda seq: f"customer-{seq % KEYS:03d}", queue={"order": "key"}
+    ),
+    NO_METRICS: Feature(broker={"metrics": False}),
+}
+
+
+def feature_of(variant: str) -> Feature:
+    """Return the feature that a variant names, alone or after the way of acknowledging."""
+    return FEATURES.get(variant.rpartition('ack="none", ')[2], FEATURES[PLAIN])
