@@ -292,7 +292,8 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     shmq_queue *rec = &ctx->queues[index];
     int subscription = options->kind == SHMQ_KIND_SUBSCRIPTION || options->kind == SHMQ_KIND_PATTERN;
     uint64_t depth = subscription || options->kind == SHMQ_KIND_QUEUE ? options->max_depth : 1;   /* nothing ever lies in a topic itself */
-    uint64_t slots = depth + (subscription || options->dedup_window_ns ? SHMQ_OWNERS : 0);   /* topic.c, I4: all publishers that saw room find it */
+    /* more slots than max_depth: who has seen room, then committed a share, an id or a forward, finds it though others were quicker */
+    uint64_t slots = depth + (subscription || options->dedup_window_ns ? SHMQ_OWNERS : depth < 64 ? depth : 64);
     uint32_t lg[2] = { lg_for(slots > SHMQ_BLOCKS ? SHMQ_BLOCKS : slots), lg_for(depth > 65536 ? 65536 : depth) };
     if (options->order != SHMQ_FIFO) lg[0] = lg[0] < 8 ? 10 : lg[0] > 22 ? 24 : lg[0] + 2;   /* messages passed over keep their places */
     uint64_t bytes[2], at[2];

@@ -20,7 +20,10 @@ KILLS = int(os.environ.get("SHMQ_CHAOS_KILLS", "2000"))
 def test_random_deaths_lose_nothing(run: Callable[..., str], rate: int) -> None:
     kills = KILLS if rate == 1000 else max(KILLS // 4, 1)
     text = run("chaos", "--kills", str(kills), "--rate", str(rate), limit=50 + KILLS)
-    assert "lost 0, twice 0, from nowhere 0, torn 0, out of order 0, leaked blocks 0" in text
+    assert (
+        "lost 0, twice 0, from nowhere 0, torn 0, out of order 0, partial 0, leaked blocks 0"
+        in text
+    )
 
 
 @pytest.mark.slow
