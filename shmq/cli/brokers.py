@@ -91,11 +91,15 @@ def ls(options: argparse.Namespace) -> int:
     """List brokers."""
     found = [(segment.name, _look(segment.name)) for segment in list_segments()]
     if options.json:
-        print(json.dumps([{"name": name, "state": _state(one)} for name, one in found], indent=2))
+        rows = [{"name": name, "state": _state(one), **_counts(one)} for name, one in found]
+        print(json.dumps(rows, indent=2))
     else:
         width = max((len(name) for name, _ in found), default=0)
         for name, one in found:
-            print(f"{name:<{width}}  {_state(one)}")
+            counts = [
+                f"{n} {what[: None if n != 1 else -1]}" for what, n in _counts(one).items() if n
+            ]
+            print(f"{name:<{width}}  {_state(one)}{', ' * bool(counts)}{', '.join(counts)}")
     return 0
 
 
@@ -152,6 +156,17 @@ def _state(one: Seen) -> str:
         missing = "supervisor" if not one.supervisor_pid else "sidecar"
         return f"up without {missing} (shmq up NAME brings it back)"
     return "down, messages kept (shmq up NAME, or shmq clean)"
+
+
+def _counts(one: Seen) -> dict[str, int]:
+    if not isinstance(one, BrokerStats):
+        return {}
+    return {
+        "queues": len(one.queues),
+        "topics": len(one.topics),
+        "subscriptions": len(one.streams()) - len(one.queues),
+        "groups": len(one.groups),
+    }
 
 
 def _as_json(one: Seen) -> dict[str, Any]:

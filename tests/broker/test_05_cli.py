@@ -180,8 +180,16 @@ def test_ls_lists_what_is_there(up: str) -> None:
     code, out, _ = run("ls")
     assert code == 0
     assert [line.split()[1:] for line in out.splitlines() if line.startswith(up)] == [["up"]]
-    names = [one["name"] for one in json.loads(run("ls", "--json")[1])]
-    assert up in names
+    broker = shmq.connect(up)
+    broker.create_queue("orders")
+    topic = broker.create_topic("news")
+    topic.subscribe("audit").close()
+    broker.create_consumer_group("workers", topic)
+    (line,) = (line for line in run("ls")[1].splitlines() if line.startswith(up))
+    assert " ".join(line.split()) == f"{up} up, 1 queue, 1 topic, 2 subscriptions, 1 group"
+    (seen,) = (one for one in json.loads(run("ls", "--json")[1]) if one["name"] == up)
+    assert (seen["state"], seen["queues"], seen["topics"]) == ("up", 1, 1)
+    assert (seen["subscriptions"], seen["groups"]) == (2, 1)
 
 
 def test_looking_does_not_keep_an_anonymous_broker_alive() -> None:
