@@ -13,7 +13,7 @@ static PyObject *field_names[FIELDS];   /* interned, as keywords of calls are */
 
 typedef struct { uint8_t *at, *end; } encoder;
 
-static bool put_varint(encoder *e, uint64_t n) {
+static bool field_put_varint(encoder *e, uint64_t n) {
     for (; n > 0x7f; n >>= 7) {
         if (e->at == e->end) return false;
         *e->at++ = (uint8_t)(n | 0x80);
@@ -23,14 +23,14 @@ static bool put_varint(encoder *e, uint64_t n) {
     return true;
 }
 
-static bool put_bytes(encoder *e, const char *data, Py_ssize_t n) {
-    if (!data || !put_varint(e, (uint64_t)n) || e->end - e->at < n) return false;
+static bool field_put_bytes(encoder *e, const char *data, Py_ssize_t n) {
+    if (!data || !field_put_varint(e, (uint64_t)n) || e->end - e->at < n) return false;
     memcpy(e->at, data, (size_t)n);
     e->at += n;
     return true;
 }
 
-static bool put_kind(encoder *e, uint8_t kind) {
+static bool field_put_kind(encoder *e, uint8_t kind) {
     if (e->at == e->end) return false;
     *e->at++ = kind;
     return true;
@@ -50,18 +50,18 @@ static bool text_of(PyObject *value, const char **data, Py_ssize_t *n) {
 }
 
 /* Two's complement in bit_length / 8 + 1 bytes: one and the same number has one encoding only. */
-static bool put_int(encoder *e, PyObject *value) {
+static bool field_put_int(encoder *e, PyObject *value) {
     int overflow;
     long long v = PyLong_AsLongLongAndOverflow(value, &overflow);
     if (overflow) return false;
     unsigned long long size = v < 0 ? 0 - (unsigned long long)v : (unsigned long long)v;
     unsigned bits = size ? 64 - (unsigned)__builtin_clzll(size) : 0, n = bits / 8 + 1;
-    if (!put_varint(e, n) || e->end - e->at < (Py_ssize_t)n) return false;
+    if (!field_put_varint(e, n) || e->end - e->at < (Py_ssize_t)n) return false;
     for (unsigned i = 0; i < n; i++) *e->at++ = i < 8 ? (uint8_t)((unsigned long long)v >> 8 * i) : v < 0 ? 0xff : 0;
     return true;
 }
 
-static bool put_header(encoder *e, PyObject *name, PyObject *value) {
+static bool field_put_header(encoder *e, PyObject *name, PyObject *value) {
     const char *n, *v = NULL;
     Py_ssize_t n_size, v_size = 0;
     if (!PyUnicode_CheckExact(name) || !text_of(name, &n, &n_size)) return false;
@@ -72,9 +72,9 @@ static bool put_header(encoder *e, PyObject *name, PyObject *value) {
     else if (PyLong_CheckExact(value)) kind = 3;
     else if (PyFloat_CheckExact(value)) kind = 4;
     else return false;
-    if (!put_kind(e, kind) || !put_bytes(e, n, n_size)) return false;
-    if (v) return put_bytes(e, v, v_size);
-    if (kind == 3) return put_int(e, value);
+    if (!field_put_kind(e, kind) || !field_put_bytes(e, n, n_size)) return false;
+    if (v) return field_put_bytes(e, v, v_size);
+    if (kind == 3) return field_put_int(e, value);
     if (kind != 4) return true;
     double d = PyFloat_AS_DOUBLE(value);
     if (e->end - e->at < 8 || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__) return false;
@@ -95,13 +95,13 @@ static uint64_t plain_seconds(PyObject *value) {
 }
 
 /* The id or the key, which has no name in the encoding: 0 where one would stand. */
-static bool put_own(encoder *e, PyObject *value, uint8_t kind, const void **data, uint32_t *size) {
+static bool field_put_own(encoder *e, PyObject *value, uint8_t kind, const void **data, uint32_t *size) {
     const char *text;
     Py_ssize_t n;
     if (!text_of(value, &text, &n) || n > FIELDS_MOST) return false;
     *data = text;
     *size = (uint32_t)n;
-    return put_kind(e, PyUnicode_CheckExact(value) ? kind : kind + 2) && put_kind(e, 0) && put_bytes(e, text, n);
+    return field_put_kind(e, PyUnicode_CheckExact(value) ? kind : kind + 2) && field_put_kind(e, 0) && field_put_bytes(e, text, n);
 }
 
 /* The keyword arguments of a publish. false: Python's business. */
@@ -115,14 +115,14 @@ static bool fields_get(const QueueObject *self, shmq_message *m, uint8_t *buffer
         else if (f == PRIORITY) return false;
     }
     encoder e = {buffer, buffer + FIELDS_MOST};
-    if (of[DEDUP_ID] && !put_own(&e, of[DEDUP_ID], 7, &m->dedup, &m->dedup_size)) return false;
-    if (of[KEY] && !put_own(&e, of[KEY], 8, &m->key, &m->key_size)) return false;
+    if (of[DEDUP_ID] && !field_put_own(&e, of[DEDUP_ID], 7, &m->dedup, &m->dedup_size)) return false;
+    if (of[KEY] && !field_put_own(&e, of[KEY], 8, &m->key, &m->key_size)) return false;
     if (of[HEADERS]) {
         PyObject *name, *value;
         Py_ssize_t at = 0;
         if (!PyDict_CheckExact(of[HEADERS])) return false;
         while (PyDict_Next(of[HEADERS], &at, &name, &value))
-            if (!put_header(&e, name, value)) return false;
+            if (!field_put_header(&e, name, value)) return false;
     }
     if (of[PRIORITY]) {
         long p = PyLong_CheckExact(of[PRIORITY]) ? PyLong_AsLong(of[PRIORITY]) : -1;
@@ -140,7 +140,7 @@ static bool fields_get(const QueueObject *self, shmq_message *m, uint8_t *buffer
 
 typedef struct { const uint8_t *at, *end; } decoder;
 
-static const char *get_bytes(decoder *d, Py_ssize_t *n) {   /* NULL: nothing that the encoder writes */
+static const char *field_get_bytes(decoder *d, Py_ssize_t *n) {   /* NULL: nothing that the encoder writes */
     uint64_t size = 0;
     for (unsigned shift = 0;; shift += 7) {
         if (d->at == d->end || shift > 28) return NULL;
@@ -153,36 +153,36 @@ static const char *get_bytes(decoder *d, Py_ssize_t *n) {   /* NULL: nothing tha
     return (const char *)d->at - size;
 }
 
-static PyObject *get_text(decoder *d, bool text) {
+static PyObject *field_get_text(decoder *d, bool text) {
     Py_ssize_t n;
-    const char *data = get_bytes(d, &n);
+    const char *data = field_get_bytes(d, &n);
     if (!data) return NULL;
     return text ? PyUnicode_DecodeUTF8(data, n, "surrogatepass") : PyBytes_FromStringAndSize(data, n);
 }
 
-static PyObject *get_int(decoder *d) {
+static PyObject *field_get_int(decoder *d) {
     Py_ssize_t n;
-    const char *data = get_bytes(d, &n);
+    const char *data = field_get_bytes(d, &n);
     if (!data || n < 1 || n > 8) return NULL;
     unsigned long long v = (signed char)data[n - 1] < 0 ? ~0ull : 0;
     for (Py_ssize_t i = n; i-- > 0;) v = v << 8 | (unsigned char)data[i];
     return PyLong_FromLongLong((long long)v);
 }
 
-static PyObject *get_value(decoder *d, uint8_t kind) {
+static PyObject *field_get_value(decoder *d, uint8_t kind) {
     double x;
     switch (kind) {
     case 0: return Py_NewRef(Py_None);
     case 1: return Py_NewRef(Py_False);
     case 2: return Py_NewRef(Py_True);
-    case 3: return get_int(d);
+    case 3: return field_get_int(d);
     case 4:
         if (d->end - d->at < 8 || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__) return NULL;
         memcpy(&x, d->at, 8);
         d->at += 8;
         return PyFloat_FromDouble(x);
-    case 5: case 7: case 8: return get_text(d, true);
-    case 6: case 9: case 10: return get_text(d, false);
+    case 5: case 7: case 8: return field_get_text(d, true);
+    case 6: case 9: case 10: return field_get_text(d, false);
     default: return NULL;
     }
 }
@@ -196,7 +196,7 @@ static PyObject *decode_fields(PyObject *module, PyObject *blob) {
     bool sound = headers != NULL;
     while (sound && d.at < d.end) {
         uint8_t kind = *d.at++;
-        PyObject *name = get_text(&d, true), *value = name ? get_value(&d, kind) : NULL;
+        PyObject *name = field_get_text(&d, true), *value = name ? field_get_value(&d, kind) : NULL;
         if (!value) sound = false;
         else if (kind < 7) sound = PyDict_SetItem(headers, name, value) == 0;
         else Py_XSETREF(*(kind & 1 ? &dedup : &key), Py_NewRef(value));
