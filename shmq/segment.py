@@ -443,16 +443,7 @@ def open_segment(name: str) -> Segment:
         BrokerNotRunning: nothing has that name, or it is not finished yet.
         LayoutMismatch, CorruptSegment, ForeignSegment: it is not what this build can use.
     """
-    segment = open_handle(name)
-    if segment is None:
-        raise BrokerNotRunning(
-            explain(
-                f"broker {name!r}",
-                "none of that name",
-                "a running one",
-                f"start it: `shmq up {name}` or shmq.Broker({name!r}); `shmq ls` shows all",
-            )
-        )
+    segment = _handle_or_not_running(name)
     try:
         # A creator needs about a millisecond from the name to the magic; a dead one needs for ever.
         for _ in range(50):
@@ -460,7 +451,7 @@ def open_segment(name: str) -> Segment:
                 break
             time.sleep(0.002)
             segment.close()
-            segment = open_handle(name) or segment
+            segment = _handle_or_not_running(name)
         else:
             raise BrokerNotRunning(
                 explain(
@@ -474,6 +465,20 @@ def open_segment(name: str) -> Segment:
     except BaseException:
         segment.close()
         raise
+    return segment
+
+
+def _handle_or_not_running(name: str) -> Segment:
+    segment = open_handle(name)
+    if segment is None:
+        raise BrokerNotRunning(
+            explain(
+                f"broker {name!r}",
+                "none of that name",
+                "a running one",
+                f"start it: `shmq up {name}` or shmq.Broker({name!r}); `shmq ls` shows all",
+            )
+        )
     return segment
 
 

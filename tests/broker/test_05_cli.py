@@ -185,9 +185,13 @@ def test_ls_lists_what_is_there(up: str) -> None:
     topic = broker.create_topic("news")
     topic.subscribe("audit").close()
     broker.create_consumer_group("workers", topic)
-    (line,) = (line for line in run("ls")[1].splitlines() if line.startswith(up))
+    code, out, err = run("ls")
+    assert (code, err) == (0, "")
+    (line,) = (line for line in out.splitlines() if line.startswith(up))
     assert " ".join(line.split()) == f"{up} up, 1 queue, 1 topic, 2 subscriptions, 1 group"
-    (seen,) = (one for one in json.loads(run("ls", "--json")[1]) if one["name"] == up)
+    code, out, err = run("ls", "--json")
+    assert (code, err) == (0, "")
+    (seen,) = (one for one in json.loads(out) if one["name"] == up)
     assert (seen["state"], seen["queues"], seen["topics"]) == ("up", 1, 1)
     assert (seen["subscriptions"], seen["groups"]) == (2, 1)
 

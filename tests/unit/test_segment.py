@@ -153,3 +153,17 @@ def test_handles_do_not_leak_descriptors(segment: Segment) -> None:
     for _ in range(20):
         open_segment(segment.name).close()
     assert count() == before
+
+
+def test_an_unfinished_segment_that_is_taken_away_meanwhile_is_not_there(
+    broker_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its creator gave up, or somebody cleaned, between two looks of one who wants to open it."""
+    path = Path("/dev/shm") / posix_name(broker_name)[1:]
+    path.write_bytes(bytes(HEAD_BYTES))
+    monkeypatch.setattr("shmq.segment.time.sleep", lambda _: path.unlink(missing_ok=True))
+    try:
+        with pytest.raises(BrokerNotRunning, match="none of that name"):
+            open_segment(broker_name)
+    finally:
+        path.unlink(missing_ok=True)
