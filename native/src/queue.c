@@ -119,6 +119,7 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
         return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)rec - ctx->base), w, SHMQ_Q_RETIRING, 0);
     if (q->live == queue_make(queue_gen(w), SHMQ_Q_LIVE)) { *out = q; return SHMQ_OK; }
     local_queue fresh = { .shared = rec, .options = rec->options };
+    if (fresh.options.priorities > SHMQ_LEVELS) fresh.options.priorities = SHMQ_LEVELS;   /* indexes rings: whatever stands there */
     int counted = counters_ready(ctx, index) == SHMQ_OK;   /* a full file system must not cost messages, only their count */
     int rc = ring_open(ctx, rec, index, SHMQ_LANE_WORK, &fresh.work);
     if (rc == SHMQ_OK) rc = ring_open(ctx, rec, index, SHMQ_LANE_AGAIN, &fresh.again);

@@ -512,6 +512,7 @@ int64_t shmq_member_turn(shmq_ctx *ctx, uint64_t member, uint64_t taken) {
     uint32_t n = ld32_acq(&ctx->header->queue_hwm), me = qref_index(member);
     uint64_t least = taken;
     if (me >= n || me >= SHMQ_QUEUES || ld_acq(&ctx->queues[me].word) != queue_make(qref_gen(member), SHMQ_Q_LIVE)) rc = SHMQ_GONE;
+    else if (ctx->queues[me].options.kind != SHMQ_KIND_MEMBER) rc = SHMQ_E_ARG;   /* a queue's `bytes` says something else */
     if (rc == SHMQ_OK) st_rel(&ctx->queues[me].bytes, taken);
     for (uint32_t i = 0; rc == SHMQ_OK && i < n && i < SHMQ_QUEUES; i++) {
         shmq_queue *rec = &ctx->queues[i];

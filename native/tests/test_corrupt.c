@@ -5,6 +5,8 @@
  * attached before and by one that attaches after. CORRUPT_SEED, CORRUPT_FLIPS choose; a failure names seed and batch.
  */
 #include "harness.h"
+#include "queue.h"
+#include "topic.h"
 #include <poll.h>
 
 #if defined(__SANITIZE_THREAD__)
@@ -12,7 +14,7 @@
 #elif defined(__SANITIZE_ADDRESS__)
 #define FLIPS 4000
 #else
-#define FLIPS 20000
+#define FLIPS 12000
 #endif
 #define BATCH 50
 #define CHILDREN 4      /* at a time: they mostly wait, for the kernel's barriers */
@@ -21,7 +23,8 @@ typedef struct { uint64_t n, offset, from, to; const char *region, *op; } note;
 static note *log_;
 
 /* ---- a segment full of life, and a copy of it ---- */
-static uint64_t q[4], ids_at;
+#define QS 8   /* dead letters, a plain queue, drop-oldest with ids, a closed one, levels, keys, and two subscriptions of topic t */
+static uint64_t q[QS], t, member, ids_at, keys_at;
 static struct { uint64_t at, n; } extent[256];
 static int extents;
 static uint8_t *saved;
@@ -33,10 +36,33 @@ static shmq_ctx *life(void) {
     q[2] = QUEUE(c, "drop", 5, .overflow = SHMQ_DROP_OLDEST, .backoff_ns = 1, .jitter_ppm = 1000, .dedup_window_ns = 20 * MS, .dedup_capacity = 600);
     ids_at = c->queues[q[2] & 0xffff].dedup.offset;
     q[3] = QUEUE(c, "gone", 9);
-    for (int i = 0; i < 4; i++) {
+    q[4] = QUEUE(c, "levels", 20, .priorities = 10, .aging_ns = MS, .backoff_ns = 1);
+    q[5] = QUEUE(c, "keys", 20, .order = SHMQ_BY_KEY, .backoff_ns = 1, DEAD_TO(q[0]));
+    keys_at = c->queues[q[5] & 0xffff].keys.offset;
+    t = QUEUE(c, "/t", 1, .kind = SHMQ_KIND_TOPIC);
+    static const uint8_t filter[] = { 2, 4, 'p', 'a', 'i', 'd' };
+    shmq_queue_options sub = { .max_depth = 20, .max_retries = 3, .kind = SHMQ_KIND_SUBSCRIPTION, .topic = t, .dedup_window_ns = SECONDS, .dedup_capacity = 600, .priorities = 3, DEAD_TO(q[0]) };
+    int64_t made[3];
+    made[0] = shmq_topic_subscribe(c, "/t/levels", &sub, NULL, 0, 0);
+    sub.order = SHMQ_STRICT;
+    sub.overflow = SHMQ_DROP_OLDEST;
+    made[1] = shmq_topic_subscribe(dead, "/t/strict", &sub, NULL, 0, 0);
+    sub.overflow = SHMQ_DISCONNECT;
+    made[2] = shmq_topic_subscribe(dead, "/t/filtered", &sub, filter, sizeof filter, 1);
+    CHECK(made[0] > 0 && made[1] > 0 && made[2] > 0);
+    member = QUEUE(c, "//q/m", 1, .kind = SHMQ_KIND_MEMBER, .topic = q[1]);
+    QUEUE(c, "//q/n", 1, .kind = SHMQ_KIND_MEMBER, .topic = q[1]);
+    q[6] = (uint64_t)made[0];
+    q[7] = (uint64_t)made[1];
+    for (int i = 0; i < QS; i++) {
         shmq_message m = { .data = "123456789012345678901234567890", .size = 30, .meta = "headers", .meta_size = 7 }, big = { .data = saved, .size = 20000 };
         for (int k = 0; k < 9; k++) {
-            shmq_publish(i & 1 ? dead : c, q[i], &m);
+            m.priority = (uint32_t)k;
+            m.ttl_ns = k % 3 == 2 ? 1000 * SECONDS : k == 4;
+            m.key = &m.priority;
+            m.key_size = i == 5 ? 1 : 0;
+            if (i >= 6) { m.dedup = &m.priority; m.dedup_size = 4; shmq_topic_publish(i & 1 ? dead : c, t, &m); }
+            else shmq_publish(i & 1 ? dead : c, q[i], &m);
             big.delay_ns = k == 3 ? 1 : k == 4 ? 1000 * SECONDS : 0;
             if (k > 2 && k < 6) shmq_publish(c, q[i], &big);
         }
@@ -54,6 +80,23 @@ static shmq_ctx *life(void) {
         shmq_loan(i & 1 ? c : dead, q[i], 500, 0, d);
     }
     shmq_queue_close(c, q[3]);
+    /* and it left behind: a message of a topic that is committed and not launched, one that is not committed, half a forward to a topic */
+    shmq_message m = { .data = "123456789012345678901234567890", .size = 30, .dedup = "left", .dedup_size = 4 };
+    local_queue *l;
+    EQ(queue_local(dead, t, &l), SHMQ_OK);
+    for (int k = 0; k < 3; k++) {
+        fan f;
+        shmq_delivery d;
+        int n = shmq_take(dead, q[4], 1, 0, &d);
+        if (topic_write(dead, l, t, &m, shmq_now(), n == 1 ? d.idx : 0, k == 2 ? FATE_TIED : 0, &f) != SHMQ_OK || f.n == 0) continue;
+        if (k == 0) topic_commit(dead, f.parent, f.ctl);
+        if (k != 2 || n != 1) continue;
+        shmq_block *s = &dead->blocks[d.idx];
+        st_sc(&dead->held[d.held - 1].word, 0);
+        CHECK(cas(&s->ctl, d.ctl, ctl_next(d.ctl, SHMQ_MOVE, dead->self)));
+        st_rlx(&s->due_ns, (uint64_t)(f.parent + 1) << 40 | (ctl_gen(f.ctl) & 0xffffffffff));
+        st_rlx(&s->fate, ld_rlx(&s->fate) | FATE_LEAVING | FATE_FORWARD);
+    }
     die_as(dead, 4194300);
     return c;
 }
@@ -82,9 +125,16 @@ static void restore(uint8_t *base) {
 static uint64_t pick(shmq_ctx *c, uint64_t *s) {   /* the offset of a word that is in use */
     const shmq_geometry *g = &seg.g;
     uint32_t k = (uint32_t)(rnd(s) % 5);
-    uint64_t first = c->classes[k].first, n = ld_rlx(&c->header->hwm[k].n), queue = rnd(s) % 5;
+    uint64_t first = c->classes[k].first, n = ld_rlx(&c->header->hwm[k].n), queue = rnd(s) % (QS + 5);
     if (n == 0 || n > 4096) { first = 0; n = 64; }   /* itself a word that was changed */
-    switch (rnd(s) % 17) {
+    switch (rnd(s) % 19) {
+    case 17: log_->region = "lanes of keys"; return keys_at + rnd(s) % 4096 * 8;
+    case 18: {
+        shmq_ring_place *p = &c->queues[queue].place[rnd(s) % 4 ? 0 : rnd(s) % 11];
+        log_->region = "slots of a queue";
+        if (p->offset < g->rings || p->offset >= g->rings + g->rings_size - SHMQ_PAGE) return g->rings;
+        return p->offset + rnd(s) % 64 * 8;
+    }
     case 16: log_->region = "table of ids"; return ids_at + (rnd(s) & 1 ? rnd(s) % 32 : rnd(s) % 3000) * 8;
     case 0: log_->region = "header, live words"; return offsetof(shmq_header, admin) + rnd(s) % ((sizeof(shmq_header) - offsetof(shmq_header, admin)) / 8) * 8;
     case 1: log_->region = "hwm"; return offsetof(shmq_header, hwm) + rnd(s) % SHMQ_CLASSES * 128;
@@ -142,13 +192,15 @@ static void everything(shmq_ctx *c, uint64_t *s) {
     static uint8_t bytes[65536];
     int n;
     for (int i = 0; i < 4; i++) {
-        uint64_t x = q[(i + rnd(s)) % 4];
+        uint64_t x = q[rnd(s) % QS];
         shmq_message m[3] = { { .data = bytes, .size = rnd(s) % 200, .meta = "abc", .meta_size = 3 }, { .data = bytes, .size = rnd(s) % 30000 }, { .data = bytes, .size = 1, .delay_ns = 1 } };
         uint64_t id = rnd(s) % 50;
-        for (int k = 0; k < 2; k++) { m[k].dedup = &id; m[k].dedup_size = 8; }
+        for (int k = 0; k < 2; k++) { m[k].dedup = &id; m[k].dedup_size = 8; m[k].priority = (uint32_t)(rnd(s) % 16); m[k].key = &id; m[k].key_size = 1; m[k].ttl_ns = rnd(s) % 3; }
         OP(shmq_depth(c, x));
         OP(shmq_publish(c, x, &m[0]));
         OP(shmq_publish_many(c, x, m, 3));
+        OP(shmq_topic_publish(c, t, &m[rnd(s) % 3]));
+        OP(shmq_topic_publish_many(c, rnd(s) % 8 ? t : x, m, 3));
         if (OP(shmq_loan(c, x, 300, 4, &d[0])) == SHMQ_OK) {
             memset((void *)(uintptr_t)d[0].data, 1, 300);
             if (OP(shmq_loan_publish(c, x, &d[0], &m[0])) != SHMQ_OK) OP(shmq_loan_abort(c, &d[0]));
@@ -164,7 +216,7 @@ static void everything(shmq_ctx *c, uint64_t *s) {
             case 3: OP(shmq_touch(c, &d[k], rnd(s))); OP(shmq_start(c, &d[k])); break;
             case 4: OP(shmq_settle_viewed(c, &d[k])); OP(shmq_view_end(c, held, at)); break;
             case 5: break;
-            case 6: OP(shmq_forward(c, &d[k], q[rnd(s) % 4], &m[rnd(s) % 3])); break;
+            case 6: OP(shmq_forward(c, &d[k], rnd(s) % 3 ? q[rnd(s) % QS] : t, &m[rnd(s) % 3])); break;
             default: OP(shmq_ack(c, &d[k], 1));
             }
         }
@@ -182,11 +234,21 @@ static void everything(shmq_ctx *c, uint64_t *s) {
         for (int i = 0; i < n; i++) OP(shmq_timer_fire(c, idx[i], shmq_now() + (rnd(s) & 1 ? 0 : 1 << 30), &next));
         if (n < 0) break;
     }
+    for (from = 0; from < SHMQ_BLOCKS;) {
+        n = (int)OP(shmq_expire_scan(c, &from, shmq_now() + (rnd(s) & 1 ? 2000 * SECONDS : 0), shmq_now() + 2000 * SECONDS, idx, due, 64, &next));
+        if (n < 0) break;
+        OP(shmq_expire(c, idx, (uint32_t)n, shmq_now()));
+    }
+    uint64_t subscribers[4];
+    OP(shmq_topic_subscribers(c, t, subscribers, 4));
+    OP(shmq_topic_blocker(c, t));
+    OP(shmq_topic_sweep(c));
+    OP(shmq_member_turn(c, rnd(s) % 3 ? member : q[rnd(s) % QS], rnd(s) >> 1));
     OP(shmq_leases_expire(c, shmq_now() + 2000 * SECONDS * (rnd(s) & 1), &next));
     OP(shmq_reap(c, (int)(rnd(s) & 1)));
     OP(shmq_trim(c, rnd(s) % 100000));
     OP(shmq_audit(c, &r));
-    for (uint32_t i = 0; i < 6; i++) {
+    for (uint32_t i = 0; i < QS + 5; i++) {
         OP(shmq_queue_snapshot(c, i, &qi));
         OP(shmq_owner_snapshot(c, i, &oi));
         OP(shmq_owner_prove(c, i, 1));
@@ -199,9 +261,10 @@ static void everything(shmq_ctx *c, uint64_t *s) {
     if (rnd(s) % 4 == 0) {   /* these wait for the kernel */
         int64_t x = OP(shmq_queue_create(c, rnd(s) & 1 ? "fresh" : "drop", &(shmq_queue_options){ .max_depth = 30, .dead_letter = SHMQ_NO_QUEUE }));
         if (x > 0) { OP(shmq_publish(c, (uint64_t)x, &(shmq_message){ .data = bytes, .size = 5 })); OP(shmq_take(c, (uint64_t)x, 1, 0, d)); }
-        OP(shmq_purge(c, q[rnd(s) % 4]));
-        if (rnd(s) % 8 == 0) { OP(shmq_queue_delete(c, q[rnd(s) % 4])); OP(shmq_queue_collect(c)); }
-        if (rnd(s) % 8 == 0) OP(shmq_queue_close(c, q[rnd(s) % 4]));
+        OP(shmq_purge(c, q[rnd(s) % QS]));
+        OP(shmq_queue_discard(c, q[rnd(s) % QS]));
+        if (rnd(s) % 8 == 0) { OP(shmq_queue_delete(c, rnd(s) % 9 ? q[rnd(s) % QS] : t)); OP(shmq_queue_collect(c)); }
+        if (rnd(s) % 8 == 0) OP(shmq_queue_close(c, q[rnd(s) % QS]));
     }
 }
 
@@ -214,7 +277,7 @@ static void batch(uint64_t seed) {
         if (rnd(&s) % 8) restore(c->base);   /* now and then the damage adds up */
         shmq_ctx *before = join();
         shmq_delivery d;
-        for (int k = 0; k < 4; k++) shmq_take(before, q[k], 1, 0, &d);
+        for (int k = 0; k < QS; k++) shmq_take(before, q[k], 1, 0, &d);
         log_->n = (uint64_t)i;
         uint64_t other = pick(c, &s);
         log_->offset = pick(c, &s);

@@ -397,6 +397,7 @@ TEST(turns, "members that take strict turns know who has had least") {
     uint64_t q = QUEUE(c, "q", 10, .kind = 0);
     shmq_queue_options o = { .kind = SHMQ_KIND_MEMBER, .topic = q, .max_depth = 1, .dead_letter = SHMQ_NO_QUEUE };
     uint64_t m = subscribe_with(c, "//q/m", o, NULL, 0, 1), n = subscribe_with(x, "//q/n", o, NULL, 0, 1);
+    EQ(shmq_member_turn(c, q, 5), SHMQ_E_ARG);
     EQ(shmq_member_turn(c, m, 5), 0);
     EQ(shmq_member_turn(x, n, 3), 3);
     EQ(shmq_member_turn(c, m, 5), 3);
