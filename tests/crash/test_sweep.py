@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-SHARDS = 8
+SHARDS = 12
 
 pytestmark = [
     pytest.mark.crash,
