@@ -19,6 +19,7 @@ MODULES = {
     "iceoryx2": "iceoryx",
     "posix_ipc": "posix_mq",
     "redis": "redis_streams",
+    "redis-pubsub": "redis_pubsub",
     "jetstream": "jetstream",
     "rabbitmq": "rabbitmq",
 }
@@ -71,6 +72,23 @@ class Peer:
     def producer(self, channel: int = 0, index: int = 0) -> Endpoint:
         """Open the sending end in this process."""
         raise NotImplementedError
+
+    def setup_fan_out(self) -> None:
+        """Create what one publisher and `Spec.channels` subscribers need: here a channel for each of these."""
+        self.setup()
+
+    def publisher(self) -> Endpoint:
+        """Open the end whose put reaches every subscriber, once all of them are there."""
+        ends = [self.producer(channel) for channel in range(self.spec.channels)]
+        return Endpoint(
+            env={"_puts": [end.env["_put"] for end in ends], "_ends": ends},
+            put="for _put in _puts:\n    _put(data)",
+            close=lambda: [end.close() for end in ends],
+        )
+
+    def subscriber(self, index: int) -> Endpoint:
+        """Open a subscriber's end. All are opened before the publisher."""
+        return self.consumer(index)
 
     def teardown(self) -> None:
         """Remove what is left; also called, in a fresh process, after a measurement was killed."""

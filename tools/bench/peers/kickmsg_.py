@@ -36,17 +36,45 @@ class KickMsg(Peer):
         # The ring's capacity must be a power of two.
         ring = 1 << (spec.room - 1).bit_length()
         for channel in range(spec.channels):
-            config = kickmsg.Config()
-            config.max_subscribers = 1
-            config.sub_ring_capacity = ring
-            config.pool_size = ring + 8
-            config.max_payload_size = spec.size
-            self.regions.append(
-                kickmsg.SharedRegion.create(
-                    "/" + self.name(channel), kickmsg.ChannelType.PubSub, config
-                )
-            )
+            self._create(channel, ring, 1)
             self.credits.append(memoryview(mmap.mmap(-1, 4096)).cast("Q"))
+
+    def _create(self, channel: int, ring: int, subscribers: int) -> None:
+        config = kickmsg.Config()
+        config.max_subscribers = subscribers
+        config.sub_ring_capacity = ring
+        config.pool_size = ring + 8 * subscribers
+        config.max_payload_size = self.spec.size
+        self.regions.append(
+            kickmsg.SharedRegion.create(
+                "/" + self.name(channel), kickmsg.ChannelType.PubSub, config
+            )
+        )
+
+    def setup_fan_out(self) -> None:
+        """Create one region for all, and a word for each subscriber that counts what it read."""
+        self.regions = []
+        self._create(0, 1 << (self.spec.room - 1).bit_length(), self.spec.channels)
+        self.credits = [
+            memoryview(mmap.mmap(-1, 4096)).cast("Q") for _ in range(self.spec.channels)
+        ]
+
+    def publisher(self) -> Endpoint:
+        """Return send(), held back by the slowest subscriber."""
+        end = self.producer()
+        end.env["_all_credits"] = self.credits
+        end.before_chunk = """
+_credits[16] += len(chunk)
+while _credits[16] - min([_read[0] for _read in _all_credits]) > _room:
+    _sleep(5e-5)
+"""
+        return end
+
+    def subscriber(self, index: int) -> Endpoint:
+        """Return receive()."""
+        end = self.consumer()
+        end.env["_read"] = self.credits[index]
+        return end
 
     def producer(self, channel: int = 0, index: int = 0) -> Endpoint:
         """Return send(), held back by the harness."""

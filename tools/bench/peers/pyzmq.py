@@ -14,6 +14,7 @@ from tools.bench.peers import Peer
 
 _NO_COPY_IN_FROM = 256 * 1024
 _NO_COPY_OUT_FROM = 64 * 1024
+_XPUB, _PUSHES = "XPUB", "ten PUSH"
 
 
 class PyZmq(Peer):
@@ -22,6 +23,7 @@ class PyZmq(Peer):
     title = "pyzmq"
     dist = "pyzmq"
     caps = Caps(inbox=True)
+    variants = {"fan-out": (_XPUB, _PUSHES)}
 
     def _path(self, channel: int, index: int) -> Path:
         return Path(tempfile.gettempdir()) / f"{self.name(channel, index)}.zmq"
@@ -42,7 +44,7 @@ class PyZmq(Peer):
             put = f"_next(_turns)(data{args})"
             return Endpoint(env={"_next": next, "_turns": turns}, put=put, close=context.destroy)
         return Endpoint(
-            env={"_send": sockets[0].send}, put=f"_send(data{args})", close=context.destroy
+            env={"_put": sockets[0].send}, put=f"_put(data{args})", close=context.destroy
         )
 
     def consumer(self, channel: int = 0, index: int = 0) -> Endpoint:
@@ -67,6 +69,34 @@ while True:
             env["_into"] = memoryview(env["_out"])
             get = "_into[:] = _recv(copy=False).buffer\nitem = _out"
         return Endpoint(env=env, get=get, spin=spin, close=context.destroy)
+
+    def publisher(self) -> Endpoint:
+        """Return send() of an XPUB socket that waits while a subscriber is full, or into ten PUSH sockets."""
+        if self.spec.variant == _PUSHES:
+            return super().publisher()
+        context = zmq.Context()
+        socket = context.socket(zmq.XPUB)
+        socket.set_hwm(self.spec.room)
+        socket.setsockopt(zmq.XPUB_NODROP, 1)
+        socket.setsockopt(
+            zmq.XPUB_VERBOSE, 1
+        )  # show each subscription, not only the first of its kind
+        socket.bind(f"ipc://{self._path(0, 0)}")
+        for _ in range(self.spec.channels):
+            socket.recv()  # a subscription
+        return Endpoint(env={"_put": socket.send}, put="_put(data)", close=context.destroy)
+
+    def subscriber(self, index: int) -> Endpoint:
+        """Return recv()."""
+        if self.spec.variant == _PUSHES:
+            return super().subscriber(index)
+        context = zmq.Context()
+        socket = context.socket(zmq.SUB)
+        socket.set_hwm(self.spec.room)
+        socket.setsockopt(zmq.RECONNECT_IVL, 10)
+        socket.subscribe(b"")
+        socket.connect(f"ipc://{self._path(0, 0)}")
+        return Endpoint(env={"_recv": socket.recv}, get="item = _recv()", close=context.destroy)
 
     def teardown(self) -> None:
         """Remove the socket files."""

@@ -8,6 +8,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import redis
 
@@ -31,6 +32,7 @@ class RedisStreams(Peer):
         notes="client/server, nothing on disk; NOACK, but for the row that acknowledges each batch with one XACK",
     )
     variants = {"batch": ("", _ACKED)}
+    more_arguments: ClassVar[list[str]] = []
 
     @classmethod
     def missing(cls) -> str:
@@ -56,6 +58,7 @@ class RedisStreams(Peer):
         """Start a server of our own and create the groups."""
         command = ["redis-server", "--port", "0", "--unixsocket", str(self._socket())]
         command += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
+        command += self.more_arguments
         self.server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         while True:

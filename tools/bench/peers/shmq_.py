@@ -33,6 +33,7 @@ class Shmq(Peer):
         "payload-64k": (*_NONE_AND_MANUAL, "loan + view"),
         "payload-1m": (*_NONE_AND_MANUAL, "loan + view"),
         "four-to-four": _NONE_AND_MANUAL,
+        "fan-out": _NONE_AND_MANUAL,
     }
 
     @classmethod
@@ -84,9 +85,36 @@ class Shmq(Peer):
 
     def consumer(self, channel: int = 0, index: int = 0) -> Endpoint:
         """Return get() and get_many(), with or without ack()."""
-        queue = self._queue(channel)
-        manual = not self.spec.variant.startswith('ack="none"')
-        consumer = queue.subscribe(ack="manual" if manual else "none")
+        return self._taking(self._queue(channel).subscribe(ack=self._ack()))
+
+    def setup_fan_out(self) -> None:
+        """Start the broker, create the topic and its durable subscriptions."""
+        self.broker = shmq.Broker(self.spec.tag)
+        topic = self.broker.create_topic("all", max_depth=self.spec.room)
+        for index in range(self.spec.channels):
+            topic.subscribe(f"s{index}").close()
+
+    def publisher(self) -> Endpoint:
+        """Return publish() into the topic."""
+        self.attached = shmq.connect(self.spec.tag)
+        topic = self.attached.get_topic("all")
+        return Endpoint(
+            env={"_publish": topic.publish, "_keep_p": (self.attached, topic)},
+            put="_publish(data)",
+            close=self.attached.close,
+        )
+
+    def subscriber(self, index: int) -> Endpoint:
+        """Return get() from the subscription, with or without ack()."""
+        self.attached = shmq.connect(self.spec.tag)
+        topic = self.attached.get_topic("all")
+        return self._taking(topic.subscribe(f"s{index}", ack=self._ack()))
+
+    def _ack(self) -> str:
+        return "none" if self.spec.variant.startswith('ack="none"') else "manual"
+
+    def _taking(self, consumer: Any) -> Endpoint:
+        manual = self._ack() == "manual"
         take = "item = _d.payload"
         if self.spec.variant == "loan + view":
             # bytearray[:] = view would copy twice: CPython makes a bytearray of the view first
@@ -112,7 +140,7 @@ while True:
                 "_QueueEmpty": shmq.QueueEmpty,
                 "_out": out,
                 "_into": memoryview(out),
-                "_keep_c": (self.attached, queue, consumer),
+                "_keep_c": (self.attached, consumer),
             },
             get="_d = _get()\n" + take,
             spin="_d = _get()\n" + take if self.spec.variant == _GET else spin + take,
