@@ -87,30 +87,65 @@ def run_memory(params: dict[str, Any]) -> dict[str, float]:
     return {"per_message": (after - before) / params["count"], "empty": before}
 
 
+def _delay(broker: Any, count: int) -> Any:
+    """Queue messages that are due one by one over an hour which begins after the measurement."""
+    import shmq
+
+    queue = broker.create_queue("delayed", max_depth=count)
+    for first in range(0, count, _FILL):
+        queue.publish_many(
+            [
+                shmq.Message(numbered(64, seq), delay=300 + 3600 * seq / count)
+                for seq in range(first, min(first + _FILL, count))
+            ],
+            timeout=60,
+        )
+    return queue
+
+
+def _processor_time(process: Any) -> float:
+    # schedstat counts ns; cpu_times() only ticks of 10 ms.
+    total = 0
+    for task in process.threads():
+        with open(f"/proc/{process.pid}/task/{task.id}/schedstat") as file:
+            total += int(file.read().split()[0])
+    return total / 1e9
+
+
+def _until_calm(process: Any) -> None:
+    """Wait until the process has done what there was to do; at most 30 s, then it counts as idle all the same."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        begin = _processor_time(process)
+        time.sleep(0.5)
+        if _processor_time(process) - begin < 0.5 * 0.05:
+            return
+
+
 def run_idle(params: dict[str, Any]) -> dict[str, float]:
-    """Return memory and processor time of the idle supervisor and sidecar."""
+    """Return memory and processor time of supervisor and sidecar when nothing is due."""
     import psutil
 
+    count = params["delays"]
     with _broker(params) as broker:
+        queue = _delay(broker, count) if count else None
         stats = broker.stats()
-        processes = [psutil.Process(stats.supervisor_pid), psutil.Process(stats.sidecar_pid)]
+        supervisor, sidecar = map(psutil.Process, (stats.supervisor_pid, stats.sidecar_pid))
+        _until_calm(sidecar)
         time.sleep(1)
-
-        def cpu() -> float:
-            # schedstat counts ns; cpu_times() only ticks of 10 ms.
-            total = 0
-            for process in processes:
-                for task in process.threads():
-                    with open(f"/proc/{process.pid}/task/{task.id}/schedstat") as file:
-                        total += int(file.read().split()[0])
-            return total / 1e9
-
-        begin_cpu, begin = cpu(), time.monotonic()
+        begin_supervisor, begin_sidecar = map(_processor_time, (supervisor, sidecar))
+        begin = time.monotonic()
         time.sleep(params["seconds"])
-        share = (cpu() - begin_cpu) / (time.monotonic() - begin)
-        rss = sum(process.memory_info().rss for process in processes)
-        own = sum(process.memory_full_info().uss for process in processes)
-    return {"rss": rss, "uss": own, "cpu": share}
+        end_supervisor, end_sidecar = map(_processor_time, (supervisor, sidecar))
+        elapsed = time.monotonic() - begin
+        rss = sum(process.memory_info().rss for process in (supervisor, sidecar))
+        own = sum(process.memory_full_info().uss for process in (supervisor, sidecar))
+        if queue is not None and queue.stats().delayed != count:
+            text = f"{queue.stats().delayed} messages are delayed, expected {count}"
+            raise ValueError(text)
+    by_sidecar = end_sidecar - begin_sidecar
+    both = end_supervisor - begin_supervisor + by_sidecar
+    return {"rss": rss, "uss": own, "cpu": both / elapsed, "sidecar": by_sidecar / elapsed}
 
 
 def run_start(params: dict[str, Any]) -> dict[str, float]:
@@ -214,14 +249,20 @@ WORKLOADS = (
     Workload(
         "idle",
         "Supervisor and sidecar, idle",
-        "Sum of both processes: resident memory, memory of their own (USS), and processor time from schedstat.",
+        "Sum of both processes: resident memory, memory of their own (USS), and processor time from schedstat; beside it that of "
+        "the sidecar alone. With delays: so many messages wait in a queue, due one by one in an hour that begins after the "
+        "measurement; it starts when the sidecar has taken note of them.",
         (
             Figure("rss", "RSS", "MB", 1e-6, 1, higher_is_better=False),
             Figure("uss", "USS", "MB", 1e-6, 1, higher_is_better=False),
             Figure("cpu", "of a core", "%", 100, 3, higher_is_better=False),
+            Figure("sidecar", "sidecar, of a core", "%", 100, 3, higher_is_better=False),
         ),
         run_idle,
-        params=({"seconds": 10, "label": "supervisor + sidecar"},),
+        params=(
+            {"seconds": 10, "delays": 0, "label": "supervisor + sidecar"},
+            {"seconds": 10, "delays": 100_000, "label": "with 100,000 pending delays"},
+        ),
         calibrate=False,
         ratio=False,
     ),
