@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from tools.bench.peers import shmq_features as features
+
 NONE, MANUAL = 'shmq, ack="none"', "shmq, manual ack"
 LOAN = "shmq, loan + view"
 REFERENCE = "multiprocessing.Queue"
+PLAIN, FIELDS = "shmq, plain", f"shmq, {features.FIELDS}"
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,9 @@ class Figures:
         rounds = self.rows.get((workload, label))
         return median(r[figure] for r in rounds) if rounds else None
 
-    def ratio(self, workload: str, label: str, figure: str) -> float | None:
-        """Return the median ratio to multiprocessing.Queue, round by round."""
-        mine, theirs = self.rows.get((workload, label)), self.rows.get((workload, REFERENCE))
+    def ratio(self, workload: str, label: str, figure: str, to: str = REFERENCE) -> float | None:
+        """Return the median ratio to another row, round by round."""
+        mine, theirs = self.rows.get((workload, label)), self.rows.get((workload, to))
         if not mine or not theirs:
             return None
         return float(median(a[figure] / b[figure] for a, b in zip(mine, theirs, strict=False)))
@@ -73,11 +76,13 @@ class Figures:
         return (max if highest else min)(found, key=lambda pair: pair[1])
 
 
-def _ratio(f: Figures, text: str, workload: str, label: str, least: float) -> Verdict:
+def _ratio(
+    f: Figures, text: str, workload: str, label: str, least: float, goal: float | None = None
+) -> Verdict:
     ratio = f.ratio(workload, label, "rate")
     if ratio is None:
         return Verdict(text, "not measured", None)
-    return Verdict(text, f"{ratio:.1f} ×", ratio >= least)
+    return Verdict(text, f"{ratio:.1f} ×", ratio >= least, None if goal is None else ratio >= goal)
 
 
 def _one_by_one(f: Figures) -> Verdict:
@@ -92,11 +97,61 @@ def _one_by_one(f: Figures) -> Verdict:
     return Verdict(text, found, ratio >= 10, rate >= best[1])  # noqa: PLR2004
 
 
+def _cost(f: Figures, text: str, dear: str, cheap: str, most: float) -> Verdict:
+    """Check by how much the time per message grows from the row `cheap` to the row `dear`."""
+    ratio = f.ratio("features", cheap, "rate", to=dear)
+    if ratio is None:
+        return Verdict(text, "not measured", None)
+    found = f"{(ratio - 1) * 100:+.1f} % time, {(1 / ratio - 1) * 100:+.1f} % rate"
+    return Verdict(text, found, ratio <= 1 + most)
+
+
+def _publish_fields(f: Figures) -> Verdict:
+    text = "one publish() with headers, priority and ttl, nobody asleep: must p99 ≤ 2 × that of a plain one"
+    label = f"{NONE}, {features.FIELDS}"
+    ratio = f.ratio("publish-watched", label, "p99", to=NONE)
+    p99 = f.value("publish-watched", label, "p99")
+    if ratio is None or p99 is None:
+        return Verdict(text, "not measured", None)
+    return Verdict(text, f"{ratio:.1f} ×; {p99 / 1000:.2f} µs", ratio <= 2)  # noqa: PLR2004
+
+
+def _fan_out(f: Figures, label: str, way: str) -> Verdict:
+    text = (
+        f"to ten subscribers, {way}: must ≥ 12 × ten multiprocessing.Queues and ≥ pyzmq; "
+        "goal ≥ kickmsg held back"
+    )
+    ratio, rate = f.ratio("fan-out", label, "rate"), f.value("fan-out", label, "rate")
+    pyzmq = f.best_peer("fan-out", "rate", highest=True, only="pyzmq")
+    kickmsg = f.best_peer("fan-out", "rate", highest=True, only="kickmsg")
+    if ratio is None or rate is None or pyzmq is None:
+        return Verdict(text, "not measured", None)
+    found = f"{ratio:.1f} ×; {rate / pyzmq[1]:.2f} × {pyzmq[0]}"
+    if kickmsg is not None:
+        found += f"; {rate / kickmsg[1]:.2f} × {kickmsg[0]}"
+    return Verdict(
+        text,
+        found,
+        ratio >= 12 and rate >= pyzmq[1],  # noqa: PLR2004
+        None if kickmsg is None else rate >= kickmsg[1],
+    )
+
+
+def _at_least_once(f: Figures, rival: str, least: float) -> Verdict:
+    text = f"64 B one by one, manual ack: must ≥ {least:g} × {rival} in batches, acknowledged; goal ≥ {2 * least:g} ×"
+    own = f.value("one-by-one", MANUAL, "rate")
+    best = f.best_peer("batch", "rate", highest=True, only=rival)
+    if own is None or best is None:
+        return Verdict(text, "not measured", None)
+    ratio = own / best[1]
+    return Verdict(text, f"{ratio:.1f} × {best[0]}", ratio >= least, ratio >= 2 * least)
+
+
 def _redis(f: Figures) -> Verdict:
     text = "64 B one by one, manual ack: must ≥ 8 × Redis Streams in batches of 100; goal ≥ 15 ×"
     own, best = (
         f.value("one-by-one", MANUAL, "rate"),
-        f.best_peer("batch", "rate", highest=True, only="Redis"),
+        f.best_peer("batch", "rate", highest=True, only="Redis Streams"),
     )
     if own is None or best is None:
         return Verdict(text, "not measured", None)
@@ -185,13 +240,30 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
         _one_by_one(f),
         _ratio(f, "64 B one by one, manual ack: must ≥ 7 ×", "one-by-one", MANUAL, 7),
         _redis(f),
+        _at_least_once(f, "Redis Streams, XACK", 6),
+        _at_least_once(f, "NATS JetStream", 30),
+        _at_least_once(f, "RabbitMQ", 30),
         _ratio(f, "publish_many / get_many: must ≥ 20 ×", "batch", NONE, 20),
+        _ratio(
+            f,
+            "64 B one by one, headers, priority and ttl, manual ack: must ≥ 2.5 × multiprocessing.Queue; goal ≥ 6 ×",
+            "features",
+            FIELDS,
+            2.5,
+            6,
+        ),
+        _cost(f, "dedup: must cost ≤ 30 %", f"shmq, {features.DEDUP}", PLAIN, 0.3),
+        _cost(f, "key order: must cost ≤ 30 %", f"shmq, {features.KEY}", PLAIN, 0.3),
+        _cost(f, "metrics: must cost ≤ 3 %", PLAIN, f"shmq, {features.NO_METRICS}", 0.03),
         _publish(f),
+        _publish_fields(f),
         _spinning(f),
         _blocking(f),
         _payload(f, "payload-1m", LOAN, "1 MiB by loan and view", "iceoryx2"),
         _payload(f, "payload-64k", NONE, "64 KiB copied", "cloudtoid"),
         _ratio(f, "four to four: must ≥ 10 ×", "four-to-four", NONE, 10),
+        _fan_out(f, NONE, 'ack="none"'),
+        _fan_out(f, MANUAL, "manual ack"),
         _at_most(
             f,
             "shared memory per queued 64 B message: must ≤ 256 B",
@@ -207,6 +279,11 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
                 ("idle", idle, "rss", 50, "MB", 1e-6),
                 ("idle", idle, "cpu", 0.5, "%", 100),
             ),
+        ),
+        _at_most(
+            f,
+            "100,000 pending delays: must cost an idle sidecar < 1 % of a core",
+            (("idle", "with 100,000 pending delays", "sidecar", 1, "%", 100),),
         ),
         _at_most(f, "Broker(): must ≤ 200 ms", (("start", "broker", "ready", 200, "ms", 1e-6),)),
         _depth(f),
