@@ -17,7 +17,8 @@ _EMPTY_NOTES = "\n_No analysis written yet._\n"
 
 _METHOD = """
 - Each measurement runs in a process group of its own, under a watchdog; what hangs is killed and listed as such.
-- Producer and consumer are separate processes, pinned to one core each. Messages are prepared before the clock starts;
+- Producer and consumer are separate processes, pinned to one core each; servers, where a peer has one, run on both
+  cores, a fresh one for each measurement. Messages, and what else goes with them, are prepared before the clock starts;
   those above 1 KiB begin on a cache line, for everybody (copying from between two lines is 40 % slower).
 - In every round each row is measured once, in turn; a figure is the **median over the rounds**, with the lowest and
   the highest in brackets. × is the median over the rounds of this row against multiprocessing.Queue in the *same* round
