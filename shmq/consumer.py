@@ -199,13 +199,6 @@ class Consumer(ConsumerBase):
             )
         )
 
-    def name_of(self, index: int) -> str:
-        """Return the name of the queue number ``index``; for dead letters' `x-death-queue`."""
-        info = ffi.new("shmq_queue_info *")
-        rc = lib.shmq_queue_snapshot(self._client.ctx, index, info)
-        name: bytes = ffi.string(info.name) if rc >= 0 else b""
-        return name.decode() or f"queue {index}"
-
     # ---- asyncio ---------------------------------------------------------------------------
 
     async def aget(self, timeout: float | str | None = None) -> Delivery:

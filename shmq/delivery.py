@@ -25,6 +25,7 @@ from shmq.message import (
     message_of,
 )
 from shmq.options import NS, parse_duration
+from shmq.records import name_then
 
 if TYPE_CHECKING:
     from shmq.message import HeaderValue
@@ -244,7 +245,7 @@ class Delivery(DeliveryBase):
             self._meta,
             self._extra,
             self._reason,
-            lambda: self._consumer.name_of(self._origin),
+            lambda: name_then(self._consumer._client, self._origin, self._died_ns),
             self._died_ns,
             self._died_attempts,
         )

@@ -23,7 +23,7 @@ from shmq.delivery import headers_of, ttl_of, wall_clock
 from shmq.errors import MessageExpired, QueueFull, explain
 from shmq.message import Message, bytes_of, deadline_of, decode_headers, message_of
 from shmq.options import NS, parse_count
-from shmq.records import name_of, place_of
+from shmq.records import name_of, name_then, place_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -446,7 +446,12 @@ class Queue(QueueBase):
         return Message(
             ffi.buffer(d.data, d.size)[:],
             headers=headers_of(
-                meta, extra, d.reason, lambda: self._name_of(d.origin), d.died_ns, d.died_attempts
+                meta,
+                extra,
+                d.reason,
+                lambda: name_then(self._client, d.origin, d.died_ns),
+                d.died_ns,
+                d.died_attempts,
             ),
             priority=d.priority,
             ttl=ttl_of(d.published_ns, d.expires_ns),
@@ -455,12 +460,6 @@ class Queue(QueueBase):
             id=d.id,
             timestamp=wall_clock(d.published_ns),
         )
-
-    def _name_of(self, index: int) -> str:
-        info = ffi.new("shmq_queue_info *")
-        rc = lib.shmq_queue_snapshot(self._client.ctx, index, info)
-        name: bytes = ffi.string(info.name) if rc >= 0 else b""
-        return name.decode() or f"queue {index}"
 
     def shutdown(self, immediate: bool = False) -> None:
         """Take nothing in any more; consumers end when what is there has been settled.

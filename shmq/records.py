@@ -15,7 +15,7 @@ from shmq.settings import unpack_defaults
 
 __all__ = [
     "KINDS", "OF_A_GROUP", "dead_letter_place", "info_of", "is_alive", "make_record", "name_of",
-    "options_of", "place_of", "queue_defaults", "records",
+    "name_then", "options_of", "place_of", "queue_defaults", "records",
 ]  # fmt: skip
 
 KINDS = ("queue", "topic", "subscription", "pattern", "member")  # in the order of shmq_kind
@@ -57,6 +57,17 @@ def is_alive(ctx: Any, info: Any) -> bool:
     owner = ffi.new("shmq_owner_info *")
     rc = lib.shmq_owner_snapshot(ctx, info.owner, owner)
     return bool(rc == lib.SHMQ_OK and owner.word == info.ephemeral)
+
+
+def name_then(client: Client, index: int, then_ns: int) -> str:
+    """Return the name that record ``index`` had at a time; "queue N" when that one is gone.
+
+    Numbers are used again: a record made later is another's.
+    """
+    info = ffi.new("shmq_queue_info *")
+    rc = lib.shmq_queue_snapshot(client.ctx, index, info)
+    name = name_of(info) if rc >= 0 and info.created_ns <= then_ns else ""
+    return name or f"queue {index}"
 
 
 def info_of(client: Client, index: int) -> Any:

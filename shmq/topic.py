@@ -30,7 +30,7 @@ from shmq.errors import (
 from shmq.message import check_headers, decode_headers, encode_headers
 from shmq.options import QueueOptions, check_record_name, check_share_name, reject_unknown
 from shmq.queue import COUNTERS, Queue, QueueStats
-from shmq.records import make_record, name_of, options_of, queue_defaults, records
+from shmq.records import make_record, name_of, name_then, options_of, queue_defaults, records
 
 __all__ = [
     "Topic",
@@ -119,7 +119,8 @@ class _Sender(Queue):
         return f"topic {self.name!r}"
 
     def _blocker(self) -> str:
-        return self._name_of(int(lib.shmq_topic_blocker(self._client.ctx, self._qref)) & 0xFFFF)
+        blocker = int(lib.shmq_topic_blocker(self._client.ctx, self._qref))
+        return name_then(self._client, blocker & 0xFFFF, lib.shmq_now())
 
     def _space_wait(self, deadline: int) -> Callable[[], int]:
         client, qref, ctx = self._client, self._qref, ffi.cast("shmq_ctx *", self._ctx)

@@ -177,8 +177,8 @@ typedef struct {             /* one block; only the owner of NEW or MOVE writes 
     shmq_au64 fate;          /* spare:3 | leaving:1 | tied:1 | forward:1 | dedup:1 | meta:1 | prio:4 | again:1 | reason:3 | died:12 | attempts:12 | origin:12 | home:12 */
     shmq_au64 id;
     shmq_au64 published_ns;
-    shmq_au64 expires_ns;    /* 0 = never */
-    shmq_au64 due_ns;        /* DELAYED: when to fire.  Dead letters: when it died */
+    shmq_au64 expires_ns;    /* 0 = never.  Dead letters, which never do: when it died */
+    shmq_au64 due_ns;        /* DELAYED: when to fire */
     shmq_au32 size;          /* of a child: the block that has the payload. Else payload bytes; meta: at the next multiple of 8 follow its length (4 bytes) and its bytes */
     shmq_au32 extra;         /* attached block+1:24 | reserved:8, in units of the class; 0 = no memory behind the payload */
 } shmq_block;

@@ -219,11 +219,25 @@ int dedup_claim(shmq_ctx *ctx, local_queue *q, hash128 key, uint64_t id, uint64_
     return SHMQ_BUSY;
 }
 
-/* Is there room for one more id now? A hint; for those who cannot go back once they have begun. */
-int dedup_room(shmq_ctx *ctx, local_queue *q, uint64_t now) {
+/* Has the id of a message been claimed within the window? Claims nothing; a hint for who looks for room: only the claim tells. */
+int dedup_known(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
+    local_dedup *t = &q->dedup;
+    uint64_t ms = now / 1000000, gen = ms / t->window_ms + 1, first;
+    hash128 key = hash_bytes(ctx->header->secret, m->dedup, m->dedup_size);
+    for (int back = 0; back < 2; back++) {
+        shmq_au64 *at = bucket(ctx, t, gen - (uint64_t)back, key);
+        uint64_t w = at ? ld_acq(at) : 0;
+        if (bucket_gen(w) != gen - (uint64_t)back || find(t, gen - (uint64_t)back, bucket_idx(w), key, 0, ms, &first) == NOTHING) continue;
+        return next_gen(ld_acq(&half(t, gen)->next)) <= gen && next_gen(ld_acq(&half(t, gen - 1)->next)) < gen;   /* I3 (R2) */
+    }
+    return 0;
+}
+
+/* Is there room for the id of a message now, if it needs any? A hint; for those who cannot go back once they have begun. */
+int dedup_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
     local_dedup *t = &q->dedup;
     uint64_t gen = now / 1000000 / t->window_ms + 1, w = ld_acq(&half(t, gen)->next);
-    if (next_gen(w) != gen || (w & 0xffffff) < t->capacity) return SHMQ_OK;
+    if (next_gen(w) != gen || (w & 0xffffff) < t->capacity || dedup_known(ctx, q, m, now)) return SHMQ_OK;
     return fail(ctx, SHMQ_E_NOMEM, WHAT_DEDUP, 0, w & 0xffffff, t->capacity, 0);
 }
 

@@ -57,7 +57,7 @@ static int expire_one(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *at) {
         unsigned st = ctl_state(c);
         if (st != SHMQ_READY && st != SHMQ_DELAYED) return 0;
         uint64_t e = ld_rlx(&b->expires_ns), pos = ld_rlx(&b->pos), f = ld_rlx(&b->fate);   /* of this life, if the CAS succeeds */
-        if (e == 0) return 0;
+        if (e == 0 || fate_reason(f)) return 0;
         *at = e;
         if (e > now) return 0;
         local_queue *q;

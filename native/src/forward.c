@@ -85,8 +85,8 @@ static int write_one(shmq_ctx *ctx, local_queue *q, uint64_t target, shmq_messag
     int rc = queue_status(q);
     if (rc == SHMQ_OK && m->size > ctx->geometry.max_message)
         rc = fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
-    if (rc == SHMQ_OK && once) rc = dedup_room(ctx, q, now);
-    if (rc == SHMQ_OK) rc = publish_room(ctx, q, m->size);
+    if (rc == SHMQ_OK && once) rc = dedup_room(ctx, q, m, now);
+    if (rc == SHMQ_OK) rc = publish_room(ctx, q, m, now);
     if (rc == SHMQ_OK) rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + DEDUP_TRAILER + 7, idx, ctl);
     if (rc != SHMQ_OK) return rc;
     publish_header(ctx, block_at(ctx, *idx), qref_index(target), m, q, now);

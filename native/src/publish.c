@@ -111,7 +111,7 @@ int publish_make_room(shmq_ctx *ctx, local_queue *q) {   /* overflow = drop-olde
     for (int tries = 0; tries < 64; tries++) {
         uint32_t lanes = queue_lanes(ctx, q);
         local_ring *r = &q->work;
-        int rc = lanes & SHMQ_LANES_ORDERED ? order_find(ctx, q, &r, &item) : level_lowest(ctx, q, lanes, &r, &item);
+        int rc = lanes & SHMQ_LANES_ORDERED ? order_oldest(ctx, q, &r, &item) : level_lowest(ctx, q, lanes, &r, &item);
         if (rc != SHMQ_OK) return lanes & SHMQ_LANES_ORDERED ? SHMQ_FULL : SHMQ_OK;   /* ordered: all are unsettled or wait for one that is */
         uint64_t own = ctl_next(item.ctl, SHMQ_OWNED, ctx->self);
         if (!cas(&block_at(ctx, item.idx)->ctl, item.ctl, own)) continue;
@@ -130,7 +130,13 @@ static inline int room(shmq_ctx *ctx, local_queue *q, uint64_t size) {
         if (tries == 64 || publish_make_room(ctx, q) != SHMQ_OK) { bump(&q->counters->full, 1); return SHMQ_FULL; }
     return SHMQ_OK;
 }
-int publish_room(shmq_ctx *ctx, local_queue *q, uint64_t size) { return room(ctx, q, size); }
+/* What is delayed comes later, and a duplicate not at all: neither waits for room, nor costs others theirs. */
+static inline int needs_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
+    return !m->delay_ns && !(m->dedup && q->dedup.base && publish_full(ctx, q, m->size) && dedup_known(ctx, q, m, now));
+}
+int publish_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
+    return needs_room(ctx, q, m, now) ? room(ctx, q, m->size) : SHMQ_OK;
+}
 
 /* A complete NEW block with an id (I3). An error: the caller owns it still, under *ctl. Of a duplicate m->id is the first one's. */
 static int launch_once(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t *ctl, shmq_message *m) {
@@ -164,7 +170,7 @@ int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, u
     if (rc != SHMQ_OK) return rc;
     if (m->size > ctx->geometry.max_message)
         return fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
-    rc = room(ctx, q, m->size);
+    rc = needs_room(ctx, q, m, now) ? room(ctx, q, m->size) : SHMQ_OK;
     if (rc != SHMQ_OK) return rc;
     hash128 key;
     const hash128 *once = publish_key(ctx, q, m, now, &key);
@@ -284,7 +290,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
         if (once && dedup_trailer(ctx, loan->idx) == NULL) rc = SHMQ_E_ARG;   /* lent for a queue without ids: no room for the key */
         else if (once) publish_trailer(ctx, loan->idx, m, once, 0, 0);
         if (once && rc == SHMQ_OK) {
-            rc = publish_room(ctx, q, m->size);
+            rc = publish_room(ctx, q, m, now);
             if (rc == SHMQ_OK) {
                 rc = launch_once(ctx, q, loan->idx, &loan->ctl, m);
                 if (rc != SHMQ_OK) arena_free(ctx, loan->idx, loan->ctl);   /* committed: no loan any more */
@@ -293,7 +299,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
                 if (rc == SHMQ_OK && waiter_present(&q->shared->evt)) evt = &q->shared->evt;
             }
         } else for (int tries = 0; rc == SHMQ_OK; tries++) {
-            rc = publish_full(ctx, q, m->size) ? SHMQ_FULL : publish_launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority, q->most);
+            rc = !m->delay_ns && publish_full(ctx, q, m->size) ? SHMQ_FULL : publish_launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority, q->most);
             if (rc != SHMQ_FULL || tries == 64 || publish_make_room(ctx, q) != SHMQ_OK) break;
             rc = SHMQ_OK;
         }

@@ -116,12 +116,13 @@ int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     st_rlx(&b->due_ns, clock_now(ctx));
     st_rel(&b->fate, fate_make(to, fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));   /* I3 */
     CRASH_POINT("fate");
+    st_rlx(&b->expires_ns, ld_rlx(&b->due_ns));   /* the time of its death, which a backoff in its new queue leaves alone; after fate */
     order_over(q);
     return settle_route(ctx, idx, ctl);
 }
 
 static int delay(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
-    uint64_t expires = ld_rlx(&block_at(ctx, idx)->expires_ns);
+    uint64_t expires = settle_expires(block_at(ctx, idx));
     if (cas(&block_at(ctx, idx)->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) {
         CRASH_POINT("delayed");
         timers_hint(ctx, idx);
@@ -149,7 +150,7 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
         }
         f = ld_rlx(&b->fate);
     }
-    uint64_t expires = ld_rlx(&b->expires_ns);
+    uint64_t expires = settle_expires(b);
     if (expires && expires <= clock_now(ctx)) return settle_kill(ctx, idx, ctl, SHMQ_R_EXPIRED);   /* it expired in somebody's hands */
     if (fate_again(f) && spent(q, f)) return settle_kill(ctx, idx, ctl, SHMQ_R_RETRIES);
     if (ld_rlx(&b->due_ns) > clock_now(ctx)) return delay(ctx, idx, ctl);
@@ -161,7 +162,7 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
         uint32_t lanes = queue_lanes(ctx, q);
         /* FRESH: room was found before the commit; that others were quicker must not put it behind its producer's next one */
         int fresh = (ctl_flags(ctl) & SHMQ_FLAG_FRESH) && !MUTANT(55);
-        rc = (lanes && !fresh && level_full(q, lanes)) || level_open(ctx, q, fate_prio(f), &r) != SHMQ_OK ? SHMQ_FULL
+        rc = ((lanes || fate_prio(f)) && !fresh && level_full(q, lanes)) || level_open(ctx, q, fate_prio(f), &r) != SHMQ_OK ? SHMQ_FULL
            : ring_enqueue(ctx, r, idx, ctl, fresh ? r->mask + 1 : q->most);
     }
     if (rc != SHMQ_OK) queue_bytes_out(q, size);
@@ -368,7 +369,7 @@ int shmq_touch(shmq_ctx *ctx, shmq_delivery *d, uint64_t extend_ns) {
     return rc;
 }
 
-/* Hand out a delivery that was read ahead. STALE when it was given to another consumer meanwhile. */
+/* Hand out a delivery that was read ahead. STALE when it was given to another consumer meanwhile, or has expired. */
 int shmq_start(shmq_ctx *ctx, shmq_delivery *d) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
@@ -377,13 +378,27 @@ int shmq_start(shmq_ctx *ctx, shmq_delivery *d) {
         shmq_held *h = &ctx->held[d->held - 1];
         uint64_t timeout = ctx->local[d->queue % SHMQ_QUEUES].options.ack_timeout_ns;
         uint64_t next = ctl_next(d->ctl, SHMQ_OWNED, ctx->self);
+        if (d->expires_ns && d->expires_ns <= clock_now(ctx)) {   /* nobody was given it: it expired in its queue, so to say */
+            uint64_t m = ctl_next(d->ctl, SHMQ_MOVE, ctx->self);
+            uint32_t held = d->held, idx = d->idx;
+            let_go(ctx, d);
+            if (cas(&block_at(ctx, idx)->ctl, d->ctl, m)) { d->ctl = 0; settle_kill(ctx, idx, m, SHMQ_R_EXPIRED); }
+            else stale(ctx, d, held);
+            ctx_unlock(ctx);
+            return SHMQ_STALE;
+        }
         st_rel(&h->deadline, timeout ? later(clock_now(ctx), timeout) : 0);
         st_rel(&h->word, held_make(SHMQ_HELD_STARTED, ctl_gen(next), d->idx));
         if (cas(&block_at(ctx, d->idx)->ctl, d->ctl, next)) {
             d->ctl = next;
             rc = SHMQ_OK;
             local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
-            if (q->live && (ctx->started++ & (SAMPLE_EVERY - 1)) == q->sampled) figures_taken(ctx, q, d);
+            if (q->live) {
+                if ((ctx->started++ & (SAMPLE_EVERY - 1)) == q->sampled) figures_taken(ctx, q, d);
+                bump(&q->counters->delivered, 1);
+                bump(&q->counters->delivered_bytes, d->size);
+                if (d->redelivered) bump(&q->counters->redelivered, 1);
+            }
         }
         else {
             uint32_t held = d->held;

@@ -61,7 +61,11 @@ static int describe(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, shmq_delivery *d)
     d->id = ld_rlx(&b->id);
     d->published_ns = ld_rlx(&b->published_ns);
     d->expires_ns = ld_rlx(&b->expires_ns);
-    d->died_ns = d->reason ? ld_rlx(&b->due_ns) : 0;
+    d->died_ns = 0;
+    if (d->reason) {
+        d->died_ns = d->expires_ns ? d->expires_ns : ld_rlx(&b->due_ns);   /* 0: its killer died at it */
+        d->expires_ns = 0;
+    }
     if (ld32_rlx(&b->extra) >> 8) {
         uint32_t e = settle_extra(ctx, idx);
         uint32_t n = e != NOBODY ? ld32_rlx(&block_at(ctx, e)->size) : UINT32_MAX;
@@ -136,12 +140,13 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
                 continue;
             }
         }
+        n++;
+        if (flags & SHMQ_TAKE_AHEAD) continue;   /* delivered when it is handed out: shmq_start */
         uint64_t nth = ld_rlx(&q->counters->delivered);
         st_rlx(&q->counters->delivered, nth + 1);
-        if ((nth & (SAMPLE_EVERY - 1)) == q->sampled && !(flags & SHMQ_TAKE_AHEAD)) figures_taken(ctx, q, d);
+        if ((nth & (SAMPLE_EVERY - 1)) == q->sampled) figures_taken(ctx, q, d);
         bump(&q->counters->delivered_bytes, d->size);
         if (d->redelivered) bump(&q->counters->redelivered, 1);
-        n++;
     }
     return n ? (int)n : rc == SHMQ_OK ? SHMQ_EMPTY : rc;
 }
@@ -192,18 +197,28 @@ int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_d
     return rc;
 }
 
-/* A message that is ready, whoever its lane waits for: ordered queues are purged past what is unsettled. */
-static int purge_ordered(shmq_ctx *ctx, local_queue *q) {
+/* Take one message that is ready out and end it, whoever its lane waits for: redelivered ones, then new ones. 1 = it was dropped,
+ * 0 = it had expired. */
+static int purge_one(shmq_ctx *ctx, local_queue *q, uint64_t now) {
     ring_item item;
-    for (int turn = 0; turn < 2; turn++) {
-        local_ring *r = turn ? &q->work : &q->again;
-        if (turn == 0 && !__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) continue;
+    uint32_t lanes = queue_lanes(ctx, q) & ~SHMQ_LANES_ORDERED;
+    for (unsigned level = 0; level <= SHMQ_LEVELS; level++) {   /* level 0 stands for what came back */
+        local_ring *r = level ? level_ring(q, level - 1) : &q->again;
+        if (level == 0 ? !__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) : level > 1 && !(lanes & 1u << (level - 1))) continue;
         while (ring_find(ctx, r, &item) == SHMQ_OK) {   /* bounded by others' progress: the CAS fails when somebody took it */
+            shmq_block *b = block_at(ctx, item.idx);
             uint64_t own = ctl_next(item.ctl, SHMQ_OWNED, ctx->self);
-            if (!cas(&block_at(ctx, item.idx)->ctl, item.ctl, own)) continue;
+            if (!cas(&b->ctl, item.ctl, own)) continue;
             ring_taken(r, &item);
-            queue_bytes_out(q, size_at(ctx, block_at(ctx, item.idx)));
+            queue_bytes_out(q, size_at(ctx, b));
+            uint64_t expires = settle_expires(b), move = ctl_next(own, SHMQ_MOVE, ctx->self);
+            if (expires && expires <= now) {
+                if (cas(&b->ctl, own, move)) settle_kill(ctx, item.idx, move, SHMQ_R_EXPIRED);
+                return 0;
+            }
+            bump(&q->counters->dropped, 1);
             settle_free(ctx, item.idx, own);
+            order_over(q);
             return 1;
         }
     }
@@ -213,7 +228,6 @@ static int purge_ordered(shmq_ctx *ctx, local_queue *q) {
 /* Free all that is ready now. */
 int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
     local_queue *q = NULL;
-    shmq_delivery d;
     uint32_t freed = 0;
     int64_t n = 0;
     int rc = ctx_enter(ctx);
@@ -221,21 +235,20 @@ int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
     op_begin(ctx);
     rc = queue_local(ctx, qref, &q);
     if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) rc = SHMQ_GONE;
-    uint64_t left = rc == SHMQ_OK ? level_depth(ctx, q) : 0;
+    uint64_t left = rc == SHMQ_OK ? level_depth(ctx, q) : 0, now = clock_now(ctx);
     if (rc == SHMQ_OK && __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) left += ring_depth(&q->again);
     op_end(ctx);
-    while (rc == SHMQ_OK && left--) {
+    while (rc >= 0 && left--) {
         op_begin(ctx);
-        int ordered = (q->lanes & SHMQ_LANES_ORDERED) != 0;
-        rc = queue_status(q) == SHMQ_GONE ? SHMQ_GONE : ordered ? purge_ordered(ctx, q) : take_some(ctx, q, qref_index(qref), 1, SHMQ_TAKE_FREE, &d, &freed);
-        if (rc == 1 && ordered) { rc = SHMQ_OK; n++; freed++; bump(&q->counters->dropped, 1); order_over(q); }
-        else if (rc == 1) { rc = SHMQ_OK; n += settle_free(ctx, d.idx, d.ctl); bump(&q->counters->dropped, 1); }
+        rc = queue_status(q) == SHMQ_GONE ? SHMQ_GONE : purge_one(ctx, q, now);
+        if (rc >= 0) { n += rc; freed++; }
         op_end(ctx);
     }
-    shmq_au32 *space = freed && q ? &q->shared->space : NULL;
+    shmq_au32 *space = freed && q ? &q->shared->space : NULL, *evt = space && ld_rlx(&q->shared->word) != q->live ? &q->shared->evt : NULL;
     ctx_unlock(ctx);
     if (space) waiter_announce(space);
-    return n || rc == SHMQ_EMPTY || rc == SHMQ_OK ? n : rc;
+    if (evt) waiter_announce(evt);   /* a closed queue may be drained now */
+    return n || rc == SHMQ_EMPTY || rc >= 0 ? n : rc;
 }
 
 /* Where a look stands: stage:5 | position. Level by level from the top, the redelivered ones first: 2n is what came back of

@@ -249,10 +249,11 @@ static int widowed(shmq_ctx *ctx, const shmq_queue *rec) {
 }
 
 /* 1 = it gets the message, 0 = it does not, FULL = its policy is to wait. */
-static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_message *m) {
+static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_message *m, uint64_t now) {
     if (queue_status(q) != SHMQ_OK || widowed(ctx, q->shared)) return 0;
     if (q->shared->filter_size && !filter_passes(q->shared, m->meta, m->meta_size)) return 0;
-    for (int tries = 0; publish_full(ctx, q, m->size); tries++) {
+    for (int tries = 0; !m->delay_ns && publish_full(ctx, q, m->size); tries++) {
+        if (tries == 0 && m->dedup && q->dedup.base && dedup_known(ctx, q, m, now)) break;   /* a duplicate needs no room */
         if (q->options.overflow == SHMQ_DISCONNECT) {
             bump(&q->counters->disconnected, 1);   /* before: who finds it closed asks whether it was cut off */
             queue_turn(ctx, queue_gen(q->live) << 16 | index, SHMQ_Q_CLOSED);
@@ -316,12 +317,12 @@ int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, u
     for (uint32_t i = 0; i < l->n; i++) {
         local_queue *q;
         if (queue_open_local(ctx, l->to[i], &q) != SHMQ_OK) continue;
-        rc = admits(ctx, l->to[i], q, m);
+        rc = admits(ctx, l->to[i], q, m, now);
         if (rc == SHMQ_FULL) { bump(&t->counters->full, 1); return rc; }
         if (rc == 0) continue;
         if (m->dedup && q->dedup.base) {
             flags |= FATE_DEDUP;
-            if ((rc = dedup_room(ctx, q, now)) != SHMQ_OK) return rc;
+            if ((rc = dedup_room(ctx, q, m, now)) != SHMQ_OK) return rc;
         }
         ctx->scratch[n++].entry = l->to[i];
     }
