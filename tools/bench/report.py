@@ -44,7 +44,9 @@ def _number(value: float, figure: Figure) -> str:
 
 
 def _cell(rounds: list[dict[str, float]], figure: Figure) -> str:
-    values = [r[figure.key] for r in rounds]
+    values = [r[figure.key] for r in rounds if figure.key in r]
+    if not values:  # merged from a run of before this figure was taken
+        return "–"
     middle = _number(median(values), figure)
     if len(values) == 1:
         return middle
