@@ -69,6 +69,7 @@ WHAT = {
     54: "recovery puts a message on its first way before those that were there",
     55: "a message that was committed after it had found room is put off when others were quicker",
     56: "a queue's number is used again while a dead publisher's messages for it may still be sent on",
+    57: "a message that dies forgets that it has expired before it says that it is dead",
 }
 
 

@@ -158,6 +158,8 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
                     st_rlx(&b->due_ns, 0);
                     st_rel(&b->fate, f &= ~FATE_LEAVING);
                 }
+                if (fate_reason(f) && !fate_again(f) && fate_attempts(f) == 0 && ld_rlx(&b->due_ns))   /* died just now; settle_kill may not have said when */
+                    st_rlx(&b->expires_ns, ld_rlx(&b->due_ns));
                 if (from == fate_home(f) && (!(ctl_flags(c) & SHMQ_FLAG_FRESH) || MUTANT(54))) st_rlx(&b->fate, f | FATE_AGAIN);
                 CRASH_POINT("adopted");
                 settle_route(ctx, idx, m);

@@ -112,7 +112,7 @@ int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
         return SHMQ_OK;
     }
     bump(&q->counters->dead_lettered, 1);
-    st_rlx(&b->expires_ns, 0);
+    if (MUTANT(57)) st_rlx(&b->expires_ns, 0);   /* before fate: whoever routes it anew would not know that it has expired */
     st_rlx(&b->due_ns, clock_now(ctx));
     st_rel(&b->fate, fate_make(to, fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));   /* I3 */
     CRASH_POINT("fate");
@@ -381,9 +381,15 @@ int shmq_start(shmq_ctx *ctx, shmq_delivery *d) {
         if (d->expires_ns && d->expires_ns <= clock_now(ctx)) {   /* nobody was given it: it expired in its queue, so to say */
             uint64_t m = ctl_next(d->ctl, SHMQ_MOVE, ctx->self);
             uint32_t held = d->held, idx = d->idx;
+            local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
+            op_begin(ctx);   /* into the ring of another queue */
             let_go(ctx, d);
-            if (cas(&block_at(ctx, idx)->ctl, d->ctl, m)) { d->ctl = 0; settle_kill(ctx, idx, m, SHMQ_R_EXPIRED); }
-            else stale(ctx, d, held);
+            if (cas(&block_at(ctx, idx)->ctl, d->ctl, m)) {
+                d->ctl = 0;
+                settle_kill(ctx, idx, m, SHMQ_R_EXPIRED);
+                if (q->live) wake_closed(q);
+            } else stale(ctx, d, held);
+            op_end(ctx);
             ctx_unlock(ctx);
             return SHMQ_STALE;
         }

@@ -137,6 +137,7 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
                 if (leased) unheld(ctx, entry, item.idx);
                 uint64_t m = ctl_next(own, SHMQ_MOVE, ctx->self);
                 if (cas(&b->ctl, own, m)) settle_kill(ctx, item.idx, m, SHMQ_R_EXPIRED);
+                settle_left(q);   /* it may have been the last of a closed queue */
                 continue;
             }
         }

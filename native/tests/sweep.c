@@ -58,6 +58,7 @@ static struct {
     pages pages;
     const scenario *s;
     int lo[TAGS], hi[TAGS], got[TAGS];
+    uint64_t expired;        /* tags of messages that are past their time in q: never delivered there */
     int last_tag[3];         /* by level or key */
     uint64_t evt[8];
     uint64_t violations, kills, stops, reals, pairs, instructions, states;
@@ -212,6 +213,7 @@ static int take_one(uint64_t q, int order) {
     MUST(meta_right(&d, tag), "message %u has wrong headers", tag);
     MUST(d.attempt >= 1 && d.attempt <= 3, "message %u: attempt %u", tag, d.attempt);
     MUST(d.extra_size == 0 || (d.extra_size == sizeof WHY && memcmp(d.extra, WHY, sizeof WHY) == 0), "message %u has a wrong error text", tag);
+    MUST(!(W.expired >> tag & 1) || q != W.q, "message %u was delivered past its time", tag);
     W.got[tag]++;
     int ordered = (W.s->flags & (KEYED | STRICT)) != 0, *last = &W.last_tag[W.s->flags & (LEVELS | KEYED) ? tag % 3 : 0];
     if (order && (tag < 10 || (tag == 20 && !(W.s->flags & LEVELS))) && ((d.attempt == 1 && !d.redelivered) || ordered) && !d.reason) {
@@ -577,6 +579,7 @@ static void build(void) {
     if (shmq_map_fd(W.p, W.fd, W.total) != 0 || shmq_format(W.p, &cfg) != 0 || shmq_verify(W.p) != 0) DIE("format");
     if (shmq_attach(W.p, SHMQ_CLIENT) != 0) DIE("attach");
     memset(base_lo, 0, sizeof base_lo);
+    W.expired = 0;
     shmq_queue_options o = { .max_depth = f & DLQ1 ? 1 : 32, .max_retries = UINT32_MAX, .dead_letter = SHMQ_NO_QUEUE };
     W.dlq = (uint64_t)make_queue("dead", &o);
     o = (shmq_queue_options){ .max_depth = DEPTH, .max_retries = f & RETRY0 ? 0 : 5, .dead_letter = SHMQ_NO_QUEUE };

@@ -22,6 +22,7 @@ static void w_expired(void) {
     ring_item item;
     if (ring_find(W.p, &W.p->local[W.q & 0xffff].work, &item) != 0) DIE("find");
     block_at(W.p, item.idx)->expires_ns = 1;
+    W.expired = 1 << 1;
 }
 static void w_overdue(void) {   /* one ready and one delayed message are past their time */
     w_expired();
@@ -30,6 +31,7 @@ static void w_overdue(void) {   /* one ready and one delayed message are past th
     if (shmq_take(W.p, W.q, 3, 0, d) != 3) DIE("take");   /* the expired one dies here */
     if (shmq_nack(W.p, &d[2], FAR, NULL, 0) != 0 || shmq_release(W.p, &d[0]) != 0 || shmq_release(W.p, &d[1]) != 0) DIE("settle");
     block_at(W.p, d[2].idx)->expires_ns = block_at(W.p, d[1].idx)->expires_ns = 1;
+    W.expired |= 1 << 3 | 1 << 4;
 }
 static void w_empty(void) {}
 static void w_q2(void) { w_three(); for (uint32_t t = 21; t <= 22; t++) put_world(W.q2, t, 64, 0); nack_world(1, 1, FAR); }
@@ -188,10 +190,12 @@ static void w_x_shares(void) {   /* it died at four messages with ids: not commi
     if (put_id(W.p, W.q2, 22) != 0) DIE("publish");
     kill_x();
 }
+static void w_three_late(void) { w_three(); W.expired = 1 << 1; }   /* it expires in the child's hands */
 static void expire_next(uint64_t q) {   /* the first message there is past its time */
     ring_item item;
     if (ring_find(W.p, &W.p->local[q & 0xffff].work, &item) != 0) DIE("find");
     block_at(W.p, item.idx)->expires_ns = 1;
+    W.expired = 1 << 1;
 }
 static void w_fan_expired(void) { w_fan(); expire_next(W.q); }
 static void w_fan_last_expired(void) { w_fan_last(); expire_next(W.q); }
@@ -202,12 +206,14 @@ static void w_backoff_expired(void) {   /* the first message of a key is in its 
     uint32_t idx = d.idx;
     if (shmq_nack(W.p, &d, FAR, NULL, 0) != 0) DIE("nack");
     block_at(W.p, idx)->expires_ns = 1;
+    W.expired = 1 << 1;
 }
 static void w_x_expired(void) {   /* it died with messages in its hands of which one is past its time */
     w_three();
     shmq_delivery d[2];
     if (shmq_take(W.x, W.q, 2, 0, d) != 2) DIE("take");
     block_at(W.p, d[0].idx)->expires_ns = 1;
+    W.expired = 1 << 1;
     kill_x();
 }
 
@@ -281,6 +287,7 @@ static void p_topic_id(plane *p) { p_topic(p); p->m[0].dedup = &id_of_20; p->m[0
 static void p_topic_id_headers(plane *p) { p_topic_meta(p); p->m[0].dedup = &id_of_20; p->m[0].dedup_size = 4; }
 static void p_topic_level(plane *p) { p_topic(p); p->m[0].priority = 5; }
 static void p_forward_level(plane *p) { p_forward(p); p->m[0].priority = 5; }
+static void p_ahead_expired(plane *p) { p_ahead(p); block_at(&p->ctx, p->d[0].idx)->expires_ns = 1; }
 static void p_take1_expired(plane *p) { p_take1(p); block_at(&p->ctx, p->d[0].idx)->expires_ns = 1; }
 static void p_topic_many(plane *p) { p_topic(p); for (uint32_t i = 0; i < 2; i++) child_message(p, i, 20 + i, 64, (int)i & 1); }
 
@@ -316,6 +323,7 @@ static void o_take(plane *p) { p->rc = shmq_take(&p->ctx, p->q, 1, 0, p->d); }
 static void o_take3(plane *p) { p->rc = shmq_take(&p->ctx, p->q, 3, 0, p->d); }
 static void o_take_free(plane *p) { p->rc = shmq_take(&p->ctx, p->q, 1, SHMQ_TAKE_FREE, p->d); if (p->rc == 1) p->rc = 100 + shmq_release(&p->ctx, p->d); }
 static void o_ahead(plane *p) { p->rc = shmq_take(&p->ctx, p->q, 2, SHMQ_TAKE_AHEAD, p->d); if (p->rc >= 1) p->rc = shmq_start(&p->ctx, p->d); }
+static void o_start_expired(plane *p) { p->d[0].expires_ns = 1; p->rc = shmq_start(&p->ctx, p->d); }
 static void o_start(plane *p) { p->rc = shmq_start(&p->ctx, p->d); }
 static void intact(plane *p, const shmq_delivery *d) {
     uint32_t t = tag_of(d);
@@ -607,6 +615,7 @@ static const scenario OPS[] = {
     { "take-free-release", 0, w_three, p_warm, o_take_free, NULL },
     { "take-ahead-start", LEASE, w_three, p_warm, o_ahead, NULL },
     { "start", LEASE, w_three, p_ahead, o_start, NULL },
+    { "start-expired", LEASE, w_three_late, p_ahead_expired, o_start_expired, NULL },
     { "ack", LEASE, w_three, p_take1, o_read_ack, e_ack },
     { "ack-batch", LEASE, w_three, p_take3, o_ack3, e_ack3 },
     { "ack-free", 0, w_three, p_free, o_read_ack, e_ack },
@@ -623,8 +632,8 @@ static const scenario OPS[] = {
     { "reject-extra", LEASE, w_extra, p_take1, o_reject, NULL },
     { "reject-no-dlq", LEASE | NO_DLQ, w_three, p_take1, o_reject, e_gone },
     { "reject-dead-letter", LEASE, w_deaddeep, p_dead1, o_reject, e_reject_dead },
-    { "nack-expired", LEASE | RETRY0, w_three, p_take1_expired, o_nack_extra, NULL },
-    { "release-expired", LEASE, w_three, p_take1_expired, o_release, NULL },
+    { "nack-expired", LEASE | RETRY0, w_three_late, p_take1_expired, o_nack_extra, NULL },
+    { "release-expired", LEASE, w_three_late, p_take1_expired, o_release, NULL },
     { "release", LEASE, w_three, p_take1, o_release, NULL },
     { "touch", LEASE, w_three, p_take1, o_touch, NULL },
     { "touch-ack", LEASE, w_three, p_take1, o_touch_ack, e_touch_ack },
