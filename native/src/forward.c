@@ -118,6 +118,7 @@ int shmq_forward(shmq_ctx *ctx, shmq_delivery *d, uint64_t target, shmq_message 
     if (rc != SHMQ_OK) return rc;
     op_begin(ctx);
     rc = settle_holds(ctx, d) ? queue_local(ctx, target, &q) : SHMQ_STALE;
+    if (rc == SHMQ_OK && ld_acq(&block_at(ctx, d->idx)->ctl) != d->ctl) rc = settle_leave(ctx, d, &s_ctl);   /* STALE, before it costs others their place */
     uint64_t now = clock_now(ctx), leased = d->ctl;
     uint32_t s_idx = d->idx, home = d->queue, held = d->held;
     int fans = rc == SHMQ_OK && q->options.kind == SHMQ_KIND_TOPIC;

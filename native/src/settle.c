@@ -161,7 +161,7 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
         local_ring *r;
         uint32_t lanes = queue_lanes(ctx, q);
         /* FRESH: room was found before the commit; that others were quicker must not put it behind its producer's next one */
-        int fresh = (ctl_flags(ctl) & SHMQ_FLAG_FRESH) && !MUTANT(55);
+        int fresh = (ctl_flags(ctl) & SHMQ_FLAG_FRESH) && !ld_rlx(&b->due_ns) && !MUTANT(55);   /* delayed, or dead: none was looked for */
         rc = ((lanes || fate_prio(f)) && !fresh && level_full(q, lanes)) || level_open(ctx, q, fate_prio(f), &r) != SHMQ_OK ? SHMQ_FULL
            : ring_enqueue(ctx, r, idx, ctl, fresh ? r->mask + 1 : q->most);
     }

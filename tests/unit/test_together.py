@@ -130,6 +130,16 @@ def test_the_depth_of_a_dead_letter_queue_counts_all_levels(rig: Rig) -> None:
     assert (dead.stats().ready, dead.stats().delayed) == (1, 1)
 
 
+def test_what_expires_before_it_is_due_waits_for_room_among_the_dead(rig: Rig) -> None:
+    dead = rig.queue("dead", max_depth=1)
+    queue = rig.queue(dead_letter=dead)
+    for n in range(3):
+        queue.publish(b"%d" % n, delay=0.01, ttl=0.02)
+    time.sleep(0.03)
+    rig.sweep_expired()
+    assert (dead.stats().ready, dead.stats().delayed) == (1, 2)
+
+
 def test_a_dead_letter_knows_when_it_died_however_often_it_comes_back(rig: Rig) -> None:
     dead = rig.queue("dead", retry_backoff=0)
     queue = rig.queue(dead_letter=dead)
