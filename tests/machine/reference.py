@@ -1,0 +1,296 @@
+"""What a broker does with messages, in plain Python: the reference of the state machines.
+
+One thread, one clock that is moved by hand, no memory, no processes: what docs/semantics.md says, and
+nothing about how. Where it leaves an order open (what expires, is fired or comes back in one and the
+same moment), a step is *loose*: its arrivals are put into the order in which they are found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(eq=False)
+class Note:
+    """A message on its way: one per queue that it is in."""
+
+    id: int
+    payload: bytes
+    headers: dict[str, Any]
+    priority: int
+    key: str | None
+    dedup_id: str | None
+    published: float
+    expires: float
+    due: float = 0.0
+    attempts: int = 0
+    again: bool = False
+    reason: str | None = None
+    origin: Shelf | None = None
+    died_attempts: int = 0
+    died: float = 0.0
+    error: str | None = None
+    place: tuple[bool, int] = (False, 0)
+    """which ring, and where: a dead consumer's come back in this order"""
+
+    def share(self, **changes: Any) -> Note:
+        return Note(**{**vars(self), **changes})
+
+
+@dataclass(eq=False)
+class Shelf:
+    """A queue, or a subscription."""
+
+    name: str
+    options: dict[str, Any]
+    clock: Callable[[], float]
+    dead: Shelf | None = None
+    new: list[Note] = field(default_factory=list)
+    back: list[Note] = field(default_factory=list)
+    held: dict[Note, Any] = field(default_factory=dict)
+    """to who holds it"""
+    delayed: list[Note] = field(default_factory=list)
+    ids: dict[str, Note] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    named: dict[str, Note] = field(default_factory=dict)
+    gone: bool = False
+    closed: bool = False
+    arrivals: list[Note] | None = None
+    """what came in the course of a loose step"""
+    tails: Counter[int] = field(default_factory=Counter)
+    """places ever used of each level's ring; -1: the redelivery ring"""
+    _tails: Counter[int] = field(default_factory=Counter)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["options"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    # ---- in --------------------------------------------------------------------------------
+
+    def room(self, size: int) -> bool:
+        ready = sum(len(note.payload) for note in self.new + self.back)
+        if self.max_bytes and ready and ready + size > self.max_bytes:
+            return False
+        return self.filled() < self.max_depth
+
+    def span(self, ring: list[Note], tail: int) -> int:
+        """Places between the first message and the end of its ring: what expired behind the first one
+        keeps its own until that one is gone."""
+        mine = [note.place[1] for note in ring if tail < 0 or self.level(note) == tail]
+        return self.tails[tail] - min(mine) + 1 if mine else 0
+
+    def filled(self) -> int:
+        if self.order != "fifo":
+            return len(self.new)
+        return sum(self.span(self.new, level) for level in range(self.priorities))
+
+    def depth(self) -> int:
+        plain = self.order == "fifo" and not any(self.tails[level] for level in range(1, 10))
+        return self.filled() + (self.span(self.back, -1) if plain else len(self.back))
+
+    def oldest(self) -> Note | None:
+        """What drop-oldest would drop: the oldest new one of the lowest level that waits for no key."""
+        if self.order == "fifo":
+            return min(self.new, key=self.level, default=None)
+        return next((note for note in self._free(self.new)), None)
+
+    def make_room(self, size: int) -> bool:
+        while not self.room(size):
+            victim = self.oldest() if self.overflow == "drop-oldest" else None
+            if victim is None:
+                return False
+            self.new.remove(victim)
+            self.kill(victim, "overflow")
+        return True
+
+    def known(self, dedup_id: str | None) -> Note | None:
+        return self.ids.get(dedup_id) if self.dedup_window and dedup_id is not None else None
+
+    def accept(self, note: Note, delay: float) -> None:
+        """Take in what has been found to have room and no double."""
+        if self.dedup_window and note.dedup_id is not None:
+            self.ids[note.dedup_id] = note
+        self.counts["published"] += 1
+        note.due = self.clock() + delay if delay else 0.0
+        self.delayed.append(note) if delay else self._put(self.new, note)
+
+    def _put(self, ring: list[Note], note: Note) -> None:
+        tail = self.level(note) if ring is self.new else -1
+        self.tails[tail] += 1
+        note.place = (ring is self.new, self.tails[tail])
+        ring.append(note)
+        if self.arrivals is not None:
+            self.arrivals.append(note)
+
+    # ---- out -------------------------------------------------------------------------------
+
+    def level(self, note: Note) -> int:
+        return 0 if self.order != "fifo" else min(note.priority, self.priorities - 1)
+
+    def lane(self, note: Note) -> str:
+        return "" if self.order == "strict" else note.key or f"#{note.id}"
+
+    def everything(self) -> list[Note]:
+        return [*self.new, *self.back, *self.held, *self.delayed]
+
+    def is_here(self, note: Note) -> bool:
+        return note in self.everything()
+
+    def _free(self, ring: Iterable[Note]) -> list[Note]:
+        """Of an ordered queue: the messages whose lane is theirs, or free, each lane's first."""
+        found, passed = [], set()
+        for note in ring:
+            lane = self.lane(note)
+            named = self.named.get(lane)
+            if named is not note and (lane in passed or (named and self.is_here(named))):
+                passed.add(lane)
+                continue
+            passed.add(lane)
+            found.append(note)
+        return found
+
+    def waits_since(self, note: Note) -> float:
+        return max(note.published, note.due)
+
+    def next(self) -> Note | None:
+        if self.order != "fifo":
+            free = self._free(self.back + self.new)
+            return free[0] if free else None
+        best: tuple[float, Note] | None = None
+        for level in range(self.priorities - 1, -1, -1):
+            heads = [
+                next(note for note in ring if self.level(note) == level)
+                for ring in (self.back, self.new)
+                if any(self.level(note) == level for note in ring)
+            ]
+            if not heads:
+                continue
+            if not self.aging:
+                return heads[0]
+            since = min(self.waits_since(head) for head in heads) - level * self.aging
+            if best is None or since < best[0]:
+                best = (since, heads[0])
+        return best[1] if best else None
+
+    def take(self, holder: Any) -> Note | None:
+        while (note := self.next()) is not None:
+            (self.new if note in self.new else self.back).remove(note)
+            self.named[self.lane(note)] = note
+            if note.expires <= self.clock():
+                self.kill(note, "expired")
+                continue
+            self.held[note] = holder
+            return note
+        return None
+
+    def handed_out(self, note: Note) -> None:
+        self.counts["delivered"] += 1
+        self.counts["redelivered"] += note.again
+
+    # ---- settling --------------------------------------------------------------------------
+
+    def release(self, note: Note) -> None:
+        """It is nobody's any more."""
+        del self.held[note]
+
+    def spent(self, note: Note) -> bool:
+        if self.max_retries is None or note.attempts <= self.max_retries:
+            return False
+        return note.reason is None or bool(self.options["dead_letter"])
+
+    def come_back(self, note: Note, attempted: bool, delay: float = 0.0) -> None:
+        """From a consumer, whatever the reason."""
+        self.release(note)
+        if self.gone:
+            return
+        note.attempts += attempted
+        note.again = True
+        note.due = self.clock() + delay if delay else 0.0
+        if self.spent(note):
+            self.kill(note, "retries")
+        else:
+            self.route(note)
+
+    def route(self, note: Note) -> None:
+        if note.expires <= self.clock():
+            self.kill(note, "expired")
+        elif note.again and self.spent(note):
+            self.kill(note, "retries")
+        elif note.due > self.clock():
+            self.delayed.append(note)
+        elif note.again:
+            self._put(self.back, note)
+        elif self.filled() < self.max_depth:
+            self._put(self.new, note)
+        else:
+            self.delayed.append(note)
+            if self.arrivals is not None:
+                self.arrivals.append(note)
+
+    def kill(self, note: Note, reason: str) -> None:
+        self.counts["expired"] += reason == "expired"
+        dead = self.dead
+        if dead is None or dead.gone or (reason == "expired" and self.expired == "drop"):
+            self.counts["dropped"] += 1
+            return
+        self.counts["dead_lettered"] += 1
+        dead.route(
+            note.share(
+                expires=math.inf, due=self.clock(), died_attempts=note.attempts, attempts=0,
+                again=False, died=self.clock(), reason=reason, origin=self,
+            )
+        )  # fmt: skip
+
+    # ---- time ------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        for ring in (self.new, self.back, self.delayed):
+            for note in [note for note in ring if note.expires <= self.clock()]:
+                ring.remove(note)
+                self.kill(note, "expired")
+
+    def fire(self) -> None:
+        due = [note for note in self.delayed if note.due <= self.clock()]
+        for note in sorted(due, key=lambda note: note.due):
+            if note.again or self.filled() < self.max_depth:
+                self.delayed.remove(note)
+                self.route(note)
+            elif self.arrivals is not None:
+                self.arrivals.append(note)  # another one may have been before it
+
+    def loosen(self) -> None:
+        """Begin a loose step."""
+        self.arrivals, self._tails = [], self.tails.copy()
+
+    def reconcile(self, ready: list[bytes]) -> None:
+        """End a loose step: of what came, put into the rings what is there, in that order."""
+        came, self.arrivals = list(dict.fromkeys(self.arrivals or [])), None
+        inside = sum(note in self.new for note in came)
+        for note in came:
+            for ring in (self.new, self.back, self.delayed):
+                if note in ring:
+                    ring.remove(note)
+        self.tails = self._tails
+        there = [note for note in came if note.payload in ready]
+        for note in sorted(there, key=lambda note: ready.index(note.payload)):
+            self._put(self.back if note.again else self.new, note)
+        self.delayed += [note for note in came if note not in there]
+        assert sum(note in self.new for note in came) == inside
+
+    def ready_in_order(self) -> list[Note]:
+        """As `peek` shows it: aging and lanes apart."""
+        if self.order != "fifo":
+            return self.back + self.new
+        return [
+            note
+            for level in range(self.priorities - 1, -1, -1)
+            for ring in (self.back, self.new)
+            for note in ring
+            if self.level(note) == level
+        ]
