@@ -268,7 +268,8 @@ static void worker(uint64_t q, uint64_t seed, _Atomic(uint64_t) *done, uint64_t 
     shmq_ctx *b = join();
     for (;;) {
         shmq_delivery d;
-        int rc = shmq_take(b, q, 1, rnd(&seed) % 4 == 0 ? SHMQ_TAKE_AHEAD : 0, &d);
+        int ahead = rnd(&seed) % 4 == 0, rc = shmq_take(b, q, 1, ahead ? SHMQ_TAKE_AHEAD : 0, &d);
+        if (rc == 1 && ahead && shmq_start(b, &d) != SHMQ_OK) continue;   /* one who waited idle has it now */
         if (rc == 1) {
             uint64_t key = value_of(&d) >> 32, n = value_of(&d) & 0xffffffff, luck = rnd(&seed) % 100;
             uint64_t seen = atomic_load(&done[key]);
