@@ -53,7 +53,7 @@ static void measure(local_dedup *t, const shmq_queue_options *o) {
     uint64_t buckets = 512;
     t->capacity = o->dedup_capacity ? o->dedup_capacity : DEDUP_DEFAULT;
     if (t->capacity > DEDUP_MOST) t->capacity = DEDUP_MOST;
-    while (buckets < t->capacity / 4) buckets *= 2;
+    while (buckets < t->capacity / 2) buckets *= 2;   /* chains of two entries in a full table: each may be a cache miss */
     t->window_ms = window_of(o);
     t->mask = buckets - 1;
     t->chunk = buckets / 64 > 512 ? (uint32_t)(buckets / 64) : 512;
@@ -165,6 +165,17 @@ void dedup_prefetch(local_queue *q, hash128 key, uint64_t now) {
     uint64_t gen = now / 1000000 / t->window_ms + 1, at = (key.lo & t->mask) * 8;
     __builtin_prefetch(half_at(t, gen) + at, 1);
     __builtin_prefetch(half_at(t, gen - 1) + at);
+}
+
+/* And a little later: where its chain begins, and the entry that comes next. Hints, of memory that may not be there (I5). */
+void dedup_prefetch_entry(local_queue *q, hash128 key, uint64_t now) {
+    local_dedup *t = &q->dedup;
+    uint64_t gen = now / 1000000 / t->window_ms + 1, n = key.lo & t->mask;
+    head *h = half(t, gen);
+    if (!(ld_rlx(&h->chunks) >> (n / t->chunk) & 1)) return;
+    uint32_t idx = bucket_idx(ld_rlx((shmq_au64 *)half_at(t, gen) + n));
+    if (idx < t->capacity) __builtin_prefetch(entry_at(t, gen, idx));
+    __builtin_prefetch(entry_at(t, gen, (uint32_t)(ld_rlx(&h->next) & 0xffffff)), 1);
 }
 
 /* FIRST: the id is this message's. DUPLICATE: *first has it. */

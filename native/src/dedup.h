@@ -15,6 +15,7 @@ void dedup_open(local_queue *q, uint8_t *base);
 void dedup_forget(uint8_t *base, const shmq_queue_options *options);
 int dedup_claim(shmq_ctx *ctx, local_queue *q, hash128 key, uint64_t id, uint64_t now, uint64_t *first);
 void dedup_prefetch(local_queue *q, hash128 key, uint64_t now);
+void dedup_prefetch_entry(local_queue *q, hash128 key, uint64_t now);
 int dedup_known(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now);
 int dedup_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now);
 uint8_t *dedup_trailer(shmq_ctx *ctx, uint32_t idx);

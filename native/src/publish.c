@@ -180,7 +180,7 @@ int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, u
     uint64_t expires = publish_header(ctx, block_at(ctx, idx), qref_index(qref), m, q, now);
     if (m->size) memcpy(payload, m->data, m->size);
     publish_meta(payload, m);
-    if (once) publish_trailer(ctx, idx, m, once, 0, 0);
+    if (once) { publish_trailer(ctx, idx, m, once, 0, 0); dedup_prefetch_entry(q, *once, now); }
     CRASH_POINT("written");
     rc = queue_status(q);   /* I2: after fate */
     if (once) {
