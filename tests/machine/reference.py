@@ -204,15 +204,17 @@ class Shelf:
             return False
         return note.reason is None or bool(self.options["dead_letter"])
 
-    def come_back(self, note: Note, attempted: bool, delay: float = 0.0) -> None:
-        """From a consumer, whatever the reason."""
+    def come_back(
+        self, note: Note, attempted: bool, delay: float = 0.0, taken_back: bool = False
+    ) -> None:
+        """From a consumer, whatever the reason; ``taken_back``: it had no say in it."""
         self.release(note)
         if self.gone:
             return
         note.attempts += attempted
         note.again = True
         note.due = self.clock() + delay if delay else 0.0
-        if self.spent(note):
+        if self.spent(note) and not taken_back:
             self.kill(note, "retries")
         else:
             self.route(note)

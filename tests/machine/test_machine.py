@@ -49,7 +49,7 @@ COUNTS = (
 times = st.integers(1, 3).map(lambda n: n * UNIT)
 options = st.fixed_dictionaries(
     {
-        "max_depth": st.sampled_from([1, 2, 3, 5, 100]),
+        "max_depth": st.sampled_from([1, 2, 3, 5, 5, 100, 100]),
         "max_bytes": st.sampled_from([None, None, 60]),
         "overflow": st.sampled_from(["block", "drop-oldest"]),
         "ttl": st.none() | times,
@@ -460,10 +460,18 @@ class SegmentMachine(RuleBasedStateMachine):
     def lease(self, shelf: Shelf) -> float:
         return self.now() + shelf.ack_timeout if shelf.ack_timeout else math.inf
 
-    @precondition(lambda self: self.hands)
     @rule(pick=picks, n=st.sampled_from([1, 1, 1, 4]))
     def get(self, pick: int, n: int) -> None:
-        hand = self.hands[pick % len(self.hands)]
+        """Have a consumer take something; one of those who can, if there are any."""
+        full = [shelf for shelf in self.shelves.values() if shelf.new or shelf.back]
+        if full and not any(hand.shelf in full for hand in self.hands):
+            name, client = full[pick % len(full)].name, pick % 3
+            consumer = self.handle(name, client).subscribe()
+            self.hands.append(Hand(self.shelves[name], consumer, client))
+        hands = [hand for hand in self.hands if hand.shelf in full or pick % 5 == 0] or self.hands
+        if not hands:
+            return
+        hand = hands[pick % len(hands)]
         shelf, mode = hand.shelf, hand.consumer.ack_mode
         if mode == "auto":
             for note, _, _ in hand.had:
@@ -480,6 +488,7 @@ class SegmentMachine(RuleBasedStateMachine):
         except shmq.QueueEmpty:
             deliveries = []
         except (shmq.QueueClosed, shmq.QueueNotFound) as error:
+            assert self.next_for(hand) is None
             over = shelf.closed and not shelf.everything()
             self.refused("QueueNotFound" if shelf.gone else "QueueClosed" if over else "", error)
             return
@@ -660,6 +669,28 @@ class SegmentMachine(RuleBasedStateMachine):
         else:
             self.loosely(back)
 
+    # What is worth more steps than one rule among many gets.
+    publish_on = rule(name=queue_names, client=clients, given=fields)(
+        lambda self, name, client, given: self.publish(name, client, given, 1)
+    )
+    publish_more = rule(name=queue_names, client=clients, n=st.integers(1, 4))(
+        lambda self, name, client, n: self.publish_many(name, client, n, {})
+    )
+    get_on = rule(pick=picks, n=st.just(1))(lambda self, pick, n: self.get(pick, n))
+    get_more = rule(pick=picks, n=st.just(2))(lambda self, pick, n: self.get(pick, n))
+
+    @rule(pick=picks, how=st.sampled_from(["ack", "nack"]), delay=st.sampled_from([None, 0]))
+    def settle_on(self, pick: int, how: str, delay: Any) -> None:
+        self.get(pick, 1)
+        if any(hand.had for hand in self.hands):
+            self.settle(pick // 3, how, delay, None)
+
+    @rule(pick=picks, name=queue_names, given=fields)
+    def forward_on(self, pick: int, name: str, given: dict[str, Any]) -> None:
+        self.get(pick, 1)
+        if any(hand.had for hand in self.hands):
+            self.forward(pick // 3, name, given, True)
+
     # ---- death and time --------------------------------------------------------------------
 
     @rule(client=st.sampled_from([1, 2]))
@@ -681,7 +712,7 @@ class SegmentMachine(RuleBasedStateMachine):
                     if not shelf.gone:
                         shelf.counts["recovered"] += 1
                     ahead = any(note in hand.ahead for hand in dead)
-                    shelf.come_back(note, not ahead)
+                    shelf.come_back(note, not ahead, taken_back=True)
 
         self.loosely(back)
 
@@ -708,7 +739,7 @@ class SegmentMachine(RuleBasedStateMachine):
             for hand in self.hands:
                 for note, _, end in hand.had:
                     if hand.shelf.held.get(note) is hand and end <= self.now():
-                        hand.shelf.come_back(note, True)
+                        hand.shelf.come_back(note, True, taken_back=True)
 
         self.loosely(back)
 
@@ -733,7 +764,7 @@ class SegmentMachine(RuleBasedStateMachine):
 
         self.loosely(over)
 
-    @rule(name=queue_names | st.just("dead"), chosen=options, really=st.integers(0, 3))
+    @rule(name=queue_names | st.just("dead"), chosen=options, really=st.integers(0, 9))
     def delete(self, name: str, chosen: dict[str, Any], really: int) -> None:
         if really:
             return
@@ -743,7 +774,7 @@ class SegmentMachine(RuleBasedStateMachine):
             chosen = {"max_depth": 3, "ttl": None, "max_retries": 0}
         self.make(name, chosen)
 
-    @rule(name=queue_names, immediate=st.booleans(), really=st.integers(0, 3))
+    @rule(name=queue_names, immediate=st.booleans(), really=st.integers(0, 12))
     def shut_down(self, name: str, immediate: bool, really: int) -> None:
         if really:
             return
