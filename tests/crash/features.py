@@ -402,10 +402,7 @@ class Chaos:
         if chance < 0.06:
             stats = self.broker.stats()
             helper = stats.sidecar_pid if chance < 0.04 else stats.supervisor_pid
-            if helper is None:
-                return
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(helper, signal.SIGKILL if chance < 0.05 else signal.SIGSTOP)
+            if helper is not None and self.strike_helper(helper, kill=chance < 0.05):
                 self.figures["sidecar" if chance < 0.04 else "supervisor"] += 1
                 if chance >= 0.05:
                     self.stopped[helper] = time.monotonic() + self.dice.random()
@@ -419,6 +416,23 @@ class Chaos:
         elif chance >= 0.25:
             os.kill(pid, signal.SIGKILL)
             self.figures["kills"] += 1
+
+    def strike_helper(self, pid: int, *, kill: bool) -> bool:
+        """Not our child: it may be gone, and its pid another process's by now."""
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            return False
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"shmq.supervisor" not in words or self.name.encode() not in words:
+                return False
+            signal.pidfd_send_signal(fd, signal.SIGKILL if kill else signal.SIGSTOP)
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        return True
 
     def tend(self) -> None:
         now = time.monotonic()
