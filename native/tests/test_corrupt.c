@@ -12,7 +12,7 @@
 #if defined(__SANITIZE_THREAD__)
 #define FLIPS 600
 #elif defined(__SANITIZE_ADDRESS__)
-#define FLIPS 4000
+#define FLIPS 3000
 #else
 #define FLIPS 12000
 #endif
