@@ -36,7 +36,7 @@ WHAT = {
     12: "no scan before 'no memory'",
     13: "recovery does not clear the slot",
     14: "a death wakes nobody",
-    20: "the last generation's bucket is not sealed before a claim",
+    20: "an id is not put into the filter before its claim",
     21: "a match counts although its entries are another generation's by now",
     22: "recovery publishes a committed message without asking for its id",
     23: "a message takes its own claim for another one's",
@@ -70,12 +70,13 @@ WHAT = {
     55: "a message that was committed after it had found room is put off when others were quicker",
     56: "a queue's number is used again while a dead publisher's messages for it may still be sent on",
     57: "a message that dies forgets that it has expired before it says that it is dead",
+    58: "the filter forgets the ids of the last generation",
 }
 
 
 # The test that is about it comes before the sweep, which would be content, or long at it.
 QUICK = {
-    **dict.fromkeys((20, 21, 22, 23), "test_dedup"),
+    **dict.fromkeys((20, 21, 22, 23, 58), "test_dedup"),
     **dict.fromkeys((24, 25, 26, 27), "test_forward"),
     **dict.fromkeys((30,), "test_level"),
     **dict.fromkeys((32, 33, 34, 35, 36, 38), "test_order"),

@@ -81,7 +81,7 @@ void forward_finish(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
 /* N for a queue: complete, in NEW, tied to S. */
 static int write_one(shmq_ctx *ctx, local_queue *q, uint64_t target, shmq_message *m, uint64_t now, uint32_t s_idx, uint32_t *idx, uint64_t *ctl) {
     hash128 key;
-    const hash128 *once = publish_key(ctx, q, m, now, &key);
+    const hash128 *once = publish_key(ctx, q, m, &key);
     int rc = queue_status(q);
     if (rc == SHMQ_OK && m->size > ctx->geometry.max_message)
         rc = fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);

@@ -104,6 +104,8 @@ typedef struct {             /* the table of ids of a queue; base == NULL: it ha
     uint8_t *base;
     uint64_t window_ms, bucket_bytes, half_bytes, mask;
     uint32_t capacity, chunk;   /* ids in each half; buckets that get their memory together */
+    uint64_t lot_gen;        /* numbers of entries that are this process' own, of that generation */
+    uint32_t lot_next, lot_end, lot;
 } local_dedup;
 
 typedef struct {             /* one queue as this process sees it; options are a private copy */

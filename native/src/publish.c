@@ -63,10 +63,10 @@ void publish_meta(uint8_t *payload, const shmq_message *m) {
 uint64_t publish_footprint(uint64_t size, uint32_t meta_size) { return meta_size ? ((size + 7) & ~UINT64_C(7)) + 4 + meta_size : size; }
 
 /* The key of the id that a message is to be published with, where it counts; NULL: none. */
-const hash128 *publish_key(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now, hash128 *key) {
+const hash128 *publish_key(shmq_ctx *ctx, local_queue *q, const shmq_message *m, hash128 *key) {
     if (m->dedup == NULL || q->dedup.base == NULL) return NULL;
     *key = hash_bytes(ctx->header->secret, m->dedup, m->dedup_size);
-    dedup_prefetch(q, *key, now);
+    dedup_prefetch(q, *key);
     return key;
 }
 
@@ -139,12 +139,12 @@ int publish_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t 
 }
 
 /* A complete NEW block with an id (I3). An error: the caller owns it still, under *ctl. Of a duplicate m->id is the first one's. */
-static int launch_once(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t *ctl, shmq_message *m) {
+static int launch_once(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t *ctl, shmq_message *m, hash128 key, uint64_t now) {
     uint64_t move = ctl_next(*ctl, SHMQ_MOVE, ctx->self), first = 0;
     if (!cas(&block_at(ctx, idx)->ctl, *ctl, move)) return SHMQ_E_CORRUPT;
     *ctl = move;
     CRASH_POINT("committed");
-    int rc = dedup_settle(ctx, q, idx, move, &first);
+    int rc = dedup_decide(ctx, q, idx, move, key, now, &first);
     if (rc < 0) return rc;
     if (rc == DEDUP_DUPLICATE) { m->id = first; return SHMQ_OK; }
     bump(&q->counters->published, 1);
@@ -162,8 +162,8 @@ static int launch_once(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t *ct
     return SHMQ_OK;
 }
 
-/* One message; the caller holds the lock and is inside op. */
-int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, uint64_t now) {
+/* One message, and the key of its id if it has one; the caller holds the lock and is inside op. */
+static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, const hash128 *once, uint64_t now) {
     uint32_t idx;
     uint64_t ctl;
     int rc = queue_status(q);
@@ -172,19 +172,17 @@ int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, u
         return fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
     rc = needs_room(ctx, q, m, now) ? room(ctx, q, m->size) : SHMQ_OK;
     if (rc != SHMQ_OK) return rc;
-    hash128 key;
-    const hash128 *once = publish_key(ctx, q, m, now, &key);
     rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + (once ? DEDUP_TRAILER + 7 : 0), &idx, &ctl);
     if (rc != SHMQ_OK) return rc;
     uint8_t *payload = payload_of(ctx, idx);
     uint64_t expires = publish_header(ctx, block_at(ctx, idx), qref_index(qref), m, q, now);
     if (m->size) memcpy(payload, m->data, m->size);
     publish_meta(payload, m);
-    if (once) { publish_trailer(ctx, idx, m, once, 0, 0); dedup_prefetch_entry(q, *once, now); }
+    if (once) publish_trailer(ctx, idx, m, once, 0, 0);
     CRASH_POINT("written");
     rc = queue_status(q);   /* I2: after fate */
     if (once) {
-        if (rc == SHMQ_OK) rc = launch_once(ctx, q, idx, &ctl, m);
+        if (rc == SHMQ_OK) rc = launch_once(ctx, q, idx, &ctl, m, *once, now);
         if (rc != SHMQ_OK) arena_free(ctx, idx, ctl);
         return rc;
     }
@@ -209,7 +207,9 @@ int shmq_publish(shmq_ctx *ctx, uint64_t qref, shmq_message *m) {
     op_begin(ctx);
     rc = queue_local(ctx, qref, &q);
     if (rc == SHMQ_OK) {
-        rc = publish_one(ctx, q, qref, m, clock_now(ctx));
+        hash128 key;
+        const hash128 *once = publish_key(ctx, q, m, &key);   /* first of all: its bucket takes a while to come */
+        rc = publish_one(ctx, q, qref, m, once, clock_now(ctx));
         if (rc == SHMQ_OK && waiter_present(&q->shared->evt)) { evt = &q->shared->evt; bump(&q->counters->wakes, 1); }
     }
     op_end(ctx);
@@ -227,9 +227,13 @@ int shmq_publish_many(shmq_ctx *ctx, uint64_t qref, shmq_message *m, uint32_t n)
     op_begin(ctx);
     rc = queue_local(ctx, qref, &q);
     uint64_t now = clock_now(ctx);
-    for (; rc == SHMQ_OK && done < n; done++) {
-        rc = publish_one(ctx, q, qref, &m[done], now);
-        if (rc != SHMQ_OK) break;
+    hash128 key[2];
+    const hash128 *once = rc == SHMQ_OK && n ? publish_key(ctx, q, &m[0], &key[0]) : NULL;
+    while (rc == SHMQ_OK && done < n) {
+        const hash128 *next = done + 1 < n ? publish_key(ctx, q, &m[done + 1], &key[(done + 1) & 1]) : NULL;
+        rc = publish_one(ctx, q, qref, &m[done], once, now);
+        once = next;
+        done += rc == SHMQ_OK;
     }
     if (done && waiter_present(&q->shared->evt)) { evt = &q->shared->evt; bump(&q->counters->wakes, 1); }
     op_end(ctx);
@@ -283,7 +287,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
     if (rc == SHMQ_OK) {
         hash128 key;
         uint64_t now = clock_now(ctx);
-        const hash128 *once = publish_key(ctx, q, m, now, &key);
+        const hash128 *once = publish_key(ctx, q, m, &key);
         expires = publish_header(ctx, block_at(ctx, loan->idx), qref_index(qref), m, q, now);
         publish_meta(payload_of(ctx, loan->idx), m);
         rc = queue_status(q);
@@ -292,7 +296,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
         if (once && rc == SHMQ_OK) {
             rc = publish_room(ctx, q, m, now);
             if (rc == SHMQ_OK) {
-                rc = launch_once(ctx, q, loan->idx, &loan->ctl, m);
+                rc = launch_once(ctx, q, loan->idx, &loan->ctl, m, key, now);
                 if (rc != SHMQ_OK) arena_free(ctx, loan->idx, loan->ctl);   /* committed: no loan any more */
                 loan->ctl = 0;
                 ctx->bare--;

@@ -67,7 +67,7 @@ static void table(uint64_t window_ns, uint32_t capacity) {
     base = shmq_now() / window_ns * window_ns - 40 * window_ns;
 }
 static int claim(uint64_t key, uint64_t id, uint64_t at, uint64_t *first) {
-    hash128 k = { key, key * 77 };
+    hash128 k = { key, key * UINT64_C(0x9e3779b97f4a7c15) };
     return dedup_claim(c, l, k, id, base + at, first);
 }
 
@@ -95,18 +95,72 @@ TEST(stale, "one who read the clock a generation or two ago cannot claim what wa
     }
 }
 
-TEST(sealed, "a head that was read before somebody claimed the id, in this generation or one of the next two, is another one by then") {
+/* What the table keeps for a key: its head, and beside it the filter. */
+static shmq_au64 *words_of(uint64_t key) { return (shmq_au64 *)(l->dedup.base + SHMQ_PAGE) + (key & l->dedup.mask) * 2; }
+
+TEST(head, "a head that was read before somebody claimed the id, in this generation or one of the next two, is another one by then") {
     for (uint64_t gap = 0; gap <= 2; gap++)
         for (int used = 0; used < 2; used++) {
             table(20 * MS, 1000);
-            uint64_t first = 0, gen = base / MS / 20 + 1;
+            uint64_t first = 0;
             if (used) EQ(claim(9 + 1000 * (l->dedup.mask + 1), 1, 5 * MS, &first), DEDUP_FIRST);   /* the bucket is not empty */
-            shmq_au64 *bucket = (shmq_au64 *)(l->dedup.base + SHMQ_PAGE + (gen & 1) * l->dedup.half_bytes) + 9;
             EQ(claim(10, 2, 5 * MS, &first), DEDUP_FIRST);   /* puts memory behind it */
-            uint64_t seen = ld_acq(bucket);
+            uint64_t seen = ld_acq(words_of(9));
             EQ(claim(9, 3, gap * 20 * MS + 6 * MS, &first), DEDUP_FIRST);
-            CHECK(!cas(bucket, seen, seen + 1));
+            CHECK(!cas(words_of(9), seen, seen + 1));
         }
+}
+
+TEST(chain, "a chain that leads from one generation into the last is walked to its end, and no further") {
+    table(20 * MS, 1000);
+    uint64_t first = 0, step = l->dedup.mask + 1;   /* all in one bucket */
+    for (uint64_t i = 0; i < 10; i++) EQ(claim(7 + i * step, 1 + i, 15 * MS, &first), DEDUP_FIRST);
+    for (uint64_t i = 10; i < 20; i++) EQ(claim(7 + i * step, 1 + i, 25 * MS, &first), DEDUP_FIRST);
+    for (uint64_t i = 0; i < 20; i++) { EQ(claim(7 + i * step, 100 + i, 30 * MS, &first), DEDUP_DUPLICATE); EQ(first, 1 + i); }
+    for (uint64_t i = 0; i < 10; i++) EQ(claim(7 + i * step, 200 + i, 40 * MS, &first), DEDUP_FIRST);   /* out of their window */
+    for (uint64_t i = 10; i < 20; i++) { EQ(claim(7 + i * step, 300 + i, 44 * MS, &first), DEDUP_DUPLICATE); EQ(first, 1 + i); }
+    for (uint64_t i = 0; i < 10; i++) { EQ(claim(7 + i * step, 400 + i, 50 * MS, &first), DEDUP_DUPLICATE); EQ(first, 200 + i); }
+    EQ(ld32_acq(&c->header->corrupt), 0);
+}
+
+TEST(filter, "whatever generation the filter is of, it hides no id, and a filter of long ago does no harm") {
+    for (int64_t off = -3; off <= 3; off++)
+        for (uint64_t later_by = 0; later_by < 2; later_by++) {
+            table(20 * MS, 1000);
+            uint64_t first = 0, gen = base / MS / 20 + 1;
+            EQ(claim(10, 1, 0, &first), DEDUP_FIRST);   /* puts memory behind it */
+            st_rel(words_of(9) + 1, (gen + (uint64_t)off) << 40);   /* empty; of 2^24 generations before, or of one who is ahead */
+            EQ(claim(9, 2, 5 * MS, &first), DEDUP_FIRST);
+            EQ(claim(9, 3, later_by * 18 * MS + 6 * MS, &first), DEDUP_DUPLICATE);
+            EQ(first, 2);
+        }
+}
+
+TEST(filter_knows, "an id that is new to the filter is claimed without a look at the chain") {
+    table(20 * MS, 1000);
+    uint64_t first = 0;
+    EQ(claim(9, 1, 5 * MS, &first), DEDUP_FIRST);
+    st_rel(words_of(9) + 1, ld_acq(words_of(9) + 1) >> 40 << 40);   /* a filter that has lost its bits: so it is asked, and believed */
+    EQ(claim(9, 2, 5 * MS, &first), DEDUP_FIRST);
+}
+
+TEST(lots, "numbers are given out in lots; those of one who is gone are missed for a generation only") {
+    table(20 * MS, 100000);
+    uint64_t first = 0, gen = base / MS / 20 + 1, lot = l->dedup.lot;
+    shmq_au64 *next = (shmq_au64 *)(l->dedup.base + (gen & 1) * 128);
+    CHECK(lot > 1);
+    for (uint64_t i = 1; i <= lot; i++) EQ(claim(i, i, 0, &first), DEDUP_FIRST);
+    EQ(ld_acq(next) & 0xffffff, lot);
+    EQ(claim(1, 1000, 0, &first), DEDUP_DUPLICATE);   /* takes a number, and keeps it for the next */
+    EQ(ld_acq(next) & 0xffffff, 2 * lot);
+    for (uint64_t i = 1; i <= lot; i++) EQ(claim(1000 + i, 1000 + i, 0, &first), DEDUP_FIRST);
+    EQ(ld_acq(next) & 0xffffff, 2 * lot);
+    for (uint64_t i = 1; i <= lot; i++) EQ(claim(1000 + i, 3000 + i, 1 * MS, &first), DEDUP_DUPLICATE);
+    l->dedup.lot_gen = 0;   /* as one who attaches now */
+    EQ(claim(5000, 5000, 0, &first), DEDUP_FIRST);
+    EQ(ld_acq(next) & 0xffffff, 4 * lot);
+    table(20 * MS, 100);
+    EQ(l->dedup.lot, 1);   /* of a small table each number counts */
 }
 
 TEST(own, "a message that has claimed its id before has it, however old that is") {
