@@ -1,7 +1,7 @@
 /* dedup.c: of all publishes with one id within the window exactly one becomes a message.
  *
  *   page      next[2]: gen:40 | count:24     backed[2]: entries with memory     chunks: bit = those buckets have memory
- *   buckets   gen:40 | entry+1:24   and, beside it, the filter   gen:24 | of this one:20 | of the one before:20
+ *   buckets   gen:40 | entry+1:24   and, beside it, the filter   gen:16 | of this one:24 | of the one before:24
  *   half 0, 1 entries of 32 bytes: key, id, time:39 (ms) | before:1 | next entry+1:24
  *
  *   generation g = time / window; its entries live in half g & 1, and ids in g - 1 and g are looked at: older ones are out of
@@ -22,7 +22,8 @@
  * I4  Nothing is ever cleared: a bucket of the generation before the last is empty. Times decide within the two generations.
  * I5  Buckets and entries are touched only after memory was reserved for them, and that was noted.
  * I6  The filter may know too much, never too little: a key's bit is set before the head that leads to it (partner: the filter
- *     is read after the head), and is given up two generations later. One from whose future it comes learns nothing from it.
+ *     is read after the head), and is given up two generations later. A filter of one who is ahead of us is taken for an empty
+ *     one; but he took a number before he wrote it, so that R2, which looks at numbers after the filter was read, sends us back.
  *
  * Numbers of entries are given out in lots. Who dies where: before the head CAS: the lot is lost until its generation is over,
  * and a filter bit more is set. After it: the block is MOVE(dead) with the DEDUP bit; the recoverer finds its own id and
@@ -57,25 +58,19 @@ static inline uint64_t mix(uint64_t id, unsigned n) {
     return id * ODD[n];
 }
 
-/* ---- the filter (I6). Its gen is short: one of long ago may pass for one of today or tomorrow, and then knows too much ---- */
-#define FILTER_BITS 20
+/* ---- the filter (I6): its gen is short, so one of long ago may pass for a new one, and knows too much ---- */
+#define FILTER_BITS 24
 static inline uint64_t filter_bit(hash128 key) { return UINT64_C(1) << ((key.hi & 0xffffffff) * FILTER_BITS >> 32); }
-static inline int32_t filter_age(uint64_t f, uint64_t gen) { return (int32_t)(((uint32_t)gen - (uint32_t)(f >> 40)) << 8); }   /* its sign */
 static inline uint64_t filter_as_of(uint64_t f, uint64_t gen) {
-    uint64_t newest = f >> FILTER_BITS & ((UINT64_C(1) << FILTER_BITS) - 1);
-    int32_t age = filter_age(f, gen);
-    return age == 0 ? f : gen << 40 | (age == 1 << 8 && !MUTANT(58) ? newest : 0);
+    uint64_t age = (gen - (f >> 48)) & 0xffff, newest = f >> FILTER_BITS & ((UINT64_C(1) << FILTER_BITS) - 1);
+    return age == 0 ? f : gen << 48 | (age == 1 && !MUTANT(58) ? newest : 0);
 }
 static inline int filter_knows(uint64_t f, uint64_t gen, hash128 key) {
-    if (f == 0) return 0;   /* never written: as gen it says nothing */
-    if (filter_age(f, gen) < 0) return 1;
     f = filter_as_of(f, gen);
     return ((f | f >> FILTER_BITS) & filter_bit(key)) != 0;
 }
 static inline uint64_t filter_with(uint64_t f, uint64_t gen, hash128 key) {
-    uint64_t bit = filter_bit(key);
-    if (f && filter_age(f, gen) < 0) return f | bit | bit << FILTER_BITS;   /* another one is ahead of us */
-    return filter_as_of(f, gen) | bit << FILTER_BITS;
+    return filter_as_of(f, gen) | filter_bit(key) << FILTER_BITS;
 }
 
 static uint64_t window_of(const shmq_queue_options *o) { return o->dedup_window_ns / 1000000 + (o->dedup_window_ns % 1000000 != 0); }

@@ -92,7 +92,7 @@ static uint32_t x_writes(uint64_t q, uint32_t tag, uint64_t tie, uint64_t flags,
     publish_header(W.x, block_at(W.x, idx), (uint32_t)(q & 0xffff), &m, l, shmq_now());
     fill(payload_of(W.x, idx), tag, 64);
     hash128 key;
-    publish_trailer(W.x, idx, &m, flags & FATE_DEDUP ? publish_key(W.x, l, &m, shmq_now(), &key) : NULL, tie, flags);
+    publish_trailer(W.x, idx, &m, flags & FATE_DEDUP ? publish_key(W.x, l, &m, &key) : NULL, tie, flags);
     return idx;
 }
 static void w_x_dedup(void) {   /* it died after its commits: one id claimed, one not, one that another has had since */

@@ -1,8 +1,9 @@
 /* dedup.pml: of all messages with one id within two generations one is published; deaths, recovery, clocks that stood still,
- * entries that are used again. Two keys, each with a bucket in either half. See README.md.
+ * entries that are used again. Two keys in one bucket. See README.md.
  *
- * bucket = gen<<3 | sealed<<2 | entry+1      next = gen<<2 | count
- * entry  = two words: the id; and id | key<<2 | next<<3 | gen<<5, which stands for all that is mixed with the id
+ * head   = gen<<2 | entry+1      filter = gen<<4 | of this generation:2 | of the one before:2, a bit per key
+ * next   = gen<<2 | count
+ * entry  = two words: the id; and id | key<<2 | before<<3 | next<<4 | gen<<6, which stands for all that is mixed with the id
  */
 #ifndef NE
 #define NE 2                    /* entries in each half */
@@ -29,13 +30,21 @@
 #define K3 0
 #endif
 
-#define BG(w) ((w) >> 3)
-#define SEALED(w) (((w) >> 2) & 1)
-#define BI(w) ((w) & 3)
-#define BUCKET(g, s, i) (((g) << 3) | ((s) << 2) | (i))
+#define HG(w) ((w) >> 2)
+#define HI(w) ((w) & 3)
+#define HEAD(g, i) (((g) << 2) | (i))
 #define XG(w) ((w) >> 2)
 #define XN(w) ((w) & 3)
-#define REST(id, k, n, g) ((id) | ((k) << 2) | ((n) << 3) | ((g) << 5))
+#define REST(id, k, b, n, g) ((id) | ((k) << 2) | ((b) << 3) | ((n) << 4) | ((g) << 6))
+#define FG(f) ((f) >> 4)
+#define BIT(k) (1 << (k))
+#ifdef MUT_FILTER_FORGETS
+#define AGED(f) (FG(f) == g -> (f) : g << 4)
+#else
+#define AGED(f) (FG(f) == g -> (f) : (FG(f) + 1 == g -> (g << 4) | (((f) >> 2) & 3) : g << 4))
+#endif
+#define KNOWS(f) (((AGED(f) | (AGED(f) >> 2)) & BIT(key)) != 0)
+#define WITH(f) (AGED(f) | (BIT(key) << 2))
 
 #define NEW 0
 #define MOVE 1
@@ -44,7 +53,7 @@
 #define FREED 4                 /* killed before the commit, or refused: nothing happened */
 
 byte G = 1;                     /* the clock */
-byte bucket[4];                 /* key*2 + half */
+byte head, filter;
 byte nxt[2];
 byte eid[4], erest[4];          /* half*NE + n */
 byte state[4];                  /* of messages 1..3 */
@@ -55,18 +64,16 @@ byte claimg[4], keyof[4];
 
 #define APART(a, b) (!claimed[b] || (a) == (b) || keyof[a] != keyof[b] || claimg[a] >= claimg[b] + 2 || claimg[b] >= claimg[a] + 2)
 
-#define A bucket[key * 2 + (g & 1)]
-#define B bucket[key * 2 + ((g + 1) & 1)]
-#define R erest[(g & 1) * NE + mine - 1]
+#define E ((g & 1) * NE + mine - 1)
 #define CRASH atomic { crashes < MAXC && me != 9 -> crashes++; dead[id] = 1; goto killed }
 
-/* from entry i on; found: 1 = our own claim, 2 = another one's. What is only private happens with the access before it. */
-inline walk(h) {
+/* from entry i of generation h on; found: 1 = our own claim, 2 = another one's. What is only private happens with the access before it. */
+inline walk() {
     do
-    :: atomic { i == 0 || found != 0 -> i = 0; x = 0; y = 0; break }
-    :: atomic { i != 0 && found == 0 -> x = eid[(h) * NE + i - 1] };
+    :: atomic { i == 0 || found != 0 -> i = 0; h = 0; x = 0; y = 0; break }
+    :: atomic { i != 0 && found == 0 -> x = eid[(h & 1) * NE + i - 1] };
        atomic {
-          y = erest[(h) * NE + i - 1];
+          y = erest[(h & 1) * NE + i - 1];
           if
           :: (y & 3) != x || x == 0 -> i = 0          /* torn, or never written: leads nowhere */
           :: else ->
@@ -76,8 +83,14 @@ inline walk(h) {
 #else
              :: ((y >> 2) & 1) == key && x == id -> found = 1; first = x
 #endif
-             :: ((y >> 2) & 1) == key && x != id && (y >> 5) + 1 >= g -> found = 2; first = x
-             :: else -> i = (y >> 3) & 3
+             :: ((y >> 2) & 1) == key && x != id && (y >> 6) + 1 >= g -> found = 2; first = x
+             :: else ->
+                i = (y >> 4) & 3;
+                if
+                :: ((y >> 3) & 1) && h == g -> h = g - 1
+                :: ((y >> 3) & 1) && h != g -> i = 0
+                :: else
+                fi
              fi
           fi
        }
@@ -93,57 +106,14 @@ inline won() {                  /* the head CAS is the claim */
 /* res: 1 = the id is ours, 2 = a duplicate, 3 = no entry left; ok = 0: round again */
 inline claim() {
     do
-    :: atomic { res != 0 -> wa = 0; wb = 0; chain = 0; mine = 0; mineg = 0; myrest = 0; found = 0; break }
-    :: atomic { res == 0 -> wa = A };
-       atomic {
-          wb = B; ok = 1; y = wb;
-          if
-          :: BG(wa) > g || (BG(wa) == g && SEALED(wa)) -> g = BG(wa) + SEALED(wa); ok = 0
-          :: else ->
-             if
-             :: BG(wb) > g -> g = BG(wb); ok = 0
-             :: else -> chain = (BG(wa) == g -> BI(wa) : 0); y = (BG(wb) == g - 1 -> (wb | 4) : BUCKET(g - 1, 1, 0))
-             fi
-          fi
-       };
-#ifndef MUT_NO_SEAL
-       if
-       :: atomic { ok && wb != y && B == wb -> B = y; y = 0 }
-       :: atomic { ok && wb != y && B != wb -> ok = 0; y = 0 }
-       :: atomic { !ok || wb == y -> y = 0 }
-       :: CRASH
-       fi;
-#endif
-       atomic { i = (ok -> chain : 0); y = 0 };
-       walk(g & 1);
-       atomic { i = (ok && found == 0 && BG(wb) == g - 1 -> BI(wb) : 0) };
-       walk((g + 1) & 1);
-       atomic { x = XG(nxt[g & 1]) };
-       atomic {                                       /* R2 */
-          y = XG(nxt[(g + 1) & 1]);
-#ifndef MUT_NO_R2
-          if
-          :: ok && x > g -> g = x; ok = 0
-          :: ok && x <= g && y >= g -> g = y; ok = 0
-          :: else
-          fi;
-#endif
-          if :: ok && found != 0 -> res = found; ok = 0 :: else fi;
-          found = 0; x = 0; y = 0;
-          if :: mineg != g -> mine = 0; mineg = 0 :: else fi
-       };
-       if                                             /* link behind the one to which it lost */
-       :: atomic { ok && mine != 0 && R == myrest -> myrest = REST(id, key, chain, g); R = myrest }
-       :: atomic { ok && mine != 0 && R != myrest -> mine = 0 }
-       :: atomic { !ok || mine == 0 -> skip }
-       :: CRASH
-       fi;
+    :: atomic { res != 0 -> wa = 0; wf = 0; mine = 0; mineg = 0; stands = 0; found = 0; none = 0; break }
+    :: atomic { res == 0 -> ok = 1; none = 0; if :: mineg != g -> mine = 0; mineg = 0 :: else fi };
        do                                             /* make_entry */
-       :: atomic { mine != 0 || !ok -> break }
-       :: atomic { mine == 0 && ok -> w = nxt[g & 1];
+       :: atomic { mine != 0 || !ok || none -> break }
+       :: atomic { mine == 0 && ok && !none -> w = nxt[g & 1];
              if
              :: XG(w) > g -> g = XG(w); ok = 0
-             :: XG(w) == g && XN(w) == NE -> res = 3; ok = 0
+             :: XG(w) == g && XN(w) == NE -> none = 1
              :: else -> i = (XG(w) == g -> XN(w) : 0) + 1
              fi };
           if
@@ -155,21 +125,14 @@ inline claim() {
           if
           :: i != 0 ->
 #ifdef MUT_PLAIN_ENTRY
-             if :: atomic { eid[(g & 1) * NE + i - 1] = id } :: CRASH fi;
-             if :: atomic { mine = i; mineg = g; myrest = REST(id, key, chain, g); R = myrest } :: CRASH fi
+             if :: atomic { mine = i; mineg = g; eid[E] = id } :: CRASH fi
 #else
              atomic { x = eid[(g & 1) * NE + i - 1] };
              atomic { y = erest[(g & 1) * NE + i - 1] };
              atomic { w = XG(nxt[g & 1]); if :: w != g -> g = w; ok = 0; i = 0 :: else fi };
              if
-             :: atomic { i != 0 && eid[(g & 1) * NE + i - 1] == x -> eid[(g & 1) * NE + i - 1] = id }
-             :: atomic { i != 0 && eid[(g & 1) * NE + i - 1] != x -> i = 0 }
-             :: atomic { i == 0 -> skip }
-             :: CRASH
-             fi;
-             if
-             :: atomic { i != 0 && erest[(g & 1) * NE + i - 1] == y -> mine = i; mineg = g; myrest = REST(id, key, chain, g); R = myrest }
-             :: atomic { i != 0 && erest[(g & 1) * NE + i - 1] != y -> skip }
+             :: atomic { i != 0 && eid[(g & 1) * NE + i - 1] == x -> mine = i; mineg = g; stands = y; eid[E] = id }
+             :: atomic { i != 0 && eid[(g & 1) * NE + i - 1] != x -> skip }
              :: atomic { i == 0 -> skip }
              :: CRASH
              fi
@@ -178,12 +141,48 @@ inline claim() {
           fi;
           atomic { i = 0; x = 0; y = 0; w = 0 }
        od;
+       atomic { wa = head; if :: ok && HG(wa) > g -> g = HG(wa); ok = 0 :: else fi };
+       atomic { wf = filter; h = HG(wa); i = (ok && KNOWS(wf) && h + 1 >= g -> HI(wa) : 0) };
+       walk();
+       atomic { x = XG(nxt[g & 1]) };
+       atomic {                                       /* R2 */
+          y = XG(nxt[(g + 1) & 1]);
+#ifndef MUT_NO_R2
+          if
+          :: ok && x > g -> g = x; ok = 0
+          :: ok && x <= g && y >= g -> g = y; ok = 0
+          :: else
+          fi;
+#endif
+          if :: ok && found != 0 -> res = found; ok = 0 :: ok && found == 0 && none -> res = 3; ok = 0 :: else fi;
+          found = 0; x = 0;
+          y = REST(id, key, HG(wa) + 1 == g, (HG(wa) + 1 >= g -> HI(wa) : 0), g)
+       };
+       if                                             /* what it leads to; behind another one, if it has lost to that */
+#ifdef MUT_PLAIN_ENTRY
+       :: atomic { ok -> erest[E] = y }
+#else
+       :: atomic { ok && erest[E] == stands -> stands = y; erest[E] = y }
+       :: atomic { ok && erest[E] != stands -> mine = 0; mineg = 0; ok = 0 }
+#endif
+       :: atomic { !ok -> skip }
+       :: CRASH
+       fi;
+       atomic { y = 0 };
+#ifndef MUT_NO_BIT
+       if
+       :: atomic { ok && WITH(wf) != wf && filter == wf -> filter = WITH(wf) }
+       :: atomic { ok && WITH(wf) != wf && filter != wf -> ok = 0 }
+       :: atomic { !ok || WITH(wf) == wf -> skip }
+       :: CRASH
+       fi;
+#endif
        if
 #ifdef MUT_STORE_HEAD
-       :: atomic { ok -> A = BUCKET(g, 0, mine); won() }
+       :: atomic { ok -> head = HEAD(g, mine); won() }
 #else
-       :: atomic { ok && A == wa -> A = BUCKET(g, 0, mine); won() }
-       :: atomic { ok && A != wa -> skip }
+       :: atomic { ok && head == wa -> head = HEAD(g, mine); won() }
+       :: atomic { ok && head != wa -> skip }
 #endif
        :: atomic { !ok -> skip }
        :: CRASH
@@ -201,8 +200,8 @@ inline decide() {
 }
 
 proctype Publisher(byte id, key) {
-    byte me, g, wa, wb, chain, found, first, mine, mineg, myrest, res, i, x, y, w;
-    bit ok;
+    byte me, g, wa, wf, h, found, first, mine, mineg, stands, res, i, x, y, w;
+    bit ok, none;
     me = id;
     if :: atomic { state[id] = MOVE } :: atomic { crashes < MAXC -> crashes++; state[id] = FREED; goto killed } fi;
     atomic { g = G };
@@ -215,8 +214,8 @@ killed:
 #define LEFT(i) (dead[i] && state[i] == MOVE)
 
 proctype Recoverer() {          /* does not die; what a dying one leaves is again MOVE of a dead */
-    byte me = 9, id, key, g, wa, wb, chain, found, first, mine, mineg, myrest, res, i, x, y, w;
-    bit ok;
+    byte me = 9, id, key, g, wa, wf, h, found, first, mine, mineg, stands, res, i, x, y, w;
+    bit ok, none;
     do
     :: atomic { LEFT(1) || LEFT(2) || LEFT(3) ->
           if :: LEFT(1) -> id = 1 :: LEFT(2) -> id = 2 :: LEFT(3) -> id = 3 fi;

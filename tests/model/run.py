@@ -45,7 +45,8 @@ RING_2C = ("P2=0", "NM=2", "MAXC=2", "IMMORTAL=5")
 RING_2P = ("P2=1", "NM=3", "MAXC=2", "IMMORTAL=5")
 REUSE = ("NM=2", "MAXC=2", "RESTARTS=1", "IMMORTAL=5")
 ORDER = ("NM=3", "NACKS=1", "MAXC=0", "NA=1", "NC=2")
-DEDUP_2 = ("MAXC=0", "K1=1", "NE=1")
+DEDUP_2 = ("K1=1", "STEP=2")
+DEDUP_1 = ("K1=1", "NE=1")
 WAIT = ("NC=2", "NPUB=2", "MAXC=1", "LEAVES=1")
 
 MODELS = [
@@ -90,6 +91,8 @@ MODELS = [
     Job("dedup: 3 publishers, generations 1 and 3", "dedup", ("STEP=2",)),
     Job("dedup: 2 publishers, 1 crash", "dedup", ("MAXC=1", "NPUB=2")),
     Job("dedup: entries of 2 ids, used again", "dedup", DEDUP_2),
+    Job("dedup: 2 ids, one entry", "dedup", DEDUP_1),
+    Job("dedup: 2 ids, generations 1 and 2", "dedup", ("K1=1", "LASTG=2")),
     Job("forward: 2 recoverers, 2 crashes", "forward", ("MAXC=2",)),
     Job("fan: 1 message, 3 crashes", "fan", ("ROUNDS=1", "MAXC=3")),
     Job("fan: 2 messages, 1 crash", "fan", ("ROUNDS=2", "MAXC=1")),
@@ -149,7 +152,8 @@ MUTANTS = [
     ("RESET_AFTER", "expiry", ("MAXC=0",)),
     ("DEATH_KEEPS", "expiry", ()),
     ("SUCCESSOR_TRUSTS", "expiry", ()),
-    ("NO_SEAL", "dedup", ()),
+    ("NO_BIT", "dedup", ("LASTG=1",)),
+    ("FILTER_FORGETS", "dedup", ("LASTG=2",)),
     ("STORE_HEAD", "dedup", ("LASTG=1",)),
     ("OWN_UNKNOWN", "dedup", ("MAXC=1", "LASTG=1")),
     ("NO_R2", "dedup", ("STEP=2",)),
