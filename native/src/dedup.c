@@ -76,7 +76,7 @@ static inline uint64_t filter_with(uint64_t f, uint64_t gen, hash128 key) {
 static uint64_t window_of(const shmq_queue_options *o) { return o->dedup_window_ns / 1000000 + (o->dedup_window_ns % 1000000 != 0); }
 
 static void measure(local_dedup *t, const shmq_queue_options *o) {
-    uint64_t buckets = 512;
+    uint64_t buckets = 256;
     t->capacity = o->dedup_capacity ? o->dedup_capacity : DEDUP_DEFAULT;
     if (t->capacity > DEDUP_MOST) t->capacity = DEDUP_MOST;
     while (buckets < t->capacity / 2) buckets *= 2;   /* chains of two in a full table; the filter spares most ids their walk */
@@ -85,7 +85,7 @@ static void measure(local_dedup *t, const shmq_queue_options *o) {
     t->chunk = buckets / 64 > 256 ? (uint32_t)(buckets / 64) : 256;
     t->bucket_bytes = buckets * sizeof(bucket);
     t->half_bytes = ((uint64_t)t->capacity * sizeof(entry) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
-    t->lot = t->capacity / 4096 + 1 < LOT_MOST ? t->capacity / 4096 + 1 : LOT_MOST;   /* a process that dies costs less than 1 in 4096 ids */
+    t->lot = t->capacity / 256 + 1 < LOT_MOST ? t->capacity / 256 + 1 : LOT_MOST;   /* one that dies costs less than 1 in 256 ids */
 }
 
 /* How much room the table of a queue needs; most of it gets memory only when it is used. 0 = none. */
