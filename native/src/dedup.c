@@ -116,6 +116,12 @@ void dedup_forget(uint8_t *base, const shmq_queue_options *o) {
     memset(base, 0, SHMQ_PAGE);
 }
 
+/* Map pages that have memory in one call instead of by a fault each. As a kernel older than 5.14 does not do. */
+static void populate(void *from, uint64_t bytes) {
+    uintptr_t at = (uintptr_t)from & ~(uintptr_t)(SHMQ_PAGE - 1), end = ((uintptr_t)from + bytes) & ~(uintptr_t)(SHMQ_PAGE - 1);
+    if (end > at) (void)madvise((void *)at, end - at, MADV_POPULATE_WRITE);
+}
+
 /* I5 */
 static bucket *bucket_of(shmq_ctx *ctx, local_dedup *t, hash128 key) {
     head *h = half(t, 0);
@@ -123,14 +129,9 @@ static bucket *bucket_of(shmq_ctx *ctx, local_dedup *t, hash128 key) {
     if (RARE(!(ld_acq(&h->chunks) >> c & 1))) {
         if (shmq_reserve(ctx, (uint64_t)((uint8_t *)buckets(t) - ctx->base) + c * bytes, bytes) != SHMQ_OK) return NULL;
         or64(&h->chunks, UINT64_C(1) << c);
+        populate(buckets(t) + c * t->chunk, bytes);
     }
     return buckets(t) + n;
-}
-
-/* Map pages that have memory in one call instead of by a fault each. As a kernel older than 5.14 does not do. */
-static void populate(void *from, uint64_t bytes) {
-    uintptr_t at = (uintptr_t)from & ~(uintptr_t)(SHMQ_PAGE - 1), end = ((uintptr_t)from + bytes) & ~(uintptr_t)(SHMQ_PAGE - 1);
-    if (end > at) (void)madvise((void *)at, end - at, MADV_POPULATE_WRITE);
 }
 
 static int back(shmq_ctx *ctx, local_dedup *t, uint64_t gen, uint64_t backed) {

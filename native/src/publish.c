@@ -184,6 +184,7 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
     if (once) {
         if (rc == SHMQ_OK) rc = launch_once(ctx, q, idx, &ctl, m, *once, now);
         if (rc != SHMQ_OK) arena_free(ctx, idx, ctl);
+        else arena_prefetch_next(ctx, class_of(ctx, idx));
         return rc;
     }
     for (int tries = 0; rc == SHMQ_OK; tries++) {

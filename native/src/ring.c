@@ -163,7 +163,10 @@ int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out) {
             uint64_t ahead = ld_rlx(&r->slots[(h + 4) & r->mask]);
             if (!slot_is_empty(ahead) && slot_idx(ahead) < SHMQ_BLOCKS) {
                 __builtin_prefetch(block_at(ctx, slot_idx(ahead)), 1);
-                __builtin_prefetch(payload_of(ctx, slot_idx(ahead)), 0);
+                class_place *k = &ctx->classes[class_of(ctx, slot_idx(ahead))];
+                uint8_t *payload = k->payload + (uint64_t)(slot_idx(ahead) - k->first) * k->stride;
+                __builtin_prefetch(payload, 0);
+                if (k->stride > 64) __builtin_prefetch(payload + 64, 0);   /* fields lie there; of a shorter one it is another's line */
             }
             uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
             if (!MUTANT(2) && ld_acq(slot) != s) continue;   /* R2: c belongs to the incarnation that s names */

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 PLAIN = "plain"
 FIELDS = "headers + priority + ttl"
 DEDUP = "dedup_id"
+DEDUP_LARGE = "dedup_id, room for 4,000,000 ids"
 KEY = 'order="key"'
 NO_METRICS = "metrics off"
 
 KEYS = 100
-_IDS = 4_000_000
+IDS = 950_000
+"""Of a table of the default size, 1,000,000."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Feature:
     """Made before the clock starts, for the message with this number."""
     ever_new: bool = False
     """`extra` is given the number in the whole run, so that none comes twice; else that of the message."""
+    most: int | None = None
+    """Messages in a run, if there is a limit."""
     queue: dict[str, Any] = field(default_factory=dict)
     broker: dict[str, Any] = field(default_factory=dict)
 
@@ -46,7 +50,15 @@ FEATURES = {
         "",
         lambda number: f"order-{number:010d}",
         ever_new=True,
-        queue={"dedup_window": 60.0, "dedup_capacity": _IDS},
+        most=IDS,
+        queue={"dedup_window": 60.0},
+    ),
+    DEDUP_LARGE: Feature(
+        ", dedup_id=extra",
+        "",
+        lambda number: f"order-{number:010d}",
+        ever_new=True,
+        queue={"dedup_window": 60.0, "dedup_capacity": 4_000_000},
     ),
     KEY: Feature(
         ", key=extra", "", lambda seq: f"customer-{seq % KEYS:03d}", queue={"order": "key"}
