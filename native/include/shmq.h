@@ -107,6 +107,9 @@ enum shmq_overflow { SHMQ_BLOCK = 0, SHMQ_REJECT = 1, SHMQ_DROP_OLDEST = 2, SHMQ
 enum shmq_order { SHMQ_FIFO = 0, SHMQ_BY_KEY = 1, SHMQ_STRICT = 2 };
 enum shmq_kind { SHMQ_KIND_QUEUE = 0, SHMQ_KIND_TOPIC = 1, SHMQ_KIND_SUBSCRIPTION = 2, SHMQ_KIND_PATTERN = 3, SHMQ_KIND_MEMBER = 4 };
 enum shmq_reason { SHMQ_R_NONE = 0, SHMQ_R_RETRIES = 1, SHMQ_R_REJECTED = 2, SHMQ_R_EXPIRED = 3, SHMQ_R_OVERFLOW = 4 };
+#define SHMQ_COUNTED 1       /* queue flag: it ends when no process has a handle on it any more (refs.c) */
+#define SHMQ_JOINED 2        /* queue flag: some wait until every message is settled (shmq_wait_settled) */
+enum shmq_mark { SHMQ_TRAVELLED = 1, SHMQ_TERMINATED = 2 };   /* a handle may lie in some message; joiners shall not wait any more */
 enum shmq_provider { SHMQ_POSIX = 0, SHMQ_SYSV = 1 };
 
 typedef struct {             /* header.geometry: immutable after format; copied privately at attach */
@@ -166,7 +169,8 @@ typedef struct {             /* one attached process; word is the truth */
     shmq_au64 start;         /* full start time in clock ticks since boot */
     shmq_au64 stack;         /* address of the main stack: changes with exec */
     shmq_au64 attached_ns;
-    uint8_t pad[72];
+    shmq_au32 settled;       /* 1 = every handle that this process has is counted (refs.c) */
+    uint8_t pad[68];
 } shmq_owner;
 
 typedef struct { shmq_au64 word; shmq_au64 deadline; } shmq_held;   /* deadline: CLOCK_MONOTONIC ns, 0 = none */
@@ -216,7 +220,9 @@ typedef struct {
     shmq_au32 lanes;         /* bit n = the ring of level n > 0 has been used; SHMQ_LANES_ORDERED = order is not fifo */
     uint32_t reserved;
     shmq_queue_options options;
-    uint8_t pad0[104];
+    shmq_au32 chunks;        /* so many chunks of a long work ring have memory; 0 = it is short and has all of it */
+    shmq_au32 marks;         /* enum shmq_mark */
+    uint8_t pad0[96];
     char name[256];
     shmq_au32 evt;           /* consumers sleep here */
     uint8_t pad1[124];
@@ -237,7 +243,9 @@ typedef struct {
 typedef struct {             /* one writer each: the owner; monotone, never reset; for metrics only */
     shmq_au64 published, published_bytes, delivered, delivered_bytes, acked, nacked, rejected, redelivered;
     shmq_au64 dead_lettered, expired, dropped, recovered, returned, wakes, sleeps, full;
-    shmq_au64 deduped, forwarded, disconnected, spare0, spare1, spare2, waited_ns, held_ns;
+    shmq_au64 deduped, forwarded, disconnected, spare0;
+    shmq_au64 ref_owner, ref_queue;   /* no counts: the attachment's owner word and the queue's gen while it has a handle (SHMQ_COUNTED) */
+    shmq_au64 waited_ns, held_ns;
     struct { shmq_au64 n; } waited[20], held[20];   /* sampled: publish to delivery, delivery to ack; bucket i: up to 1, 3, 10, 30 ... microseconds, the last: above 1000 s */
 } shmq_counters;
 
@@ -296,12 +304,12 @@ typedef struct {
     uint64_t total, memory_used, memory_limit, blocks, free_blocks, next_id, created_ns;
     uint64_t owners, queues, corrupt, anonymous, closing, user_word, default_ttl_ns, max_message, provider;
 } shmq_segment_info;
-typedef struct { uint64_t word, start, stack, attached_ns, op; uint32_t state, pid, epoch, role, held; } shmq_owner_info;
+typedef struct { uint64_t word, start, stack, attached_ns, op; uint32_t state, pid, epoch, role, held, settled; } shmq_owner_info;
 typedef struct {
     uint64_t word, created_ns, ready, bytes;
     shmq_queue_options options;
     uint64_t counters[64];   /* sums of shmq_counters in its order */
-    uint32_t state, index;
+    uint32_t state, index, marks;
     char name[256];
     uint64_t ephemeral;
     uint32_t filter_size, owner;   /* owner: the record of the process with which it ends */
@@ -362,6 +370,12 @@ int shmq_census_all(shmq_ctx *ctx, shmq_census *out, uint32_t n);
 int64_t shmq_depth(shmq_ctx *ctx, uint64_t queue);
 int64_t shmq_purge(shmq_ctx *ctx, uint64_t queue);
 int shmq_queue_discard(shmq_ctx *ctx, uint64_t queue);
+int shmq_queue_mark(shmq_ctx *ctx, uint64_t queue, uint32_t marks);
+int shmq_ref(shmq_ctx *ctx, uint64_t queue, int on);
+int shmq_refs(shmq_ctx *ctx, uint64_t queue);
+int64_t shmq_refs_none(shmq_ctx *ctx, uint32_t index);
+int shmq_refs_settled(shmq_ctx *ctx);
+int shmq_refs_collect(shmq_ctx *ctx, const uint64_t *queues, uint32_t n);
 
 /* messages */
 int shmq_publish(shmq_ctx *ctx, uint64_t queue, shmq_message *message);
@@ -389,6 +403,7 @@ int shmq_peek(shmq_ctx *ctx, uint64_t queue, uint64_t *cursor, shmq_delivery *ou
 int shmq_wait_items(shmq_ctx *ctx, uint64_t queue, uint64_t deadline_ns, uint64_t spin_ns);
 int shmq_glance(shmq_ctx *ctx, uint64_t queue);
 int shmq_wait_space(shmq_ctx *ctx, uint64_t queue, uint64_t deadline_ns, uint64_t spin_ns);
+int shmq_wait_settled(shmq_ctx *ctx, uint64_t queue, uint64_t deadline_ns);
 int shmq_wait_word(shmq_ctx *ctx, uint32_t which, uint32_t seen, uint64_t deadline_ns);
 uint32_t shmq_read_word(shmq_ctx *ctx, uint32_t which);
 int shmq_wake_queue(shmq_ctx *ctx, uint64_t queue);

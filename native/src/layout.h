@@ -96,6 +96,8 @@ static inline uint64_t queue_gen(uint64_t w) { return w >> 8; }
 typedef struct {             /* what this process knows of one ring; head and tail are lower bounds of the true ones */
     shmq_au64 *slots;
     shmq_ring_ends *ends;
+    shmq_au32 *chunks;       /* NULL: all slots have memory */
+    uint64_t backed;         /* positions below need no look at chunks before they are filled */
     uint64_t head, tail, mask;
     uint32_t lg, ring;       /* ring = queue*16 + lane */
 } local_ring;

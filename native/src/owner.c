@@ -113,7 +113,8 @@ static int attach(shmq_ctx *ctx, uint32_t role) {
         st_rlx(&o->stack, stack);
         st_rlx(&o->attached_ns, shmq_now());
         st32_rlx(&o->role, role);
-        st32_rel(&o->held_hwm, 0);
+        st32_rlx(&o->settled, 0);
+    st32_rel(&o->held_hwm, 0);
         if (ld_rlx(&o->op) & 1) st_rlx(&o->op, ld_rlx(&o->op) + 1);
         for (uint32_t h = ld32_acq(&ctx->header->owner_hwm); h <= i; h = ld32_acq(&ctx->header->owner_hwm))
             if (cas32(&ctx->header->owner_hwm, h, i + 1)) break;
@@ -204,6 +205,7 @@ int shmq_owner_snapshot(shmq_ctx *ctx, uint32_t owner, shmq_owner_info *out) {
     out->stack = ld_rlx(&o->stack);
     out->attached_ns = ld_rlx(&o->attached_ns);
     out->op = ld_rlx(&o->op);
+    out->settled = ld32_acq(&o->settled);
     uint32_t n = ld32_acq(&o->held_hwm), cap = ld32_acq(&o->held_cap);
     for (uint32_t i = 0; out->state == SHMQ_OWNER_ALIVE && i < n && i < cap && i < SHMQ_HELD; i++)
         out->held += ld_rlx(&ctx->held_base[(uint64_t)owner * SHMQ_HELD + i].word) != 0;

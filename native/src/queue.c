@@ -77,6 +77,9 @@ static void admin_leave(shmq_ctx *ctx) {
     st32_rel(&ctx->admin_lock, 0);
 }
 
+int queue_admin_enter(shmq_ctx *ctx) { return admin_enter(ctx); }
+void queue_admin_leave(shmq_ctx *ctx) { admin_leave(ctx); }
+
 /* ---- opening ---- */
 
 static int counters_ready(shmq_ctx *ctx, uint32_t index) {
@@ -85,6 +88,13 @@ static int counters_ready(shmq_ctx *ctx, uint32_t index) {
     uint64_t at = ctx->geometry.counters + ((uint64_t)ctx->self * SHMQ_QUEUES + index / 32 * 32) * sizeof(shmq_counters);
     int rc = shmq_reserve(ctx, at, 32 * sizeof(shmq_counters));
     if (rc == SHMQ_OK) or32(&ctx->me->counters, bit);
+    return rc;
+}
+
+/* Count this process's share of an open queue, for which there was no memory when it was opened. */
+int queue_count_here(shmq_ctx *ctx, uint32_t index) {
+    int rc = counters_ready(ctx, index);
+    if (rc == SHMQ_OK) ctx->local[index].counters = &ctx->counters[(uint64_t)ctx->self * SHMQ_QUEUES + index];
     return rc;
 }
 
@@ -105,7 +115,11 @@ static int ring_open(shmq_ctx *ctx, shmq_queue *rec, uint32_t index, unsigned la
     if (place_bytes(ctx, p, 24) == 0)
         return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)&rec->place[lane] - ctx->base), p.offset, ctx->geometry.rings, 0);
     *r = (local_ring){ .slots = (shmq_au64 *)(ctx->base + p.offset), .ends = &rec->ends[lane], .mask = (UINT64_C(1) << p.lg) - 1,
-                       .lg = p.lg, .ring = index * SHMQ_LANES + lane };
+                       .lg = p.lg, .ring = index * SHMQ_LANES + lane, .backed = UINT64_MAX };
+    if (lane == SHMQ_LANE_WORK && p.lg > RING_LONG) {
+        r->chunks = &rec->chunks;
+        r->backed = 0;
+    }
     return SHMQ_OK;
 }
 
@@ -256,7 +270,17 @@ static uint32_t lg_for(uint64_t n) {
     return lg;
 }
 
+static void ring_punch(shmq_ctx *ctx, shmq_ring_place p, const shmq_queue_options *ids);
+
 #define COUNTERS (sizeof(shmq_counters) / 8)
+
+static uint64_t published(shmq_ctx *ctx, uint32_t index) {
+    uint64_t sum = 0;
+    uint32_t n = ld32_acq(&ctx->header->owner_hwm);
+    for (uint32_t o = 0; o < n && o < SHMQ_OWNERS; o++)
+        if (ld32_acq(&ctx->owners[o].counters) & 1u << (index / 32)) sum += ld_acq(&ctx->counters[(uint64_t)o * SHMQ_QUEUES + index].published);
+    return sum;
+}
 
 static void sum_counters(shmq_ctx *ctx, uint32_t index, uint64_t out[COUNTERS]) {
     memset(out, 0, COUNTERS * sizeof *out);
@@ -309,7 +333,9 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     keys.offset = keys.ready ? at[1] + bytes[1] : 0;
     rc = at[1] ? shmq_reserve(ctx, (uint64_t)((uint8_t *)rec - ctx->base), sizeof *rec) : SHMQ_E_NOMEM;
     if (rc == SHMQ_OK) rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)base_counters(ctx, index) - ctx->base), sizeof(shmq_counters));
-    if (rc == SHMQ_OK) rc = shmq_reserve(ctx, at[0], bytes[0]);
+    uint64_t first = lg[0] > RING_LONG ? RING_CHUNK * 8 : bytes[0];   /* a long one gets the rest as it goes */
+    if (rc == SHMQ_OK && first < bytes[0]) ring_punch(ctx, (shmq_ring_place){ at[0], lg[0], 0 }, NULL);
+    if (rc == SHMQ_OK) rc = shmq_reserve(ctx, at[0], first);
     if (rc == SHMQ_OK && keys.ready) rc = shmq_reserve(ctx, keys.offset, UINT64_C(8) << keys.lg);
     /* the table of ids, if there is to be one; its first page only, the rest gets its memory when it is used */
     uint64_t ids = dedup_bytes(options), ids_at = 0;
@@ -321,7 +347,7 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     if (rc != SHMQ_OK) { admin_leave(ctx); return rc; }
     if (ids) memset(ctx->base + ids_at, 0, SHMQ_PAGE);
     uint64_t gen = queue_gen(ld_acq(&rec->word));
-    memset(ctx->base + at[0], 0, bytes[0]);   /* a creator that died here before us may have left its rounds */
+    memset(ctx->base + at[0], 0, first);   /* a creator that died here before us may have left its rounds */
     if (keys.ready) memset(ctx->base + keys.offset, 0, UINT64_C(8) << keys.lg);
     memset(rec->name, 0, sizeof rec->name);
     memcpy(rec->name, name, length);
@@ -334,6 +360,8 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     }
     for (unsigned n = 1; n < levels; n++) rec->place[n] = (shmq_ring_place){ at[0] + n * bytes[0], lg[0], 0 };
     st32_rel(&rec->lanes, keys.ready ? SHMQ_LANES_ORDERED : 0);
+    st32_rlx(&rec->chunks, first < bytes[0] ? 1 : 0);
+    st32_rlx(&rec->marks, 0);
     rec->keys = keys;
     rec->dedup = ids ? (shmq_ring_place){ ids_at, ids_lg, 1 } : (shmq_ring_place){ 0 };
     rec->ephemeral = ephemeral ? ctx->self_word : 0;
@@ -484,6 +512,13 @@ int queue_drained(shmq_ctx *ctx, uint32_t index) {
     return c.ready + c.unsettled + c.delayed + c.moving + c.fresh == 0;
 }
 
+/* Is every message that was published settled? Messages may come while we look: if one has, its publisher may have settled
+ * another one behind our back, and the pass decides nothing. (A publish counts before it returns.) */
+int queue_settled(shmq_ctx *ctx, uint32_t index) {
+    uint64_t before = published(ctx, index);
+    return queue_drained(ctx, index) && published(ctx, index) == before;
+}
+
 int shmq_queue_census(shmq_ctx *ctx, uint64_t qref, shmq_census *out) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ctx->mapped) return SHMQ_E_DETACHED;
@@ -520,32 +555,33 @@ static void ring_punch(shmq_ctx *ctx, shmq_ring_place p, const shmq_queue_option
 /* I3: finish deletions. Returns how many records became FREE; others are tried again by the next caller. */
 int shmq_queue_collect(shmq_ctx *ctx) {
     shmq_topic_sweep(ctx);
-    int done = 0, rc = admin_enter(ctx), fenced = 0;
+    int done = 0, rc = admin_enter(ctx), fenced = 0, turned = 0;
     if (rc != SHMQ_OK) return rc;
     uint32_t queues = ld32_acq(&ctx->header->queue_hwm);
     for (uint32_t i = 0; i < queues && i < SHMQ_QUEUES; i++) {
-        shmq_queue *rec = &ctx->queues[i];
-        uint64_t w = ld_acq(&rec->word), retiring = queue_make(queue_gen(w), SHMQ_Q_RETIRING);
+        uint64_t w = ld_acq(&ctx->queues[i].word);
         if (queue_state(w) != SHMQ_Q_DELETING && queue_state(w) != SHMQ_Q_RETIRING) continue;
-        if (!fenced++ && barrier_everywhere() != 0) break;   /* no barrier, no re-use: the record stays as it is */
-        if (queue_state(w) == SHMQ_Q_DELETING) {
-            int busy = somebody_inside(ctx);   /* one who still publishes or takes there */
-            shmq_census c;
-            ctx_lock(ctx);
-            op_begin(ctx);
-            settle_discard_home(ctx, i);
-            census(ctx, i, &c);
-            op_end(ctx);
-            ctx_unlock(ctx);
-            /* NEW as well: of the dead it may be published yet (forwards, shares), and must not get into the next queue of this number */
-            if (busy || c.ready + c.unsettled + c.delayed + c.moving + (MUTANT(56) ? 0 : c.fresh)) continue;
-            if (!cas(&rec->word, w, retiring)) continue;
-            if (barrier_everywhere() != 0) break;
-        }
-        if (somebody_inside(ctx)) continue;   /* a recoverer that saw it DELETING may still look into its rings */
+        if (!fenced++ && barrier_everywhere() != 0) { admin_leave(ctx); return 0; }   /* no barrier, no re-use: all stay as they are */
+        if (queue_state(w) == SHMQ_Q_RETIRING) continue;
+        int busy = somebody_inside(ctx);   /* one who still publishes or takes there */
+        shmq_census c;
+        ctx_lock(ctx);
+        op_begin(ctx);
+        settle_discard_home(ctx, i);
+        census(ctx, i, &c);
+        op_end(ctx);
+        ctx_unlock(ctx);
+        /* NEW as well: of the dead it may be published yet (forwards, shares), and must not get into the next queue of this number */
+        if (!busy && c.ready + c.unsettled + c.delayed + c.moving + (MUTANT(56) ? 0 : c.fresh) == 0) turned |= cas(&ctx->queues[i].word, w, queue_make(queue_gen(w), SHMQ_Q_RETIRING));
+    }
+    if (turned && barrier_everywhere() != 0) fenced = 0;   /* one for all of them: each takes milliseconds */
+    for (uint32_t i = 0; fenced && i < queues && i < SHMQ_QUEUES; i++) {
+        shmq_queue *rec = &ctx->queues[i];
+        uint64_t w = ld_acq(&rec->word);
+        if (queue_state(w) != SHMQ_Q_RETIRING || somebody_inside(ctx)) continue;   /* a recoverer that saw it DELETING may still look into its rings */
         for (unsigned n = 0; n < PLACES; n++) ring_punch(ctx, *place_of(rec, n), n == PLACES - 1 ? &rec->options : NULL);
         CRASH_POINT("collect");
-        if (cas(&rec->word, retiring, queue_make(queue_gen(w), SHMQ_Q_FREE))) done++;
+        if (cas(&rec->word, w, queue_make(queue_gen(w), SHMQ_Q_FREE))) done++;
     }
     admin_leave(ctx);
     return done;
@@ -564,6 +600,7 @@ static int snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
     out->created_ns = rec->created_ns;
     out->options = rec->options;
     out->bytes = ld_rlx(&rec->bytes);
+    out->marks = ld32_rlx(&rec->marks);
     memcpy(out->name, rec->name, sizeof out->name);
     out->name[sizeof out->name - 1] = 0;
     out->ephemeral = rec->ephemeral;

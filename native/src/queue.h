@@ -7,6 +7,10 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
 int queue_turn(shmq_ctx *ctx, uint64_t qref, unsigned state);
 int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out);
 int queue_again_ready(shmq_ctx *ctx, local_queue *q);
+int queue_admin_enter(shmq_ctx *ctx);
+void queue_admin_leave(shmq_ctx *ctx);
+int queue_count_here(shmq_ctx *ctx, uint32_t index);
+int queue_settled(shmq_ctx *ctx, uint32_t index);
 int queue_drained(shmq_ctx *ctx, uint32_t index);
 int queue_level_ready(shmq_ctx *ctx, local_queue *q, unsigned level);
 uint32_t queue_lanes_open(shmq_ctx *ctx, local_queue *q, uint32_t lanes);

@@ -13,6 +13,9 @@
  * I3  head and tail (shared and private) are lower bounds of the true ends. They are moved up every 16th position, by CAS;
  *     everyone walks the rest. Any process can rebuild them from the slots.
  *
+ * I4  A long ring gets its memory while its first round goes: who fills a position has seen to it that all slots up to some
+ *     beyond it have memory. So no one reads a slot without memory, and a page that was never used is a fresh ring.
+ *
  * Who dies where: before the slot CAS: nothing happened, the block is freed by recovery (pos names a slot that does not
  * hold it). After it: the message is published; takers accept NEW and MOVE, recovery makes it READY. A taker after the ctl
  * CAS, before the slot CAS: the block is OWNED(dead); recovery clears the slot through pos; others clear it in passing.
@@ -34,14 +37,37 @@ static void raise_to(local_ring *r, shmq_au64 *hint, uint64_t to) {
     }
 }
 
+/* Slots with memory behind them, counted from slot 0; the first round fills them in order (I4). */
+static uint64_t slots_backed(local_ring *r) {
+    uint64_t n = r->chunks ? (uint64_t)ld32_acq(r->chunks) * RING_CHUNK : UINT64_MAX;
+    return n > r->mask + 1 ? r->mask + 1 : n;
+}
+
+/* I4. Before position t is filled. Anyone may do it, several at a time. */
+static int ring_back(shmq_ctx *ctx, local_ring *r, uint64_t t) {
+    uint32_t all = (uint32_t)((r->mask + 1) / RING_CHUNK), have;
+    uint64_t need = t > r->mask ? all : (t + RING_SLACK) / RING_CHUNK + 1;
+    if (need > all) need = all;
+    while ((have = ld32_acq(r->chunks)) < need) {
+        int rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)(r->slots + (uint64_t)have * RING_CHUNK) - ctx->base), RING_CHUNK * 8);
+        if (rc != SHMQ_OK) return rc;
+        CRASH_POINT("ring_backed");
+        cas32(r->chunks, have, have + 1);
+    }
+    r->backed = have >= all ? UINT64_MAX : (uint64_t)have * RING_CHUNK - RING_SLACK;
+    return SHMQ_OK;
+}
+
 /* Is t what a tail can be: is the position before it filled, or filled and cleared? */
 static int tail_credible(local_ring *r, uint64_t t) {
+    if (r->chunks && ((t - 1) & r->mask) >= slots_backed(r)) return t == 0;
     uint64_t s = ld_acq(&r->slots[(t - 1) & r->mask]);
     int64_t d = round_diff(slot_round(s), (t - 1) >> r->lg);
     return t == 0 || d > 0 || (d == 0 && !slot_is_empty(s));
 }
 
 static int head_credible(local_ring *r, uint64_t h) {   /* what a head can be: the position before it is cleared */
+    if (r->chunks && ((h - 1) & r->mask) >= slots_backed(r)) return h == 0;
     return h == 0 || round_diff(slot_round(ld_acq(&r->slots[(h - 1) & r->mask])), (h - 1) >> r->lg) > 0;
 }
 
@@ -103,6 +129,7 @@ static uint64_t walk_head(local_ring *r, uint64_t to) {
 int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint64_t max_depth) {
     shmq_block *b = block_at(ctx, idx);
     uint64_t t = tail_hint(r);   /* I3 */
+    int rc;
     for (int rebuilt = 0;; rebuilt = 1) {
         for (uint64_t n = 0; n < RING_TURNS(r); n++) {
             if (gap(r, t, r->head) < 0) t = r->head;   /* both are lower bounds, and the true tail is not below the true head */
@@ -116,6 +143,7 @@ int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint6
             int64_t d = round_diff(slot_round(s), t >> r->lg);
             if (d > 0 || (d == 0 && !slot_is_empty(s))) { t = step(r, tail_hint, t, d, n); continue; }
             if (d == 0) {
+                if (t >= r->backed && (rc = ring_back(ctx, r, t)) != SHMQ_OK) return rc;
                 if (!MUTANT(6)) st_rlx(&b->pos, pos_make(r->ring, t));   /* INTENT: before the slot CAS */
                 CRASH_POINT("intent");
                 if (!cas(slot, s, slot_make(t >> r->lg, idx))) continue;   /* PUBLISH: here the message becomes visible */
@@ -289,8 +317,8 @@ int ring_seems_empty(local_ring *r) {
 
 /* Hints from the slots: tail = lowest position that an EMPTY slot waits for, head = lowest filled position. */
 int ring_rebuild(local_ring *r) {
-    uint64_t n = r->mask + 1, tail = UINT64_MAX, head = UINT64_MAX;
-    for (uint64_t i = 0; i < n; i++) {
+    uint64_t n = r->mask + 1, tail = UINT64_MAX, head = UINT64_MAX, backed = slots_backed(r);
+    for (uint64_t i = 0; i < n && i < backed; i++) {
         uint64_t s = ld_acq(&r->slots[i]), p = slot_round(s) << r->lg | i;
         if (slot_is_empty(s)) { if (p < tail) tail = p; }
         else if (p < head) head = p;

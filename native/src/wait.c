@@ -157,6 +157,23 @@ int shmq_wait_space(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
     return rc;
 }
 
+/* Wait until every message of a JOINED queue is settled. OK: they are; BUSY: something has changed, look again. */
+int shmq_wait_settled(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns) {
+    local_queue *q;
+    int status, rc = enter(ctx, qref, &q, &status);
+    if (rc != SHMQ_OK) return rc;
+    if (status == SHMQ_GONE) return SHMQ_GONE;
+    uint32_t seen = waiter_prepare(&q->shared->space);
+    if ((rc = ctx_enter(ctx)) != SHMQ_OK) return rc;
+    int over = take_none_left(ctx, q) && queue_settled(ctx, qref_index(qref));
+    ctx_unlock(ctx);
+    if (over || (ld32_acq(&q->shared->marks) & SHMQ_TERMINATED)) return SHMQ_OK;
+    uint64_t before = shmq_now();
+    rc = waiter_sleep(&q->shared->space, seen, deadline_ns, SLICE);
+    slept(ctx, q, shmq_now() - before, 1);
+    return rc == SHMQ_OK ? SHMQ_BUSY : rc;
+}
+
 uint32_t shmq_read_word(shmq_ctx *ctx, uint32_t which) {
     if (!ld32_rlx(&ctx->alive) || !ctx->mapped) return 0;
     return ld32_acq(which == SHMQ_WORD_TIMER ? &ctx->header->timer_evt : &ctx->header->attach_evt);

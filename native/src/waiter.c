@@ -61,6 +61,14 @@ void waiter_wake_slow(shmq_au32 *evt) {
     }
 }
 
+/* For those who wait for the same thing: all of them, while there are any. */
+void waiter_wake_all(shmq_au32 *evt) {
+    add32(evt, 2);
+    if (futex_wake(evt, INT_MAX) > 0) return;
+    uint32_t v = ld32_sc(evt);
+    if ((v & 1) && cas32(evt, v, (v + 2) & ~1u)) futex_wake(evt, INT_MAX);   /* I2 */
+}
+
 void waiter_announce(shmq_au32 *evt) {
     add32(evt, 2);
     futex_wake(evt, INT_MAX);

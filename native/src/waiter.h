@@ -10,5 +10,6 @@ void waiter_announce(shmq_au32 *evt);
 int futex_wake(shmq_au32 *word, int n);
 
 static inline int waiter_present(shmq_au32 *evt) { return ld32_sc(evt) & 1; }   /* EVT: after the slot CAS */
+void waiter_wake_all(shmq_au32 *evt);
 static inline void waiter_wake(shmq_au32 *evt) { if (waiter_present(evt)) waiter_wake_slow(evt); }
 #endif

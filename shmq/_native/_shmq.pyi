@@ -52,6 +52,8 @@ class Lib:
     SHMQ_FLAG_FRESH: Final[int]
     SHMQ_HELD_STARTED: Final[int]
     SHMQ_HELD_VIEW: Final[int]
+    SHMQ_COUNTED: Final[int]
+    SHMQ_JOINED: Final[int]
     SHMQ_TAKE_FREE: Final[int]
     SHMQ_TAKE_AHEAD: Final[int]
     SHMQ_DELAY_DEFAULT: Final[int]
@@ -121,6 +123,8 @@ class Lib:
     SHMQ_R_REJECTED: Final[int]
     SHMQ_R_EXPIRED: Final[int]
     SHMQ_R_OVERFLOW: Final[int]
+    SHMQ_TRAVELLED: Final[int]
+    SHMQ_TERMINATED: Final[int]
     SHMQ_POSIX: Final[int]
     SHMQ_SYSV: Final[int]
 
@@ -271,6 +275,30 @@ class Lib:
         """int shmq_queue_discard(shmq_ctx *ctx, uint64_t queue);"""
 
     @staticmethod
+    def shmq_queue_mark(ctx: CData, queue: int, marks: int, /) -> int:
+        """int shmq_queue_mark(shmq_ctx *ctx, uint64_t queue, uint32_t marks);"""
+
+    @staticmethod
+    def shmq_ref(ctx: CData, queue: int, on: int, /) -> int:
+        """int shmq_ref(shmq_ctx *ctx, uint64_t queue, int on);"""
+
+    @staticmethod
+    def shmq_refs(ctx: CData, queue: int, /) -> int:
+        """int shmq_refs(shmq_ctx *ctx, uint64_t queue);"""
+
+    @staticmethod
+    def shmq_refs_none(ctx: CData, index: int, /) -> int:
+        """int64_t shmq_refs_none(shmq_ctx *ctx, uint32_t index);"""
+
+    @staticmethod
+    def shmq_refs_settled(ctx: CData, /) -> int:
+        """int shmq_refs_settled(shmq_ctx *ctx);"""
+
+    @staticmethod
+    def shmq_refs_collect(ctx: CData, queues: CData, n: int, /) -> int:
+        """int shmq_refs_collect(shmq_ctx *ctx, const uint64_t *queues, uint32_t n);"""
+
+    @staticmethod
     def shmq_publish(ctx: CData, queue: int, message: CData, /) -> int:
         """int shmq_publish(shmq_ctx *ctx, uint64_t queue, shmq_message *message);"""
 
@@ -351,6 +379,10 @@ class Lib:
     @staticmethod
     def shmq_wait_space(ctx: CData, queue: int, deadline_ns: int, spin_ns: int, /) -> int:
         """int shmq_wait_space(shmq_ctx *ctx, uint64_t queue, uint64_t deadline_ns, uint64_t spin_ns);"""
+
+    @staticmethod
+    def shmq_wait_settled(ctx: CData, queue: int, deadline_ns: int, /) -> int:
+        """int shmq_wait_settled(shmq_ctx *ctx, uint64_t queue, uint64_t deadline_ns);"""
 
     @staticmethod
     def shmq_wait_word(ctx: CData, which: int, seen: int, deadline_ns: int, /) -> int:

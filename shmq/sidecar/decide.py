@@ -112,7 +112,7 @@ class TrimRule:
     def __init__(self, keep: int = TRIM_KEEP) -> None:
         self.keep = keep
         self._used_blocks = 0
-        self._trimmed_at = -1
+        self._trimmed_at = (-1, -1)
 
     def decide(self, memory_used: int, blocks: int, free_blocks: int) -> int | None:
         """Return how many free bytes to keep in a trim now; None for no trim."""
@@ -121,13 +121,13 @@ class TrimRule:
         self._used_blocks = used_blocks
         if not calm or memory_used <= self.keep or free_blocks * 2 < blocks:
             return None
-        if memory_used == self._trimmed_at:  # nothing changed since it was last tried
+        if (memory_used, used_blocks) == self._trimmed_at:  # as when it was last tried
             return None
         return self.keep
 
     def trimmed(self, memory_used: int) -> None:
         """Note what is in use after a trim."""
-        self._trimmed_at = memory_used
+        self._trimmed_at = (memory_used, self._used_blocks)
 
 
 def lease_period(ack_timeouts: list[int]) -> int:
