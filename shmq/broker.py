@@ -45,7 +45,7 @@ from shmq.records import (
 from shmq.segment import ANONYMOUS_PREFIX, Owner, owners_alive
 from shmq.settings import Settings, pack_defaults
 from shmq.stats import BrokerStats, progress_of, read_stats
-from shmq.supervisor.spawn import start_supervisor
+from shmq.supervisor.spawn import Started, start_supervisor
 from shmq.topic import Topic, refuse_reject, subscribe_pattern, unsubscribe
 
 __all__ = ["Broker", "connect"]
@@ -98,7 +98,7 @@ class Broker:
             else check_broker_name(name)
         )
         self._starter = os.getpid()
-        with start_supervisor(self.name, self._supervisor_options()):
+        with self._launch():
             self._client = Client.connect(self.name)
         self._open = True
 
@@ -112,6 +112,9 @@ class Broker:
         broker._open = True
         broker._client = Client.connect(name)
         return broker
+
+    def _launch(self, **more: object) -> Started:
+        return start_supervisor(self.name, {**self._supervisor_options(), **more})
 
     def _supervisor_options(self) -> dict[str, object]:
         settings = self._settings or Settings.load()
@@ -373,7 +376,7 @@ class Broker:
         if not self._open:
             if self._settings is None:
                 raise Detached(self._closed_text())
-            with start_supervisor(self.name, self._supervisor_options()):
+            with self._launch():
                 self._client = Client.connect(self.name)
             self._starter = os.getpid()
             self._open = True
@@ -381,7 +384,7 @@ class Broker:
         supervisor = self._find("supervisor")
         if supervisor is None or _dies(supervisor.pid):
             try:
-                start_supervisor(self.name, {**self._supervisor_options(), "adopt": 1}).attached()
+                self._launch(adopt=1).attached()
             except BrokerExists:
                 pass  # somebody else was quicker
         self._await_sidecar()

@@ -45,6 +45,7 @@ FLOORS = {
     "shmq.stats": 5,
     "shmq.broker": 5,
     # 6: what is built on a broker
+    "shmq.home": 6,
     "shmq.testing": 6,
     "shmq.metrics": 6,
     "shmq.otel": 6,

@@ -29,6 +29,7 @@ from shmq.client import Client
 from shmq.errors import BrokerNotRunning, ShmqError
 from shmq.segment import ANONYMOUS_PREFIX, Segment, clean, create_segment, open_segment
 from shmq.sidecar.loop import run as run_sidecar
+from shmq.supervisor.handles import Handles
 from shmq.supervisor.liveness import Liveness
 from shmq.supervisor.registry import Registry
 
@@ -131,6 +132,7 @@ class Supervisor:
         self.segment: Segment
         self.client: Client
         self.registry: Registry
+        self.handles: Handles
         self.ctx: Any = ffi.NULL
         self.anonymous = False
         self.adopted = False
@@ -142,6 +144,7 @@ class Supervisor:
         self._early_deaths = 0
         self._hello_fd = int(options.get("hello_fd", -1))
         self._ready_fd = int(options.get("ready_fd", -1))
+        self._lease_fd = int(options.get("lease_fd", -1))
         self._terminate = 0
         self._drain_until: float | None = None
         self._grace = float(options.get("grace", GRACE_S))
@@ -186,6 +189,7 @@ class Supervisor:
             lib.shmq_set_flag(self.ctx, 1, 0)
         self.anonymous = bool(self._info.anonymous)
         self.registry = Registry(self.ctx, self.liveness.epoll)
+        self.handles = Handles(self.ctx)
         lib.shmq_reap(self.ctx, 1)
         self.registry.sync()
         gc.collect()
@@ -195,6 +199,8 @@ class Supervisor:
         self.liveness.watch_table(self.ctx)
         if self._hello_fd >= 0:
             self.liveness.epoll.register(self._hello_fd)
+        if self._lease_fd >= 0:
+            self.liveness.epoll.register(self._lease_fd, 0)  # hang-ups are reported without asking
 
     def _install_signals(self) -> None:
         signal.signal(signal.SIGTERM, self._on_signal)
@@ -217,10 +223,14 @@ class Supervisor:
             for fd in fds:
                 if fd == self._hello_fd:
                     self._drop_hello()
+                elif fd == self._lease_fd:
+                    self._drop_lease()
                 else:
                     self.registry.died(fd)
             if poked or fds:
                 self.registry.sync()
+                self.handles.look()
+            self.handles.collect(self._lease_fd)
             if time.monotonic() >= self._sweep_at:
                 self._sweep()
             self._ensure_sidecar()
@@ -230,6 +240,9 @@ class Supervisor:
         pause = self._sweep_at - time.monotonic()
         if self._drain_until is not None:
             pause = min(pause, 0.02)
+        look_at = self.handles.due()
+        if look_at is not None:
+            pause = min(pause, look_at - time.monotonic())
         if not self.sidecar_pid:
             pause = min(pause, self._sidecar_not_before - time.monotonic())
         return max(0.0, pause)
@@ -246,8 +259,9 @@ class Supervisor:
                 close_queues(self.ctx)
             return time.monotonic() >= self._drain_until or self._calm()
         if (self.anonymous or self._abandoned) and self.registry.count(lib.SHMQ_CLIENT) == 0:
-            # Its starter may be on the way: ready was said, it has not attached yet.
-            return self._hello_fd < 0
+            # Its starter may be on the way: ready was said, it has not attached yet. And whoever has
+            # the other end of the lease may have inherited handles that it has not used yet.
+            return self._hello_fd < 0 and self._lease_fd < 0
         self._abandoned = False
         return False
 
@@ -272,10 +286,17 @@ class Supervisor:
         os.close(self._hello_fd)
         self._hello_fd = -1
 
+    def _drop_lease(self) -> None:
+        # No process has the writing end any more; those that use the broker are attached.
+        self.liveness.epoll.unregister(self._lease_fd)
+        os.close(self._lease_fd)
+        self._lease_fd = -1
+
     def _sweep(self) -> None:
         before = time.monotonic()
         lib.shmq_reap(self.ctx, 1)
         lib.shmq_queue_collect(self.ctx)
+        self.handles.look()
         if self._first_sweep:
             self._first_sweep = False
             clean(prefix=ANONYMOUS_PREFIX)  # of brokers that were killed with all their processes
@@ -344,8 +365,9 @@ class Supervisor:
             _leave_terminal()
             self.registry.close_in_child()
             self.liveness.close_in_child()
-            if self._hello_fd >= 0:
-                os.close(self._hello_fd)
+            for fd in (self._hello_fd, self._lease_fd):
+                if fd >= 0:
+                    os.close(fd)
             os.setsid()
             run_sidecar(self.segment)
             code = 0

@@ -69,10 +69,13 @@ class Started:
             self.give_up()
 
 
-def start_supervisor(name: str, options: Mapping[str, object]) -> Started:
+def start_supervisor(
+    name: str, options: Mapping[str, object], inherit: tuple[int, ...] = ()
+) -> Started:
     """Start a supervisor for ``name`` in the background and wait until it is ready.
 
-    Until the result is told `attached`, the broker does not end for want of users.
+    Until the result is told `attached`, the broker does not end for want of users. ``inherit`` are
+    descriptors that ``options`` name, for the supervisor to have as well.
 
     Raises what it reports: BrokerExists, OutOfSharedMemory, LayoutMismatch, …
     """
@@ -85,7 +88,7 @@ def start_supervisor(name: str, options: Mapping[str, object]) -> Started:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=writer,
-            pass_fds=(writer, heard),
+            pass_fds=(writer, heard, *inherit),
             start_new_session=True,
             env=environment(),
         )
