@@ -4,11 +4,12 @@
 #   make run        the flights example
 #   make test       the quick suite                  ARGS="-k ring -n0" is passed on to pytest
 #   make crash      processes killed at named points ARGS=... likewise
+#   make conformance   CPython's own tests of queues against shmq.mp
 #   make model      the protocol models, by spin; the memory orders, by Relacy     MODEL_ARGS=...
 #   make mutants    delete guards one by one: each time a test has to notice
 #   make san        C tests under asan+ubsan, then tsan
 #   make lint       ruff, formatting, types
-#   make check      lint + test + crash + model + san: what CI runs
+#   make check      lint + test + crash + conformance + model + san: what CI runs
 #   make test-all   the whole suite on every Python 3.10 to 3.13 found
 #   make bench      against pinned rivals; writes docs/benchmarks.md    BENCH_ARGS=...
 
@@ -37,7 +38,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 \
     $$(ls -d $$HOME/.pyenv/versions/3.1[0-3].*/bin/python3 2>/dev/null | sort -rV); do \
     "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: help run test test-all check lint format crash mutants model san native bench dev clean
+.PHONY: help run test test-all check conformance lint format crash mutants model san native bench dev clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -83,6 +84,9 @@ test: dev
 crash: dev
 	$(PY) -m pytest tests -m "crash and not slow" $(ARGS)
 
+conformance: dev
+	$(PY) -m pytest tests/mp/test_cpython.py $(ARGS)
+
 model: dev
 	@bash tools/need.sh spin
 	$(PY) tests/model/run.py $(MODEL_ARGS)
@@ -114,6 +118,7 @@ check:
 	$(MAKE) lint
 	$(MAKE) test
 	$(MAKE) crash
+	$(MAKE) conformance
 	$(MAKE) model
 	$(MAKE) san
 

@@ -1097,6 +1097,9 @@ static PyTypeObject ConsumerType = {
     .tp_doc = PyDoc_STR("The part of Consumer that is called for every message."),
 };
 
+#include "accel_compact.h"
+#include "accel_items.h"
+
 /* ---- module ---------------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {{"decode_fields", decode_fields, METH_O, NULL}, {NULL, NULL, 0, NULL}};
@@ -1106,7 +1109,8 @@ PyMODINIT_FUNC PyInit__accel(void);
 PyMODINIT_FUNC PyInit__accel(void) {
     static const struct { PyObject **where; const char *text; } names[] = {
         {&str_publish_slow, "_publish_slow"}, {&str_publish_many_slow, "_publish_many_slow"}, {&str_loan_slow, "_loan_slow"}, {&str_recover, "_recover"},
-        {&str_deadline, "_deadline"}, {&str_ack_failed, "_ack_failed"}, {&str_ack_many_failed, "_ack_many_failed"}};
+        {&str_deadline, "_deadline"}, {&str_ack_failed, "_ack_failed"}, {&str_ack_many_failed, "_ack_many_failed"},
+        {&str_put_slow, "_put_slow"}, {&str_get_slow, "_get_slow"}, {&str_load, "_load"}, {&str_full, "_full"}, {&str_none, "_none"}, {&str_ring, "ring"}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!(*names[i].where = PyUnicode_InternFromString(names[i].text))) return NULL;
     for (unsigned i = 0; i < FIELDS; i++)
@@ -1114,7 +1118,7 @@ PyMODINIT_FUNC PyInit__accel(void) {
     PyObject *m = PyModule_Create(&module);
     if (!m) return NULL;
     PyObject *fingerprint = PyLong_FromUnsignedLongLong(shmq_fingerprint());
-    if (!fingerprint || PyModule_AddType(m, &QueueType) < 0 || PyModule_AddType(m, &ConsumerType) < 0 || PyModule_AddType(m, &DeliveryType) < 0 ||
+    if (!fingerprint || PyModule_AddType(m, &QueueType) < 0 || PyModule_AddType(m, &ConsumerType) < 0 || PyModule_AddType(m, &DeliveryType) < 0 || PyModule_AddType(m, &ItemsType) < 0 ||
         PyModule_AddObjectRef(m, "fingerprint", fingerprint) < 0) {
         Py_XDECREF(fingerprint);
         Py_DECREF(m);

@@ -21,9 +21,11 @@ from shmq._native.structs import message_struct
 if TYPE_CHECKING:
     from shmq._native._shmq import CData as CData
     from shmq._native.pure import ConsumerBase, DeliveryBase, QueueBase
+    from shmq._native.pure_items import ItemsBase
 
 __all__ = [
-    "ACCEL", "ConsumerBase", "DeliveryBase", "QueueBase", "decode_fields", "ffi", "lib", "message_struct",
+    "ACCEL", "ConsumerBase", "DeliveryBase", "ItemsBase", "QueueBase", "decode_fields", "ffi", "lib",
+    "message_struct",
 ]  # fmt: skip
 
 
@@ -53,10 +55,12 @@ decode_fields: Callable[[bytes], tuple[dict[str, Any], Any, Any] | None] = getat
 
 if not TYPE_CHECKING:
     if ACCEL is not None:
-        ConsumerBase, DeliveryBase, QueueBase = (
+        ConsumerBase, DeliveryBase, ItemsBase, QueueBase = (
             ACCEL.ConsumerBase,
             ACCEL.DeliveryBase,
+            ACCEL.ItemsBase,
             ACCEL.QueueBase,
         )
     else:
         from shmq._native.pure import ConsumerBase, DeliveryBase, QueueBase
+        from shmq._native.pure_items import ItemsBase
