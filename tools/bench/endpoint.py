@@ -33,6 +33,8 @@ class Spec:
     channels: int = 1
     blocking: bool = False
     """The consumer must sleep in the kernel while it waits, even where the peer's usual way is to poll."""
+    objects: bool = False
+    """Items are Python objects, not bytes: the peer pickles, or whatever it usually does."""
     variant: str = ""
     """A way of using the peer, see `Peer.variants`."""
 

@@ -10,6 +10,7 @@ from tools.bench.endpoint import Caps, Endpoint, Spec
 
 MODULES = {
     "shmq": "shmq_",
+    "shmq-mp": "shmq_mp",
     "mp": "mp_queue",
     "faster-fifo": "fasterfifo",
     "pyzmq": "pyzmq",

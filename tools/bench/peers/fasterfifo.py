@@ -27,7 +27,9 @@ class FasterFifo(Peer):
         spec = self.spec
         size = max(1_000_000, spec.room * (spec.size + 16))
         self.queues = [
-            faster_fifo.Queue(size, maxsize=spec.room, loads=bytes, dumps=_same)
+            faster_fifo.Queue(size, maxsize=spec.room)
+            if spec.objects
+            else faster_fifo.Queue(size, maxsize=spec.room, loads=bytes, dumps=_same)
             for _ in range(spec.channels)
         ]
 

@@ -18,7 +18,7 @@ class MpQueue(Peer):
 
     title = "multiprocessing.Queue"
     caps = Caps(batch=True)
-    variants = {"batch": ("", _LISTS)}
+    variants = {"batch": ("", _LISTS), "dicts-batch": ("", _LISTS)}
 
     @classmethod
     def version(cls) -> str:

@@ -46,9 +46,9 @@ class Workload:
 
 def all_workloads() -> dict[str, Workload]:
     """Return every workload by key, in the order of the report."""
-    from tools.bench.workloads import costs, fan_out, features, latency, many, throughput
+    from tools.bench.workloads import costs, fan_out, features, latency, many, objects, throughput
 
-    modules = (throughput, features, latency, many, fan_out, costs)
+    modules = (throughput, features, latency, many, fan_out, objects, costs)
     found = [workload for module in modules for workload in module.WORKLOADS]
     order = [
         "one-by-one",
@@ -61,6 +61,9 @@ def all_workloads() -> dict[str, Workload]:
         "payload-1k",
         "payload-64k",
         "payload-1m",
+        "dicts",
+        "dicts-batch",
+        "array-1m",
         "four-to-four",
         "fan-out",
         "depth",

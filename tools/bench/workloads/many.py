@@ -120,7 +120,17 @@ WORKLOADS = (
         "each producer goes round them.",
         (Figure("rate", "messages", "k/s", 1e-3),),
         run,
-        ("mp", "shmq", "faster-fifo", "pyzmq", "zeroq", "cloudtoid", "posix_ipc", "redis"),
+        (
+            "mp",
+            "shmq",
+            "shmq-mp",
+            "faster-fifo",
+            "pyzmq",
+            "zeroq",
+            "cloudtoid",
+            "posix_ipc",
+            "redis",
+        ),
         ({"room": 65536, "max_n": 2_000_000},),
     ),
 )

@@ -80,7 +80,7 @@ def run(params: dict[str, Any]) -> dict[str, float]:
 
 
 _PEERS = (
-    "mp", "shmq", "faster-fifo", "pyzmq", "kickmsg", "zeroq", "cloudtoid", "iceoryx2",
+    "mp", "shmq", "shmq-mp", "faster-fifo", "pyzmq", "kickmsg", "zeroq", "cloudtoid", "iceoryx2",
     "posix_ipc", "redis",
 )  # fmt: skip
 _RATE = (Figure("rate", "messages", "k/s", 1e-3),)
@@ -127,7 +127,7 @@ WORKLOADS = (
         "that is free to use both cores, and acknowledge a whole batch with one call.",
         _RATE,
         run,
-        ("mp", "shmq", "faster-fifo", "cloudtoid", "redis", "jetstream", "rabbitmq"),
+        ("mp", "shmq", "shmq-mp", "faster-fifo", "cloudtoid", "redis", "jetstream", "rabbitmq"),
         ({"size": 64, "room": 4096, "batch": True},),
     ),
     _payload("payload-1k", 1024, 1024, 16_000, "1 KiB"),
