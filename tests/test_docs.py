@@ -484,6 +484,13 @@ def test_every_make_target_shown_exists() -> None:
     assert shown - targets == set()
 
 
+def test_every_probe_of_multiprocessing_is_a_test_and_no_other() -> None:
+    page = ROOT / "docs" / "multiprocessing.md"
+    rows = column(section_of(page, "What goes wrong there, and what happens here"))
+    probes = text_of(ROOT / "tests" / "mp" / "test_probes.py")
+    assert sorted(rows) == sorted(re.findall(r"^def test_(\w+)", probes, re.MULTILINE))
+
+
 def test_limits_are_those_of_the_header() -> None:
     limits = "".join(section_of(page, "Limits") for page in (SEMANTICS, OPERATIONS))
     for number in (lib.SHMQ_OWNERS, lib.SHMQ_QUEUES, lib.SHMQ_BLOCKS, lib.SHMQ_HELD):

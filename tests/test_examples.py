@@ -88,7 +88,8 @@ def last_line(text: str) -> str:
 def test_every_example_has_a_test_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "quickstart.py", "flights_etl.py", "basic.py", "delayed_messages.py", "dead_letters.py",
-        "priority_queue.py", "exactly_once.py", "pubsub.py", "consumer_groups.py",
+        "priority_queue.py", "exactly_once.py", "pubsub.py", "consumer_groups.py", "numpy_frames.py",
+        "asyncio_consumer.py",
     }  # fmt: skip
 
 
@@ -164,6 +165,21 @@ def test_consumer_groups_share_their_orders_and_survive_a_member() -> None:
     assert last_line(out) == "lag: baking 0, billing 0; members left []"
 
 
+def test_numpy_frames_are_all_right() -> None:
+    pytest.importorskip("numpy")
+    code, out, err = run(EXAMPLES / "numpy_frames.py", "--frames", "30")
+    assert (code, err) == (0, "")
+    assert out.startswith("30 frames, ")
+    assert last_line(out) == "every frame right"
+
+
+def test_asyncio_consumer_adds_up() -> None:
+    code, out, err = run(EXAMPLES / "asyncio_consumer.py", "--numbers", "60")
+    assert (code, err) == (0, "")
+    assert out.startswith("60 numbers, sum of squares 70,210, ")
+    assert last_line(out) == "right"
+
+
 def readme_blocks() -> list[str]:
     text = (ROOT / "README.md").read_text()
     return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
@@ -174,6 +190,24 @@ def test_the_first_python_block_of_the_readme_runs(tmp_path: Path) -> None:
     script.write_text(readme_blocks()[0])
     code, out, err = run(script)
     assert (code, out, err) == (0, "made one espresso\n", "")
+
+
+def test_the_block_in_place_of_multiprocessing_squares() -> None:
+    (block,) = [block for block in readme_blocks() if "def squares" in block]
+    program = f"""{block}
+tasks, results = multiprocessing.JoinableQueue(), multiprocessing.Queue()
+tasks.put_many([1, 2, 3])
+fork = multiprocessing.get_context("fork")
+fork.Process(target=squares, args=(tasks, results), daemon=True).start()
+tasks.join()
+print(sorted(results.get_many(3)))
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "SHMQ_HOME"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment,
+        capture_output=True, text=True, timeout=WATCHDOG,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("[1, 4, 9]\n", "")
 
 
 def test_the_other_blocks_of_the_readme_do_what_they_say(
@@ -187,7 +221,7 @@ def test_the_other_blocks_of_the_readme_do_what_they_say(
         exec(compile(block.replace('"shop"', repr(broker_name)), "README.md", "exec"), words)
     assert capsys.readouterr().out == "1000 b'order 0' 1\n"  # of the tour's first block
     functions = {name for name, value in words.items() if callable(value)}
-    assert functions == {"work", "fan_out", "pipeline", "frames", "relay"}
+    assert functions == {"work", "fan_out", "pipeline", "frames", "relay", "squares"}
 
     with shmq.Broker(broker_name) as broker:
         words["fan_out"](broker)
