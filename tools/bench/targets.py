@@ -12,6 +12,7 @@ NONE, MANUAL = 'shmq, ack="none"', "shmq, manual ack"
 LOAN = "shmq, loan + view"
 REFERENCE = "multiprocessing.Queue"
 PLAIN, FIELDS = "shmq, plain", f"shmq, {features.FIELDS}"
+DROP_IN, DROP_IN_VIEW = "shmq.mp.Queue", "shmq.mp.Queue, copy=False"
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,29 @@ def _depth(f: Figures) -> Verdict:
     )
 
 
+def _drop_in(
+    f: Figures,
+    text: str,
+    workload: str,
+    least: float,
+    goal: float,
+    *,
+    of_peers: float | None = None,
+    label: str = DROP_IN,
+) -> Verdict:
+    """Check shmq.mp against multiprocessing.Queue; the goal is a ratio to that or to the best peer."""
+    ratio, own = f.ratio(workload, label, "rate"), f.value(workload, label, "rate")
+    if ratio is None or own is None:
+        return Verdict(text, "not measured", None)
+    best = f.best_peer(workload, "rate", highest=True)
+    found = f"{ratio:.1f} ×"
+    must, reached = ratio >= least, ratio >= goal
+    if of_peers is not None and best is not None:
+        found += f"; {own / best[1]:.2f} × {best[0]}"
+        must, reached = must and own >= of_peers * best[1], own >= goal * best[1]
+    return Verdict(text, found, must, reached)
+
+
 def verdicts(results: dict[str, Any]) -> list[Verdict]:
     """Return every target with what was found."""
     f = Figures(results)
@@ -259,6 +283,48 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
         _publish_fields(f),
         _spinning(f),
         _blocking(f),
+        _drop_in(
+            f,
+            "shmq.mp, 64 B one by one: must ≥ 20 ×, and the fastest peer; goal ≥ 2.5 × that",
+            "one-by-one",
+            20,
+            2.5,
+            of_peers=1,
+        ),
+        _drop_in(
+            f,
+            "shmq.mp, small dicts one by one: must ≥ 4 ×, and every peer; goal ≥ 5 × the fastest",
+            "dicts",
+            4,
+            5,
+            of_peers=1,
+        ),
+        _drop_in(f, "shmq.mp, dicts in batches: must ≥ 6 ×; goal ≥ 8 ×", "dicts-batch", 6, 8),
+        _drop_in(f, "shmq.mp, 1 MiB array copied: must ≥ 8 ×", "array-1m", 8, 8),
+        _drop_in(
+            f,
+            "shmq.mp, 1 MiB array viewed: must ≥ 15 ×; goal ≥ 30 ×",
+            "array-1m",
+            15,
+            30,
+            label=DROP_IN_VIEW,
+        ),
+        _drop_in(
+            f,
+            "shmq.mp, four to four: must ≥ 10 ×; goal ≥ 1.4 × the best peer",
+            "four-to-four",
+            10,
+            1.4,
+            of_peers=0,
+        ),
+        _at_most(
+            f,
+            "shmq.mp, first queue of a program: must ≤ 200 ms, a further one ≤ 2 ms",
+            (
+                ("first-queue", "queues", "first", 200, "ms", 1e-6),
+                ("first-queue", "queues", "next", 2, "ms", 1e-6),
+            ),
+        ),
         _payload(f, "payload-1m", LOAN, "1 MiB by loan and view", "iceoryx2"),
         _payload(f, "payload-64k", NONE, "64 KiB copied", "cloudtoid"),
         _ratio(f, "four to four: must ≥ 10 ×", "four-to-four", NONE, 10),

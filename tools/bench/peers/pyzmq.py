@@ -43,6 +43,10 @@ class PyZmq(Peer):
             turns = cycle([socket.send for socket in sockets])
             put = f"_next(_turns)(data{args})"
             return Endpoint(env={"_next": next, "_turns": turns}, put=put, close=context.destroy)
+        if spec.objects:
+            return Endpoint(
+                env={"_send": sockets[0].send_pyobj}, put="_send(data)", close=context.destroy
+            )
         return Endpoint(
             env={"_put": sockets[0].send}, put=f"_put(data{args})", close=context.destroy
         )
@@ -63,7 +67,8 @@ while True:
         pass
 """
         get = "item = _recv()"
-        env = {"_recv": socket.recv, "_NOBLOCK": zmq.NOBLOCK, "_Again": zmq.Again}
+        receive = socket.recv_pyobj if spec.objects else socket.recv
+        env = {"_recv": receive, "_NOBLOCK": zmq.NOBLOCK, "_Again": zmq.Again}
         if spec.size >= _NO_COPY_OUT_FROM:
             env["_out"] = bytearray(spec.size)
             env["_into"] = memoryview(env["_out"])

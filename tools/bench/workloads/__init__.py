@@ -70,6 +70,7 @@ def all_workloads() -> dict[str, Workload]:
         "memory",
         "idle",
         "start",
+        "first-queue",
         "recovery",
     ]
     return {w.key: w for w in sorted(found, key=lambda w: order.index(w.key))}

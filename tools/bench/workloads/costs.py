@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -173,6 +175,34 @@ def run_start(params: dict[str, Any]) -> dict[str, float]:
     }
 
 
+_FIRST_QUEUE = """
+import sys, time
+begin = time.perf_counter_ns()
+import shmq.mp
+first = shmq.mp.Queue()
+ready = time.perf_counter_ns()
+more = [shmq.mp.Queue() for _ in range(50)]
+print(ready - begin, (time.perf_counter_ns() - ready) // 50)
+"""
+
+
+def run_first_queue(params: dict[str, Any]) -> dict[str, float]:
+    """Time a program's first shmq.mp.Queue, imports included, and its further ones."""
+    environment = {key: value for key, value in os.environ.items() if key != "SHMQ_HOME"}
+    pairs = []
+    for _ in range(5):
+        said = subprocess.run(
+            [sys.executable, "-c", _FIRST_QUEUE],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        )
+        pairs.append([int(word) for word in said.stdout.split()])
+    first, following = (sorted(column) for column in zip(*pairs, strict=True))
+    return {"first": first[len(first) // 2], "next": following[len(following) // 2]}
+
+
 def _victim(tag: str) -> Iterator[Any]:
     import shmq
 
@@ -263,6 +293,19 @@ WORKLOADS = (
             {"seconds": 10, "delays": 0, "label": "supervisor + sidecar"},
             {"seconds": 10, "delays": 100_000, "label": "with 100,000 pending delays"},
         ),
+        calibrate=False,
+        ratio=False,
+    ),
+    Workload(
+        "first-queue",
+        "A program's first shmq.mp.Queue",
+        "From before `import shmq.mp` until `Queue()` returns, in a fresh interpreter; then 50 further ones.",
+        (
+            Figure("first", "first", "ms", 1e-6, 1, higher_is_better=False),
+            Figure("next", "each further one", "ms", 1e-6, 2, higher_is_better=False),
+        ),
+        run_first_queue,
+        params=({"label": "queues"},),
         calibrate=False,
         ratio=False,
     ),
