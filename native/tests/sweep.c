@@ -40,7 +40,7 @@
 
 enum { LEASE = 1, BACKOFF = 2, RETRY0 = 4, DROP = 8, NO_DLQ = 16, TTL = 32, SLOW = 64, NO_CAP = 128, CLOSES = 256,
        DEAD_X = 512, WAITER = 1024, BYTES = 2048, DLQ1 = 4096, REUSE = 8192, NOSTOP = 16384, NO_ATTACH = 32768, LIVE_X = 65536, ONLY_FULL = 131072,
-       LEVELS = 1 << 18, AGED = 1 << 19, KEYED = 1 << 20, STRICT = 1 << 21, DEDUP = 1 << 22, TOPIC = 1 << 23, CUT = 1 << 24 };
+       LEVELS = 1 << 18, AGED = 1 << 19, KEYED = 1 << 20, STRICT = 1 << 21, DEDUP = 1 << 22, TOPIC = 1 << 23, CUT = 1 << 24, COUNTS = 1 << 25 };
 
 typedef struct {
     const char *name;
@@ -592,6 +592,7 @@ static void build(void) {
     if (f & LEVELS) o.priorities = 10;
     if (f & AGED) o.aging_ns = 1000000;
     if (f & (KEYED | STRICT)) o.order = f & STRICT ? SHMQ_STRICT : SHMQ_BY_KEY;
+    if (f & COUNTS) o.flags = SHMQ_COUNTED | SHMQ_JOINED;
     if (f & BYTES) o.max_bytes = 1u << 20;
     if (f & DEDUP) { o.dedup_window_ns = FAR; o.dedup_capacity = 500; }   /* one page of buckets: secrets differ from run to run */
     if (f & TOPIC) {

@@ -392,6 +392,9 @@ static void o_create_key(plane *p) {
 static void o_ack2(plane *p) { p->rc = shmq_ack(&p->ctx, p->d, 2); }
 static void o_close(plane *p) { p->rc = shmq_queue_close(&p->ctx, p->q); }
 static void o_delete(plane *p) { p->rc = shmq_queue_delete(&p->ctx, p->q2); }
+static void o_ref(plane *p) { p->rc = shmq_ref(&p->ctx, p->q, 1); if (p->rc == 0) p->rc = shmq_ref(&p->ctx, p->q, 0); }
+static void o_refs_collect(plane *p) { p->rc = shmq_refs_collect(&p->ctx, &p->q2, 1); }
+static void o_wait_settled(plane *p) { p->rc = shmq_wait_settled(&p->ctx, p->q, shmq_now() + 2000000); }
 static void o_attach(plane *p) { p->rc = shmq_attach(&p->ctx, SHMQ_CLIENT); }
 static void o_detach(plane *p) { p->rc = shmq_detach(&p->ctx); }
 static void o_wait(plane *p) { p->rc = shmq_wait_items(&p->ctx, p->q, shmq_now() + 2000000, 0); }
@@ -663,6 +666,10 @@ static const scenario OPS[] = {
     { "queue-create", SLOW, w_three, p_warm, o_create, NULL },
     { "queue-close", SLOW | CLOSES, w_three, p_warm, o_close, NULL },
     { "queue-delete", SLOW | CLOSES, w_q2, p_open, o_delete, e_delete },
+    { "queue-ref", COUNTS | SLOW, w_three, p_warm, o_ref, NULL },
+    { "queue-given-up", COUNTS | SLOW | CLOSES, w_q2, p_open, o_refs_collect, e_delete },
+    { "ack-joined", COUNTS | LEASE | WAITER, w_one, p_take1, o_read_ack, e_ack },
+    { "wait-settled", COUNTS | SLOW | NOSTOP, w_one, p_warm, o_wait_settled, NULL },
     { "attach", SLOW | NO_ATTACH, w_three, NULL, o_attach, NULL },
     { "detach", LEASE, w_three, p_take3, o_detach, NULL },
     { "detach-views", 0, w_three, p_viewed, o_detach, e_viewed },

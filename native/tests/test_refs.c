@@ -148,12 +148,12 @@ TEST(long_ring_hints, "hints of a long ring that point beyond its memory are not
     nothing_left(a);
 }
 
-TEST(long_ring_again, "a record whose long ring is deleted starts with a fresh one") {
+TEST_LIMIT(long_ring_again, 60, "a record whose long ring is deleted starts with a fresh one") {
     shmq_ctx *a = segment(64 << 20, 1 << 20);
     for (int i = 0; i < 70; i++) {
         uint64_t q = QUEUE(a, "q", LONG);
-        for (uint64_t k = 0; k < 20000; k++) EQ(put(a, q, k), SHMQ_OK);
-        for (uint64_t k = 0; k < 20000; k++) EQ(get(a, q), k);
+        for (uint64_t k = 0; k < RING_CHUNK + 100; k++) EQ(put(a, q, k), SHMQ_OK);
+        for (uint64_t k = 0; k < RING_CHUNK + 100; k++) EQ(get(a, q), k);
         EQ(shmq_queue_delete(a, q), SHMQ_OK);
     }
     nothing_left(a);
