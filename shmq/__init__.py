@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from shmq.errors import LimitReached as LimitReached
     from shmq.errors import MessageExpired as MessageExpired
     from shmq.errors import MessageTooLarge as MessageTooLarge
+    from shmq.errors import MissingPackage as MissingPackage
     from shmq.errors import OptionsMismatch as OptionsMismatch
     from shmq.errors import OutOfSharedMemory as OutOfSharedMemory
     from shmq.errors import QueueClosed as QueueClosed
@@ -77,6 +78,7 @@ _HOMES = {
             "LimitReached",
             "MessageExpired",
             "MessageTooLarge",
+            "MissingPackage",
             "OptionsMismatch",
             "OutOfSharedMemory",
             "QueueClosed",

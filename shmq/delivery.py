@@ -26,6 +26,7 @@ from shmq.message import (
 )
 from shmq.options import NS, parse_duration
 from shmq.records import name_then
+from shmq.serializers import CONTENT_TYPE, Serializer, find, find_by_content_type
 
 if TYPE_CHECKING:
     from shmq.message import HeaderValue
@@ -36,6 +37,7 @@ __all__ = ["Delivery"]
 
 ACK, NACK, REJECT, RELEASE = 0, 1, 2, 3
 MAX_ERROR_BYTES = 8192
+EAGER = 4096  # payloads up to this size are bytes already
 DEATHS = ("", "retries", "rejected", "expired", "overflow")
 _NO_ERROR = {
     "retries": "not settled in {} attempts",
@@ -56,11 +58,12 @@ class Delivery(DeliveryBase):
 
     # ---- settling --------------------------------------------------------------------------
 
-    def nack(self, delay: float | str | None = None) -> None:
+    def nack(self, delay: float | str | None = None, reason: str | None = None) -> None:
         """Put the message back for another attempt.
 
         It comes back after the queue's backoff, or after ``delay`` seconds (0: at once); past
-        `max_retries` it goes to the dead-letter queue instead. Blocks on nothing.
+        `max_retries` it goes to the dead-letter queue instead. ``reason`` becomes its `x-error`,
+        which the next attempt sees in the headers. Blocks on nothing.
 
         Raises: StaleDelivery when the lease has moved on or was settled before; ValueError for a
             negative delay.
@@ -70,7 +73,7 @@ class Delivery(DeliveryBase):
             seconds = parse_duration(delay, "delay")
             if seconds is not None:
                 delay_ns = round(seconds * NS)
-        self._settle_or_raise(NACK, delay_ns, None)
+        self._settle_or_raise(NACK, delay_ns, _as_error(reason))
 
     def reject(self, reason: str | None = None) -> None:
         """Send the message to the dead-letter queue at once; ``reason`` becomes its `x-error`.
@@ -79,11 +82,7 @@ class Delivery(DeliveryBase):
 
         Raises: StaleDelivery when the lease has moved on or was settled before.
         """
-        if reason is not None and not isinstance(reason, str):
-            raise TypeError(
-                explain("reason", f"{reason!r}", "a text", "say str(reason) if that is meant")
-            )
-        self._settle_or_raise(REJECT, 0, None if reason is None else error_headers(reason))
+        self._settle_or_raise(REJECT, 0, _as_error(reason))
 
     def forward(
         self,
@@ -225,6 +224,26 @@ class Delivery(DeliveryBase):
             return memoryview(self.payload)  # copied already: the block is gone
         return self._view()
 
+    def object(self, serializer: str | Serializer | None = None, *, copy: bool = False) -> Any:
+        """Return the object in the payload.
+
+        It is read by ``serializer``, a name or an object, or by the one that the header `content-type`
+        names. What it has of large buffers (arrays of `pickle`, columns of `arrow`, all of `raw`) are
+        read-only views into shared memory, whose block stays until the last of them is gone; with
+        ``copy`` they are the object's own.
+
+        Raises: StaleDelivery for a payload above 4 KiB of a settled delivery; InvalidOption for an
+            unknown content type; MissingPackage when the serializer's package is not installed;
+            whatever the serializer raises for a payload that is not its own.
+        """
+        if serializer is not None:
+            codec = find(serializer)
+        else:
+            content_type = self.headers.get(CONTENT_TYPE)
+            codec = find_by_content_type(content_type, f"message {self.id} of {self.queue!r}")
+        small = self.size <= EAGER
+        return codec.decode(memoryview(self.payload) if small else self.view, copy=copy)
+
     @property
     def queue(self) -> str:
         """Name of the queue that it came from."""
@@ -291,6 +310,14 @@ class Delivery(DeliveryBase):
                 "a lease belongs to one process; send delivery.payload instead",
             )
         )
+
+
+def _as_error(reason: str | None) -> bytes | None:
+    if reason is not None and not isinstance(reason, str):
+        raise TypeError(
+            explain("reason", f"{reason!r}", "a text", "say str(reason) if that is meant")
+        )
+    return None if reason is None else error_headers(reason)
 
 
 # ---- shared with Queue.peek ---------------------------------------------------------------------

@@ -25,6 +25,7 @@ __all__ = [
     "LimitReached",
     "MessageExpired",
     "MessageTooLarge",
+    "MissingPackage",
     "OptionsMismatch",
     "OutOfSharedMemory",
     "QueueClosed",
@@ -119,6 +120,10 @@ class InvalidOption(ShmqError, ValueError):
 
 class InvalidOptionType(InvalidOption, TypeError):
     """An option is unknown or has a value of the wrong type. Also a `TypeError`."""
+
+
+class MissingPackage(ShmqError, ImportError):
+    """An optional package is not installed. Also an `ImportError`."""
 
 
 class LimitReached(ShmqError):

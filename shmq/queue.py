@@ -24,6 +24,7 @@ from shmq.errors import MessageExpired, QueueFull, explain
 from shmq.message import Message, bytes_of, deadline_of, decode_headers, message_of
 from shmq.options import NS, parse_count
 from shmq.records import name_of, name_then, place_of
+from shmq.serializers import CONTENT_TYPE, Encoded, Serializer, find
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -143,9 +144,10 @@ class Queue(QueueBase):
 
         def publish(
             self,
-            message: Buffer | Message,
+            message: Buffer | Message | Any,
             *,
             timeout: float | str | None = None,
+            serializer: str | Serializer | None = None,
             **fields: Any,
         ) -> int:
             """See `_publish_slow`."""
@@ -171,7 +173,12 @@ class Queue(QueueBase):
     # ---- publishing ------------------------------------------------------------------------
 
     def _publish_slow(
-        self, message: Any, *, timeout: float | str | None = None, **fields: Any
+        self,
+        message: Any,
+        *,
+        timeout: float | str | None = None,
+        serializer: str | Serializer | None = None,
+        **fields: Any,
     ) -> int:
         """Publish a message; return its id, a number unique in this broker.
 
@@ -182,6 +189,9 @@ class Queue(QueueBase):
         In a queue with a `dedup_window`, of all publishes with one `dedup_id` within the window one
         becomes a message; the others return that one's id. The window counts from the call.
 
+        With ``serializer``, a name such as "json" or an object (see `shmq.serializers`), ``message``
+        is any object that it takes; the header `content-type` says how to read it.
+
         Blocks only while the queue is full and its overflow policy is "block"; ``timeout`` seconds
         at most (None: for ever, 0: not at all).
 
@@ -190,6 +200,14 @@ class Queue(QueueBase):
             due; OutOfSharedMemory, also for more ids than `dedup_capacity`; TypeError and ValueError
             for bad fields.
         """
+        if serializer is not None:
+            message = self._serialized(message, serializer, fields)
+            if isinstance(message, Encoded):
+                loan = Loan(self, message.size, {"timeout": timeout, **fields})
+                with loan as buffer:
+                    message.write(buffer)
+                    del buffer
+                return loan.id
         deadline = deadline_of(timeout)
         m = message_of(message, fields)
         args = self._encoded(m)
@@ -199,6 +217,12 @@ class Queue(QueueBase):
             if rc >= 0:
                 return rc
             last = self._wait_for_room(rc, deadline, last)
+
+    def _serialized(self, obj: Any, serializer: str | Serializer, fields: dict[str, Any]) -> Any:
+        codec = find(serializer)
+        encoded = codec.encode(obj)
+        fields["headers"] = {CONTENT_TYPE: codec.content_type, **(fields.get("headers") or {})}
+        return encoded
 
     def _encoded(
         self, m: Message
@@ -313,9 +337,18 @@ class Queue(QueueBase):
         return lib.shmq_wait_space(ctx, self._qref, deadline, ADAPTIVE) == lib.SHMQ_TIMEOUT
 
     async def apublish(
-        self, message: Any, *, timeout: float | str | None = None, **fields: Any
+        self,
+        message: Any,
+        *,
+        timeout: float | str | None = None,
+        serializer: str | Serializer | None = None,
+        **fields: Any,
     ) -> int:
         """Like `publish`, without blocking the event loop. Cancelling it publishes nothing."""
+        if serializer is not None:
+            message = self._serialized(message, serializer, fields)
+            if isinstance(message, Encoded):  # a loan would have to wait for room by blocking
+                message = message.to_bytes()
         deadline = deadline_of(timeout)
         args = self._encoded(message_of(message, fields))
         last = False
@@ -564,7 +597,7 @@ def _reopen(broker: str, name: str) -> Queue:
 class Loan:
     """Memory of a message to be; see `Queue.loan`."""
 
-    __slots__ = ("_buffer", "_deadline", "_fields", "_loan", "_nbytes", "_queue", "_view")
+    __slots__ = ("_buffer", "_deadline", "_fields", "_loan", "_nbytes", "_queue", "_view", "id")
 
     def __init__(self, queue: Queue, nbytes: int, fields: dict[str, Any]) -> None:
         timeout = fields.pop("timeout", None)
@@ -627,6 +660,7 @@ class Loan:
             loan[0] = own[0]
             queue._loan_refused()
         queue._publish_loan(own, m, self._deadline)
+        self.id: int = m.id
 
 
 def _release(view: memoryview) -> bool:

@@ -29,6 +29,7 @@ FLOORS = {
     "shmq.settings": 2,
     "shmq.client": 2,
     "shmq.aio": 2,
+    "shmq.serializers": 2,
     # 3: the nouns of a queue
     "shmq.message": 3,
     "shmq.delivery": 3,
@@ -50,6 +51,7 @@ FLOORS = {
     "shmq.metrics": 6,
     "shmq.otel": 6,
     "shmq.mp": 6,
+    "shmq.workers": 6,
     "shmq.server": 6,
     "shmq.top": 6,
     # 7: the faces

@@ -270,3 +270,16 @@ def test_a_delivery_of_the_parent_is_stale_in_the_child(rig: Rig) -> None:
     assert in_child(child) == 0
     d.ack()
     assert queue.stats().acked == 1
+
+
+def test_a_nack_with_a_reason_shows_it_to_the_next_attempt(rig: Rig) -> None:
+    queue = rig.queue(retry_backoff=0.0)
+    consumer = queue.subscribe()
+    queue.publish(b"x", headers={"a": 1})
+    consumer.get(timeout=5).nack(reason="it rained")
+    again = consumer.get(timeout=5)
+    assert again.headers == {"a": 1, "x-error": "it rained"}
+    with pytest.raises(TypeError, match="expected a text"):
+        again.nack(reason=7)
+    again.nack()
+    assert consumer.get(timeout=5).headers["a"] == 1
