@@ -51,6 +51,10 @@ if TYPE_CHECKING:
     from shmq.stats import MemberStats as MemberStats
     from shmq.topic import Topic as Topic
     from shmq.topic import TopicStats as TopicStats
+    from shmq.workers.death import WorkerDied as WorkerDied
+    from shmq.workers.death import WorkersFailed as WorkersFailed
+    from shmq.workers.executor import Executor as Executor
+    from shmq.workers.pool import WorkerPool as WorkerPool
 
 # Public name -> module. Loaded on first use: the supervisor and the sidecar import parts of this
 # package and must stay small, and `import shmq` costs a program nothing until it uses it.
@@ -65,6 +69,9 @@ _HOMES = {
     "Settings": "shmq.settings",
     **dict.fromkeys(("BrokerStats", "ClientStats", "GroupStats", "MemberStats"), "shmq.stats"),
     **dict.fromkeys(("Topic", "TopicStats"), "shmq.topic"),
+    "Executor": "shmq.workers.executor",
+    "WorkerPool": "shmq.workers.pool",
+    **dict.fromkeys(("WorkerDied", "WorkersFailed"), "shmq.workers.death"),
     **dict.fromkeys(
         (
             "BrokerExists",

@@ -1,0 +1,209 @@
+"""Crew: the owner's side of its worker processes: it starts, watches, replaces and ends them.
+
+Deaths are seen through pidfds, whatever the start method, also when a grandchild keeps the pipes of
+multiprocessing open. Nothing here waits unless it is asked to, and nothing starts a thread.
+
+Restart storms are bounded: a worker that has done anything is replaced at once; when several in a row
+die before they have, the pauses before the next ones grow from a tenth of a second to five seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from shmq.workers.death import Death
+from shmq.workers.post import DONE, DRAINED, FINISHED, HOLDS, SIGNALS, STARTING, STATE, WORDS, main
+
+__all__ = ["Crew", "cpus"]
+
+PAUSE_S = 0.1
+PAUSE_MAX_S = 5.0
+REAP_S = 5.0  # a dead process's exit code comes from its parent, which may be the fork server
+
+
+def cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass
+class _Worker:
+    place: int
+    process: Any
+    fd: int
+
+
+class Crew:
+    """Up to ``size`` processes that run ``work(post, *args)``."""
+
+    def __init__(
+        self,
+        context: BaseContext,
+        size: int,
+        work: Callable[..., object],
+        args: tuple[Any, ...],
+        *,
+        name: str,
+        abandon: bool,
+    ) -> None:
+        """Prepare; `start` starts. ``abandon``: whether workers leave their work when the owner dies."""
+        self._context: Any = context
+        self.size = size
+        self._work, self._args = work, args
+        self._name, self._abandon = name, abandon
+        self._slots = self._context.RawArray("Q", size * WORDS)
+        self._words = memoryview(self._slots).cast("B").cast("Q")
+        self._workers: dict[int, _Worker] = {}  # by place
+        # Lives as long as this object: `wake` may come at any time, from any thread.
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        weakref.finalize(self, os.close, self._bell)
+        self._poll = select.poll()
+        self._poll.register(self._bell, select.POLLIN)
+        self._limit = max(4, 2 * size)
+        self._in_vain = 0
+        self.stillborn = 0.0
+        """workers in a row that died before they were ready; one killed by SIGKILL is a tenth"""
+        self._not_before = 0.0
+        self.drained = False
+        """a worker has seen the queue shut down and empty"""
+
+    # ---- looking ---------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    @property
+    def forks(self) -> bool:
+        """Whether workers are copies of this process."""
+        return bool(self._context.get_start_method() == "fork")
+
+    def pids(self) -> list[int]:
+        """Return the pids of the workers that are there."""
+        return [worker.process.pid for worker in list(self._workers.values())]
+
+    def held(self) -> dict[int, int | None]:
+        """Return {pid: id of the message in hand, or None}."""
+        words = self._words
+        return {
+            worker.process.pid: words[worker.place * WORDS + HOLDS] or None
+            for worker in list(self._workers.values())
+        }
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so many workers in a row died at their start that more will as well."""
+        return self.stillborn >= self._limit
+
+    def pause(self) -> float:
+        """Return the seconds until the next worker may be started; 0: now."""
+        return max(0.0, self._not_before - time.monotonic())
+
+    # ---- starting --------------------------------------------------------------------------
+
+    def fill(self, size: int | None = None) -> None:
+        """Start what is missing to ``size`` workers (default: all), unless it has to wait."""
+        size = self.size if size is None else min(size, self.size)
+        for place in range(self.size):
+            if len(self._workers) >= size or self._not_before > time.monotonic():
+                return
+            if place not in self._workers:
+                self._start(place)
+
+    def _start(self, place: int) -> None:
+        self._words[place * WORDS : (place + 1) * WORDS] = memoryview(bytes(8 * WORDS)).cast("Q")
+        process = self._context.Process(
+            target=main,
+            args=(self._work, self._args, self._slots, place, os.getpid(), self._abandon),
+            name=f"{self._name}-{place}",
+            daemon=False,  # a worker may have children of its own
+        )
+        # Until the child has handlers of its own, signals wait for it. (The fork server's children get
+        # the mask of the fork server, which must not be started with this one.)
+        mask = self._context.get_start_method() != "forkserver"
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS if mask else ())
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            fd = os.pidfd_open(process.pid)
+        except ProcessLookupError:  # dead and reaped by the fork server already
+            fd = os.dup(process.sentinel)
+        self._poll.register(fd, select.POLLIN)
+        self._workers[place] = _Worker(place, process, fd)
+
+    # ---- watching --------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until a worker has ended, somebody calls `wake`, or ``timeout`` seconds are over."""
+        self._poll.poll(None if timeout is None else max(0, round(timeout * 1000 + 0.5)))
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+
+    def wake(self) -> None:
+        """End a `wait`, the running one or the next. Safe in signal handlers and threads."""
+        os.eventfd_write(self._bell, 1)
+
+    def reap(self) -> list[Death]:
+        """Take away the workers that have ended; return those that nobody asked to."""
+        if not self._workers:
+            return []
+        ended = {fd for fd, _ in self._poll.poll(0)}
+        deaths = []
+        for place, worker in list(self._workers.items()):
+            if worker.fd in ended:
+                death = self._bury(place, worker)
+                if death is not None:
+                    deaths.append(death)
+        return deaths
+
+    def _bury(self, place: int, worker: _Worker) -> Death | None:
+        process, words = worker.process, self._words[place * WORDS : (place + 1) * WORDS]
+        process.join(REAP_S)
+        del self._workers[place]
+        self._poll.unregister(worker.fd)
+        os.close(worker.fd)
+        code = process.exitcode
+        pid = process.pid
+        with contextlib.suppress(ValueError):
+            process.close()
+        if words[DONE] or words[STATE] in (FINISHED, DRAINED):
+            self._in_vain = 0
+        else:
+            self._in_vain += 1
+            if self._in_vain >= self._limit:
+                pause = PAUSE_S * 2 ** min(self._in_vain - self._limit, 10)
+                self._not_before = time.monotonic() + min(pause, PAUSE_MAX_S)
+        if words[STATE] == STARTING:
+            # SIGKILL comes from outside, and may end; what a worker does to itself will be done again.
+            self.stillborn += 0.1 if code == -signal.SIGKILL else 1
+        else:
+            self.stillborn = 0
+        self.drained = self.drained or words[STATE] == DRAINED
+        if words[STATE] in (FINISHED, DRAINED) and code == 0:
+            return None
+        return Death(pid, -signal.SIGKILL if code is None else code, words[HOLDS] or None)
+
+    # ---- ending ----------------------------------------------------------------------------
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all workers."""
+        for worker in list(self._workers.values()):
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(worker.fd, number)
+
+    def close(self) -> None:
+        """Kill whoever is still there."""
+        self.signal(signal.SIGKILL)
+        while self._workers:
+            self.wait(None)
+            self.reap()

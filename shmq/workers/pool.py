@@ -1,0 +1,310 @@
+"""WorkerPool: processes that take messages from a queue and call a function for each."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.context import BaseContext
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from shmq.delivery import Delivery
+from shmq.errors import StaleDelivery, explain
+from shmq.options import parse_count
+from shmq.queue import Queue
+from shmq.workers.crew import Crew, cpus
+from shmq.workers.death import Death
+from shmq.workers.post import Post
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["WorkerPool"]
+
+log = logging.getLogger("shmq.workers")
+
+NOW_S = 1.0  # between asking workers to drop what they do and killing them
+KEPT_DEATHS = 1000
+
+_IDLE, _RUNNING, _STOPPING, _ENDING, _KILLING, _OVER = range(6)
+
+
+class WorkerPool:
+    """Call ``handler(delivery)`` for each message of ``queue``, in ``workers`` processes.
+
+    When the handler returns, the delivery is acked, unless the handler has settled it; when it raises
+    an Exception, it is nacked with the traceback in the header `x-error`. A worker that dies is
+    replaced, and what it had in hand goes to another one: by the queue's `max_retries`, a message that
+    kills its workers ends in the dead-letter queue.
+
+    Use it by `run()`, which returns when the pool is stopped by Ctrl-C or SIGTERM or the queue has been
+    shut down and drained; or as a context manager (`start` and `stop`), beside other work.
+
+    Args:
+        queue: A Queue; the pool uses this handle, its workers attach by themselves.
+        handler: Called in the workers. Picklable under spawn and forkserver.
+        workers: How many processes; default: one per CPU that this process may use.
+        mp_context: A context of multiprocessing, or the name of a start method.
+        prefetch: How many messages a worker reads ahead; those that it has not begun are given up to
+            idle workers, and go back when it dies.
+        initializer, initargs: Called in each worker before its first message.
+        on_death: Called with each `Death` in the process (and the thread) that watches the workers.
+
+    Raises:
+        InvalidOption: an impossible number of workers.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        handler: Callable[[Delivery], object],
+        workers: int | None = None,
+        *,
+        mp_context: BaseContext | str | None = None,
+        prefetch: int = 1,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        on_death: Callable[[Death], object] | None = None,
+    ) -> None:
+        for what, function in (("handler", handler), ("initializer", initializer or print)):
+            if not callable(function):
+                raise TypeError(explain(what, f"{function!r}", "a function", "give one"))
+        self._size = cpus() if workers is None else parse_count(workers, "workers", 1, 1000)
+        parse_count(prefetch, "prefetch", 1, 65_536)
+        self.queue = queue
+        self.deaths: list[Death] = []
+        """the last thousand workers that nobody had asked to end"""
+        if mp_context is None or isinstance(mp_context, str):
+            mp_context = multiprocessing.get_context(mp_context)
+        self._context = mp_context
+        self._args = (queue, handler, prefetch, initializer, initargs)
+        self._on_death = on_death
+        self._crew: Crew | None = None
+        self._state = _IDLE
+        self._deadline: float | None = None
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._killed = False
+
+    # ---- life ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the workers and a thread that watches them.
+
+        Raises: RuntimeError when the pool was started before.
+        """
+        crew = self._begin()
+        if crew.forks:
+            crew.fill()  # before there is a second thread
+        self._thread = threading.Thread(target=self._watch, name="shmq-pool", daemon=True)
+        _pools.add(self)
+        self._thread.start()
+
+    def run(self) -> bool:
+        """Start the workers and watch them in this thread, until they have ended.
+
+        That is when the queue is shut down and drained, or after `stop`, or by signals: in the main
+        thread, the first Ctrl-C or SIGTERM makes the workers finish what they have in hand, a second
+        one gives it back to the queue at once. Returns whether everything in hand was finished.
+
+        Raises: RuntimeError when the pool was started before.
+        """
+        self._begin()
+        with self._signals():
+            self._watch()
+        return not self._killed
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Take no more messages, wait until those in hand are done, and end the workers.
+
+        Workers that need more than ``timeout`` seconds are killed; what they hold goes back to the
+        queue. Ctrl-C while this waits does so at once. Returns whether everything in hand was finished.
+        Idempotent; another call can only make it earlier.
+        """
+        if self._state == _IDLE:
+            self._state = _OVER
+            self._over.set()
+            return True
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if deadline is not None:
+            self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
+        self._ask(_STOPPING)
+        try:
+            self._over.wait()
+        except BaseException:
+            self._ask(_ENDING)
+            self._over.wait()
+            raise
+        return not self._killed
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the workers have ended, ``timeout`` seconds at most; return whether they have.
+
+        They end when the queue has been shut down and is drained, or by `stop`.
+        """
+        return self._over.wait(timeout)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def pids(self) -> list[int]:
+        """Pids of the workers that are there now."""
+        return [] if self._crew is None else self._crew.pids()
+
+    @property
+    def in_hand(self) -> dict[int, int | None]:
+        """{pid: id of the message that this worker has in hand, or None}."""
+        return {} if self._crew is None else self._crew.held()
+
+    def __repr__(self) -> str:
+        state = ("not started", "running", "stopping", "ending", "ending", "over")[self._state]
+        return f"<shmq.WorkerPool of {self.queue.name!r}, {self._size} workers, {state}>"
+
+    # ---- watching --------------------------------------------------------------------------
+
+    def _begin(self) -> Crew:
+        if self._state != _IDLE:
+            raise RuntimeError(
+                explain(
+                    f"pool of queue {self.queue.name!r}",
+                    "one that was started before",
+                    "a new one",
+                    "make another WorkerPool",
+                )
+            )
+        self._state = _RUNNING
+        self._crew = Crew(
+            self._context, self._size, _serve, self._args, name="shmq-worker", abandon=False
+        )
+        return self._crew
+
+    def _ask(self, state: int) -> None:
+        self._state = max(self._state, state)
+        if self._crew is not None:
+            self._crew.wake()
+
+    def _watch(self) -> None:
+        crew = self._crew
+        assert crew is not None
+        asked = _RUNNING
+        try:
+            while True:
+                if self._state == _RUNNING and not crew.drained:
+                    crew.fill()
+                if not len(crew) and (self._state > _RUNNING or crew.drained):
+                    return
+                crew.wait(self._patience(crew))
+                for death in crew.reap():
+                    self._report(death)
+                if self._deadline is not None and time.monotonic() >= self._deadline:
+                    # Asked to stop, out of time: first by asking once more, then not asking at all.
+                    self._ask(_ENDING if self._state < _ENDING else _KILLING)
+                while asked < self._state:
+                    asked += 1
+                    if asked == _ENDING:
+                        self._deadline = time.monotonic() + NOW_S
+                    self._killed = self._killed or (asked >= _ENDING and len(crew) > 0)
+                    crew.signal(signal.SIGKILL if asked == _KILLING else signal.SIGTERM)
+        finally:
+            crew.close()
+            self._state = _OVER
+            self._over.set()
+            _pools.discard(self)
+
+    def _patience(self, crew: Crew) -> float | None:
+        if self._state == _RUNNING and not crew.drained:
+            return crew.pause() if len(crew) < self._size else None
+        if self._deadline is None or self._state >= _KILLING:
+            return None
+        return self._deadline - time.monotonic()
+
+    def _report(self, death: Death) -> None:
+        if self._state >= _ENDING or (self._state == _STOPPING and death.message_id is None):
+            return  # asked to, if not kindly, or before it had a hand free for the signal
+        log.warning("%s", death)
+        self.deaths.append(death)
+        del self.deaths[:-KEPT_DEATHS]
+        if self._on_death is not None:
+            try:
+                self._on_death(death)
+            except Exception:  # noqa: BLE001 - the workers must be watched all the same
+                log.exception("on_death")
+
+    @contextlib.contextmanager
+    def _signals(self) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            self._ask(_STOPPING if self._state < _STOPPING else _ENDING)
+
+        before = {
+            number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _serve(
+    post: Post,
+    queue: Queue,
+    handler: Callable[[Delivery], object],
+    prefetch: int,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+) -> None:
+    """Work in a worker process."""
+    if initializer is not None:
+        initializer(*initargs)
+    with queue.subscribe(f"pool-{post.place}", prefetch=prefetch) as consumer:
+        post.ready(consumer)
+        while (delivery := post.take()) is not None:
+            error: str | None = None
+            try:
+                handler(delivery)
+            except Exception:  # noqa: BLE001 - any failure of the handler is the message's
+                error = traceback.format_exc()
+            try:
+                if not delivery._settled:
+                    if error is None:
+                        delivery.ack()
+                    else:
+                        delivery.nack(reason=error)
+            except StaleDelivery as stale:  # it took longer than ack_timeout: another has it now
+                log.warning("%s", stale)
+            post.done()
+            del delivery
+
+
+_pools: set[WorkerPool] = set()
+
+
+def _stop_all() -> None:
+    for pool in list(_pools):
+        pool.stop()
+
+
+# Before multiprocessing waits for its children, which would wait for messages.
+getattr(threading, "_register_atexit", lambda _: None)(_stop_all)
+os.register_at_fork(after_in_child=_pools.clear)  # they are the parent's

@@ -1,0 +1,189 @@
+"""Post: what a worker process knows of its place.
+
+Who wants it to stop:
+
+    SIGTERM       the first: take nothing more, finish what is in hand, exit. The second: SystemExit.
+    SIGINT        nothing: Ctrl-C goes to the whole process group, and the owner decides what it means.
+    owner's death a pool's worker finishes what is in hand, an executor's leaves it: nobody waits for it.
+                  Signals tell at once: that of a parent's death (PR_SET_PDEATHSIG), and SIGIO when the
+                  pipe that multiprocessing keeps for this purpose is closed. The first does not know
+                  the fork server's parent, the second not that forked siblings keep the pipe open.
+                  A look once a second tells an idle worker in any case.
+
+A signal handler that raises could do so between the moment when a message was taken and the moment
+when somebody knows of it. So `Stop` is raised only while a get waits and its consumer holds nothing:
+what a consumer holds is counted in C before any Python code runs.
+
+What it has in hand, how much it has done and how far it got is written to its *slot*, memory shared
+with the owner, which can read it when the process is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import multiprocessing
+import os
+import select
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from shmq.consumer import Consumer
+from shmq.delivery import Delivery
+from shmq.errors import QueueClosed, QueueEmpty
+
+__all__ = ["Orphaned", "Post", "main"]
+
+CHECK_S = 1.0  # how often an idle worker looks whether its owner lives, should no signal have come
+EXIT_S = 0.5  # from the closing of a dying process's pipes to its end
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+PARENT_DIED = signal.SIGRTMIN
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+# Words of a slot, 64 bits each.
+HOLDS, DONE, STATE, WORDS = 0, 1, 2, 3
+STARTING, READY, FINISHED, DRAINED = 0, 1, 2, 3  # FINISHED: by request or by its limit
+
+
+class _Stop(BaseException):
+    """Raised by the signal handler in a get that has nothing in hand."""
+
+
+class Orphaned(BaseException):
+    """The owner is dead and nobody waits for the result: raised in the middle of a call."""
+
+
+class Post:
+    """One worker's place; `take` is its loop's heart."""
+
+    def __init__(self, slots: Any, place: int, owner: int, abandon: bool) -> None:
+        self._slot = memoryview(slots).cast("B").cast("Q")[place * WORDS : (place + 1) * WORDS]
+        self.place = place
+        self.stopping = False
+        self._owner = owner
+        self._owner_fd = -1
+        self._abandon = abandon
+        self._waiting = False
+        self._terms = 0
+        self._consumer: Consumer | None = None
+        self._get: Callable[[float], Delivery]
+
+    def enter(self) -> None:
+        """Take over the signals, and watch the owner."""
+        signal.signal(
+            signal.SIGINT, lambda *_: None
+        )  # a function: programs it starts get the default
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGIO, self._on_pipe_closed)
+        signal.signal(PARENT_DIED, self._on_parent_died)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        try:
+            self._owner_fd = os.pidfd_open(self._owner)
+        except ProcessLookupError:
+            self.stopping = True
+            return
+        if os.getppid() == self._owner:
+            ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, PARENT_DIED)
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            with contextlib.suppress(OSError):
+                pipe = parent.sentinel
+                fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+                fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+        if self._owner_is_dead(0):
+            self.stopping = True
+
+    def ready(self, consumer: Consumer) -> None:
+        """Say that work begins, with messages from ``consumer``."""
+        self._consumer, self._get = consumer, consumer.get
+        self._slot[STATE] = READY
+
+    def take(self) -> Delivery | None:
+        """Return the next delivery; None when it is time to go."""
+        try:
+            return self._take()
+        except _Stop:
+            return None
+
+    def _take(self) -> Delivery | None:
+        while not self.stopping:
+            try:
+                self._waiting = True
+                delivery = self._get(CHECK_S)
+            except QueueEmpty:
+                self._waiting = False
+                if self._owner_is_dead(0):
+                    self.stopping = True
+            except QueueClosed:
+                self._waiting = False
+                self._slot[STATE] = DRAINED
+                return None
+            else:
+                self._waiting = False
+                self._slot[HOLDS] = delivery.id
+                return delivery
+        return None
+
+    def done(self) -> int:
+        """Say that what was in hand is settled; return how many that makes."""
+        slot = self._slot
+        slot[HOLDS] = 0
+        slot[DONE] = n = slot[DONE] + 1
+        return n
+
+    def leave(self) -> None:
+        """Say that this worker ends as it should."""
+        if self._slot[STATE] != DRAINED:
+            self._slot[STATE] = FINISHED
+
+    # ---- signals ---------------------------------------------------------------------------
+
+    def _on_term(self, *_: object) -> None:
+        self._terms += 1
+        if self._terms > 1:
+            raise SystemExit(128 + signal.SIGTERM)
+        self._stop()
+
+    def _on_pipe_closed(self, *_: object) -> None:
+        if self._owner_is_dead(EXIT_S):
+            self._orphaned()
+
+    def _on_parent_died(self, *_: object) -> None:
+        if os.getppid() != self._owner:  # else it was only the thread that had started us
+            self._orphaned()
+
+    def _orphaned(self) -> None:
+        if self._abandon and not self.stopping:
+            self.stopping = True
+            raise Orphaned
+        self._stop()
+
+    def _stop(self) -> None:
+        self.stopping = True
+        if self._waiting and self._consumer is not None and self._consumer.unsettled == 0:
+            raise _Stop
+
+    def _owner_is_dead(self, patience: float) -> bool:
+        poll = select.poll()
+        poll.register(self._owner_fd, select.POLLIN)
+        return bool(poll.poll(round(patience * 1000)))
+
+
+def main(
+    work: Callable[..., object],
+    args: tuple[Any, ...],
+    slots: Any,
+    place: int,
+    owner: int,
+    abandon: bool,
+) -> None:
+    """Run a worker process: ``work(post, *args)``."""
+    post = Post(slots, place, owner, abandon)
+    post.enter()
+    try:
+        work(post, *args)
+    except Orphaned:
+        return
+    post.leave()

@@ -1,0 +1,134 @@
+"""What the tests have called in workers, and what they wait with; importable by spawned ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy
+
+T = TypeVar("T")
+WATCHDOG_S = 60.0
+
+
+def wait_until(condition: Callable[[], T], what: str = "", timeout: float = WATCHDOG_S) -> T:
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"waited {timeout:g} s in vain: {what or condition}"
+        time.sleep(0.002)
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def add(*args: Any, **kwargs: Any) -> Any:
+    return sum(args) + sum(kwargs.values())
+
+
+def pid_of(_: object = None) -> int:
+    return os.getpid()
+
+
+def fail(text: str) -> None:
+    raise KeyError(text)
+
+
+def until_exists(path: str, value: Any = None) -> Any:
+    """Return when there is a file of that name."""
+    wait_until(lambda: os.path.exists(path), path)
+    return value
+
+
+def begin_and_wait(folder: str, name: str) -> str:
+    """Say that this call has begun; return when the test says go."""
+    Path(folder, f"begun-{name}").touch()
+    return until_exists(str(Path(folder, "go")), name)
+
+
+def kill_me_once(path: str, value: Any) -> Any:
+    """Kill this worker the first time."""
+    if not os.path.exists(path):
+        Path(path).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def kill_me(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave(code: int) -> None:
+    os._exit(code)
+
+
+def doubled(array: Any) -> Any:
+    assert array.flags.owndata or array.flags.writeable
+    array *= 2
+    return array
+
+
+def ones(n: int) -> Any:
+    return numpy.ones(n, "u1")
+
+
+def lambda_of(_: object) -> Any:
+    return lambda: 0
+
+
+def size_of(data: Any) -> int:
+    return len(data)
+
+
+class Picky(Exception):
+    """Cannot be unpickled: __init__ wants what pickle does not give."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__(f"{a} and {b}")
+
+
+def be_picky() -> None:
+    raise Picky(1, 2)
+
+
+class Counter:
+    """An object with state, to be sent with its method."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def count(self, _: object = None) -> int:
+        self.n += 1
+        return self.n
+
+
+settings: dict[str, Any] = {}
+
+
+def set_up(key: str, value: Any) -> None:
+    settings[key] = value
+
+
+def look_up(key: str) -> Any:
+    return settings[key]
+
+
+def refuse() -> None:
+    raise RuntimeError("no such database")
+
+
+def note_and_sleep(folder: str, i: int, seconds: float) -> int:
+    """Work for a while; say that it was done."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    with open(Path(folder, f"{i}"), "a") as file:
+        file.write("x")
+    return i

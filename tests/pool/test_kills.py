@@ -1,0 +1,257 @@
+"""Workers and owners that are killed: no call is lost, none hangs, nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent import futures
+from pathlib import Path
+
+import jobs
+import pytest
+
+import shmq
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+# ---- retries --------------------------------------------------------------------------------------
+
+
+def test_a_call_whose_worker_was_killed_is_made_again(method: str, tmp_path: Path) -> None:
+    with shmq.Executor(2, method) as executor:
+        future = executor.submit(jobs.kill_me_once, str(tmp_path / "once"), 17)
+        others = [executor.submit(jobs.square, i) for i in range(100)]
+        assert future.result(60) == 17
+        assert [other.result(60) for other in others] == [i * i for i in range(100)]
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_call_that_kills_its_workers_says_pid_signal_and_call(method: str, retries: int) -> None:
+    with shmq.Executor(2, method, retries=retries) as executor:
+        pids = {executor.submit(jobs.pid_of).result(60)}
+        error = executor.submit(jobs.kill_me, 7, "seven").exception(60)
+        assert isinstance(error, shmq.WorkerDied)
+        assert isinstance(error, futures.BrokenExecutor)
+        assert error.exitcode == -signal.SIGKILL
+        assert error.pid is not None
+        assert error.pid not in (os.getpid(), 0)
+        assert error.task == "jobs.kill_me(7, 'seven')"
+        text = str(error)
+        for part in (f"worker {error.pid} killed by SIGKILL", f"attempt {retries + 1}", error.task):
+            assert part in text
+        again = pickle.loads(pickle.dumps(error))
+        assert (str(again), again.pid, again.exitcode) == (text, error.pid, error.exitcode)
+        # The executor goes on.
+        assert executor.submit(jobs.square, 3).result(60) == 9
+        assert pids
+
+
+def test_a_call_that_leaves_says_its_exit_code() -> None:
+    with shmq.Executor(1, retries=1) as executor:
+        error = executor.submit(jobs.leave, 3).exception(60)
+        assert isinstance(error, shmq.WorkerDied)
+        assert error.exitcode == 3
+        assert "exited with code 3" in str(error)
+
+
+def test_map_gives_a_killer_in_its_turn(tmp_path: Path) -> None:
+    with shmq.Executor(2, retries=0) as executor:
+        results = executor.map(jobs.kill_me_once, [__file__, str(tmp_path / "x"), __file__], "abc")
+        assert next(results) == "a"
+        with pytest.raises(shmq.WorkerDied):
+            next(results)
+
+
+def test_large_arguments_survive_the_death_of_their_worker(tmp_path: Path) -> None:
+    import numpy
+
+    data = numpy.arange(2_000_000)
+    with shmq.Executor(1) as executor:
+        found = executor.submit(jobs.kill_me_once, str(tmp_path / "once"), data).result(60)
+        assert (found == data).all()
+
+
+# ---- at random ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "kills", "pause"), [("fork", 300, 0.03), ("spawn", 20, 0.3), ("forkserver", 30, 0.2)]
+)
+def test_no_call_is_lost_whoever_is_killed_when(
+    start: str, kills: int, pause: float, tmp_path: Path
+) -> None:
+    """Workers are killed at random instants; each future resolves exactly once, with its result."""
+    seed = random.randrange(1 << 30)
+    dice = random.Random(seed)
+    done: list[int] = []
+    killed = 0
+    with shmq.Executor(3, start, retries=4000) as executor:
+        executor.submit(jobs.square, 0).result(60)
+        over = threading.Event()
+        n = 0
+
+        def feed() -> None:
+            nonlocal n
+            pending: set[futures.Future[int]] = set()
+            while not over.is_set():
+                while len(pending) < 30:
+                    future = executor.submit(jobs.note_and_sleep, str(tmp_path), n, 0.0005)
+                    future.add_done_callback(lambda future: done.append(future.result()))
+                    pending.add(future)
+                    n += 1
+                _, pending = futures.wait(pending, 60, futures.FIRST_COMPLETED)
+            futures.wait(pending, 60)
+
+        mapped: list[int] = []
+
+        def run_map() -> None:
+            i = 0
+            while not over.is_set():
+                mapped.append(sum(executor.map(jobs.square, range(i, i + 50))))
+                i += 1
+
+        threads = [threading.Thread(target=feed), threading.Thread(target=run_map)]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 90
+        while killed < kills and time.monotonic() < deadline:
+            pids = executor.pids
+            if pids:
+                try:
+                    os.kill(dice.choice(pids), signal.SIGKILL)
+                    killed += 1
+                except ProcessLookupError:
+                    pass
+            time.sleep(dice.random() * pause)
+        over.set()
+        for thread in threads:
+            thread.join(90)
+        assert not any(thread.is_alive() for thread in threads), f"seed {seed}: hangs"
+    assert killed == kills, f"seed {seed}"
+    assert sorted(done) == list(range(n)), f"seed {seed}"
+    assert mapped == [sum(k * k for k in range(i, i + 50)) for i in range(len(mapped))]
+    assert {int(path.name) for path in tmp_path.iterdir()} == set(range(n))
+
+
+# ---- the owner ------------------------------------------------------------------------------------
+
+OWNER = """
+import os, sys, time
+import jobs
+import shmq
+from shmq.workers import engine
+
+if __name__ == "__main__":
+    method, folder, busy = sys.argv[1:4]
+    made = engine.open_broker
+    def named():
+        broker, close = made()
+        print(broker.name, flush=True)
+        return broker, close
+    engine.open_broker = named
+    executor = shmq.Executor(2, method)
+    print(*{executor.submit(jobs.pid_of).result() for _ in range(50)}, flush=True)
+    if busy == "busy":
+        for i in range(2):
+            executor.submit(jobs.begin_and_wait, folder, str(i))
+        jobs.wait_until(lambda: len(os.listdir(folder)) == 2)
+    print("ready", *executor.pids, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def program(tmp_path: Path, source: str, *arguments: str) -> subprocess.Popen[str]:
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(source))
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    return subprocess.Popen(
+        [sys.executable, str(script), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+    )
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state in "ZX"
+
+
+@pytest.mark.parametrize("busy", ["busy", "idle"])
+def test_workers_end_when_their_owner_is_killed(method: str, busy: str, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with program(tmp_path, OWNER, method, str(folder), busy) as owner:
+        assert owner.stdout is not None
+        name = owner.stdout.readline().strip()
+        owner.stdout.readline()
+        word, *pids = owner.stdout.readline().split()
+        assert word == "ready", owner.communicate()
+        segment = Path(f"/dev/shm/shmq.{os.getuid()}.{name}")
+        assert segment.exists()
+        owner.kill()
+        jobs.wait_until(lambda: all(gone(int(pid)) for pid in pids), "the end of the workers")
+        jobs.wait_until(lambda: not segment.exists(), "the end of the broker")
+
+
+def test_a_program_that_forgets_the_shutdown_ends_when_its_calls_are_done(tmp_path: Path) -> None:
+    source = """
+    import jobs, shmq
+    if __name__ == "__main__":
+        executor = shmq.Executor(2)
+        futures = [executor.submit(jobs.square, i) for i in range(100)]
+        futures[-1].add_done_callback(lambda future: print("done", future.result()))
+    """
+    with program(tmp_path, source) as owner:
+        out, err = owner.communicate(timeout=jobs.WATCHDOG_S)
+    assert (out, err, owner.returncode) == ("done 9801\n", "", 0)
+
+
+def test_ctrl_c_lets_running_calls_finish_and_a_second_one_does_not(tmp_path: Path) -> None:
+    source = """
+    import sys, jobs, shmq
+    if __name__ == "__main__":
+        folder = sys.argv[1]
+        try:
+            with shmq.Executor(2) as executor:
+                found = [executor.submit(jobs.begin_and_wait, folder, str(i)) for i in range(50)]
+                found[0].add_done_callback(lambda f: print("first:", f.exception() or f.result()))
+                found[-1].add_done_callback(lambda f: print("cancelled", f.cancelled(), flush=True))
+                print("pids", *executor.pids, flush=True)
+                for future in found:
+                    future.result()
+        except KeyboardInterrupt:
+            print("interrupted", sum(future.cancelled() for future in found) > 30, flush=True)
+    """
+    for twice in (False, True):
+        folder = tmp_path / f"{twice}"
+        folder.mkdir()
+        with program(tmp_path, source, str(folder)) as owner:
+            assert owner.stdout is not None
+            pids = [int(pid) for pid in owner.stdout.readline().split()[1:]]
+            jobs.wait_until(lambda f=folder: len(list(f.glob("begun-*"))) == 2)  # type: ignore[misc]
+            os.killpg(owner.pid, signal.SIGINT)
+            assert owner.stdout.readline() == "cancelled True\n"
+            if twice:
+                os.killpg(owner.pid, signal.SIGINT)
+            else:
+                (folder / "go").touch()
+            out, err = owner.communicate(timeout=jobs.WATCHDOG_S)
+            assert (owner.returncode, err) == (0, "")
+            assert ("first: 0" in out) is not twice
+            assert "interrupted True" in out
+            assert all(gone(pid) for pid in pids)
