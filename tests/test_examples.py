@@ -89,7 +89,7 @@ def test_every_example_has_a_test_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "quickstart.py", "flights_etl.py", "basic.py", "delayed_messages.py", "dead_letters.py",
         "priority_queue.py", "exactly_once.py", "pubsub.py", "consumer_groups.py", "numpy_frames.py",
-        "asyncio_consumer.py",
+        "asyncio_consumer.py", "worker_pool.py", "executor.py",
     }  # fmt: skip
 
 
@@ -178,6 +178,25 @@ def test_asyncio_consumer_adds_up() -> None:
     assert (code, err) == (0, "")
     assert out.startswith("60 numbers, sum of squares 70,210, ")
     assert last_line(out) == "right"
+
+
+def test_a_pool_weighs_all_parcels_that_can_be_weighed() -> None:
+    code, out, err = run(EXAMPLES / "worker_pool.py")
+    assert out.splitlines() == [
+        "997 parcels weighed",
+        "parcel 100, 2 attempts: ValueError: parcel 100 is empty",
+        "parcel 200, 2 attempts: ValueError: parcel 200 is empty",
+        "parcel 666, 2 attempts: not settled in 2 attempts",
+    ]
+    assert code == 0
+    deaths = r"(worker \d+ was killed by SIGKILL with message \d+ in hand\n){2}"
+    assert re.fullmatch(deaths, err), err
+
+
+def test_primes_are_counted_whoever_is_killed() -> None:
+    code, out, err = run(EXAMPLES / "executor.py")
+    assert (code, err) == (0, "")
+    assert out == "216,816 primes below 3,000,000; 10 times SIGKILL on the way\n"
 
 
 def readme_blocks() -> list[str]:

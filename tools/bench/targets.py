@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from tools.bench.peers import shmq_features as features
+from tools.bench.workloads.calls import SHMQ, STDLIB
 
 NONE, MANUAL = 'shmq, ack="none"', "shmq, manual ack"
 LOAN = "shmq, loan + view"
@@ -78,9 +79,15 @@ class Figures:
 
 
 def _ratio(
-    f: Figures, text: str, workload: str, label: str, least: float, goal: float | None = None
+    f: Figures,
+    text: str,
+    workload: str,
+    label: str,
+    least: float,
+    goal: float | None = None,
+    to: str = REFERENCE,
 ) -> Verdict:
-    ratio = f.ratio(workload, label, "rate")
+    ratio = f.ratio(workload, label, "rate", to)
     if ratio is None:
         return Verdict(text, "not measured", None)
     return Verdict(text, f"{ratio:.1f} ×", ratio >= least, None if goal is None else ratio >= goal)
@@ -330,6 +337,14 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
         _ratio(f, "four to four: must ≥ 10 ×", "four-to-four", NONE, 10),
         _fan_out(f, NONE, 'ack="none"'),
         _fan_out(f, MANUAL, "manual ack"),
+        _ratio(
+            f,
+            "`Executor.map` of a no-op: must ≥ 4 × ProcessPoolExecutor",
+            "calls",
+            f"{SHMQ}, map",
+            4,
+            to=f"{STDLIB}, map",
+        ),
         _at_most(
             f,
             "shared memory per queued 64 B message: must ≤ 256 B",

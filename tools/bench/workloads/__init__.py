@@ -46,9 +46,18 @@ class Workload:
 
 def all_workloads() -> dict[str, Workload]:
     """Return every workload by key, in the order of the report."""
-    from tools.bench.workloads import costs, fan_out, features, latency, many, objects, throughput
+    from tools.bench.workloads import (
+        calls,
+        costs,
+        fan_out,
+        features,
+        latency,
+        many,
+        objects,
+        throughput,
+    )
 
-    modules = (throughput, features, latency, many, fan_out, objects, costs)
+    modules = (throughput, features, latency, many, fan_out, objects, calls, costs)
     found = [workload for module in modules for workload in module.WORKLOADS]
     order = [
         "one-by-one",
@@ -66,6 +75,7 @@ def all_workloads() -> dict[str, Workload]:
         "array-1m",
         "four-to-four",
         "fan-out",
+        "calls",
         "depth",
         "memory",
         "idle",
