@@ -135,14 +135,9 @@ class Mapping:
                     self._wait(number)
                 order.popleft()
                 self._bytes -= sizes.popleft()
-                if isinstance(found, BaseException):
-                    raise found
-                value, error = wire.result_in(found)
+                outcome = [found]
                 del found
-                if error is not None:
-                    raise error
-                yield value
-                del value
+                yield _value(outcome)  # in no variable here: it is the caller's alone
         finally:
             if order:
                 self._engine.forget(list(order))
@@ -163,3 +158,13 @@ class Mapping:
             raise FutureTimeoutError(
                 explain("map", "no next result in time", "one", "give it a longer timeout=")
             )
+
+
+def _value(outcome: list[bytes | memoryview | BaseException]) -> Any:
+    found = outcome.pop()
+    if isinstance(found, BaseException):
+        raise found
+    value, error = wire.result_in(found)
+    if error is not None:
+        raise error
+    return value

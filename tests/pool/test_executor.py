@@ -7,6 +7,7 @@ import itertools
 import os
 import pickle
 import threading
+import weakref
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,15 @@ def test_map_without_a_bound_of_ones_own_is_done_after_the_shutdown_too() -> Non
     with shmq.Executor(2) as executor:
         results = executor.map(jobs.square, range(5000))
     assert list(results) == [i * i for i in range(5000)]
+
+
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_map_keeps_no_result_that_was_taken(chunksize: int) -> None:
+    with shmq.Executor(2) as executor:
+        for counter in executor.map(jobs.new_counter, range(6), chunksize=chunksize):
+            gone = weakref.ref(counter)
+            del counter
+            assert gone() is None
 
 
 def test_map_gives_an_exception_in_its_turn_and_drops_the_rest() -> None:
