@@ -203,11 +203,7 @@ class Queue(QueueBase):
         if serializer is not None:
             message = self._serialized(message, serializer, fields)
             if isinstance(message, Encoded):
-                loan = Loan(self, message.size, {"timeout": timeout, **fields})
-                with loan as buffer:
-                    message.write(buffer)
-                    del buffer
-                return loan.id
+                return self._publish_encoded(message, timeout, fields)
         deadline = deadline_of(timeout)
         m = message_of(message, fields)
         args = self._encoded(m)
@@ -217,6 +213,14 @@ class Queue(QueueBase):
             if rc >= 0:
                 return rc
             last = self._wait_for_room(rc, deadline, last)
+
+    def _publish_encoded(
+        self, encoded: Encoded, timeout: float | str | None, fields: dict[str, Any]
+    ) -> int:
+        loan = Loan(self, encoded.size, {"timeout": timeout, **fields})
+        with loan as buffer:
+            encoded.write(buffer)
+        return loan.id
 
     def _serialized(self, obj: Any, serializer: str | Serializer, fields: dict[str, Any]) -> Any:
         codec = find(serializer)

@@ -31,6 +31,8 @@ from shmq.message import check_headers, decode_headers, encode_headers
 from shmq.options import QueueOptions, check_record_name, check_share_name, reject_unknown
 from shmq.queue import COUNTERS, Queue, QueueStats
 from shmq.records import make_record, name_of, name_then, options_of, queue_defaults, records
+from shmq.records import make_record, name_of, options_of, queue_defaults, records
+from shmq.serializers import Encoded, Serializer
 
 __all__ = [
     "Topic",
@@ -115,6 +117,12 @@ class _Sender(Queue):
             )
         return self._space_wait(deadline)() == lib.SHMQ_TIMEOUT
 
+    def _publish_encoded(
+        self, encoded: Encoded, timeout: float | str | None, fields: dict[str, Any]
+    ) -> int:
+        # A loan is of one queue; this is written once more, into the payload that all share.
+        return self._publish_slow(encoded.to_bytes(), timeout=timeout, **fields)
+
     def _what(self) -> str:
         return f"topic {self.name!r}"
 
@@ -151,7 +159,12 @@ class Topic:
     if TYPE_CHECKING:
 
         def publish(
-            self, message: Any, *, timeout: float | str | None = None, **fields: Any
+            self,
+            message: Any,
+            *,
+            timeout: float | str | None = None,
+            serializer: str | Serializer | None = None,
+            **fields: Any,
         ) -> int:
             """Publish to all subscriptions or, when it raises, to none; return the message's id.
 
@@ -165,7 +178,12 @@ class Topic:
             """Publish many messages in order; return how many. Like `Queue.publish_many`."""
 
         async def apublish(
-            self, message: Any, *, timeout: float | str | None = None, **fields: Any
+            self,
+            message: Any,
+            *,
+            timeout: float | str | None = None,
+            serializer: str | Serializer | None = None,
+            **fields: Any,
         ) -> int:
             """Like `publish`, without blocking the event loop. Cancelling it publishes nothing."""
 

@@ -15,6 +15,7 @@ import numpy
 import pytest
 from rig import Rig, memory
 
+import shmq
 from shmq import serializers
 from shmq._native import lib
 from shmq.errors import InvalidOption, InvalidOptionType, MissingPackage, StaleDelivery
@@ -352,3 +353,24 @@ def test_objects_are_published_under_asyncio(rig: Rig) -> None:
             assert (await consumer.aget(5)).object()[2999] == 2999
 
     asyncio.run(run())
+
+
+def test_topics_publish_objects_too(broker_name: str) -> None:
+    with shmq.Broker(broker_name) as broker:
+        topic = broker.create_topic("t")
+        consumers = [topic.subscribe("a"), topic.subscribe("b")]
+        for obj in ({"a": 1}, numpy.arange(5000).tolist(), numpy.arange(5000)):
+            sent = topic.publish(obj, serializer="pickle")
+            for consumer in consumers:
+                delivery = consumer.get(timeout=5)
+                assert delivery.id == sent
+                assert (numpy.array(delivery.object()) == numpy.array(obj)).all()
+
+
+def test_a_repeated_object_is_recognised_by_its_dedup_id(broker_name: str) -> None:
+    with shmq.Broker(broker_name) as broker:
+        queue = broker.create_queue("q", dedup_window=60)
+        for obj in ({"a": 1}, numpy.arange(5000)):
+            first = queue.publish(obj, serializer="pickle", dedup_id=f"{type(obj)}")
+            assert queue.publish(obj, serializer="pickle", dedup_id=f"{type(obj)}") == first
+        assert queue.depth() == 2
