@@ -69,6 +69,7 @@ class Crew:
         self._poll = select.poll()
         self._poll.register(self._bell, select.POLLIN)
         self._limit = max(4, 2 * size)
+        self._begun = False
         self._in_vain = 0
         self.stillborn = 0.0
         """workers in a row that died before they were ready; one killed by SIGKILL is a tenth"""
@@ -115,8 +116,17 @@ class Crew:
         for place in range(self.size):
             if len(self._workers) >= size or self._not_before > time.monotonic():
                 return
-            if place not in self._workers:
+            if place in self._workers:
+                continue
+            try:
                 self._start(place)
+            except (
+                OSError
+            ):  # no more processes, no memory for one: the first time the caller's business
+                if not self._begun:
+                    raise
+                self._started_in_vain()
+            self._begun = True
 
     def _start(self, place: int) -> None:
         self._words[place * WORDS : (place + 1) * WORDS] = memoryview(bytes(8 * WORDS)).cast("Q")
@@ -140,6 +150,12 @@ class Crew:
             fd = os.dup(process.sentinel)
         self._poll.register(fd, select.POLLIN)
         self._workers[place] = _Worker(place, process, fd)
+
+    def _started_in_vain(self) -> None:
+        self._in_vain += 1
+        if self._in_vain >= self._limit:
+            pause = PAUSE_S * 2 ** min(self._in_vain - self._limit, 10)
+            self._not_before = time.monotonic() + min(pause, PAUSE_MAX_S)
 
     # ---- watching --------------------------------------------------------------------------
 
@@ -179,10 +195,7 @@ class Crew:
         if words[DONE] or words[STATE] in (FINISHED, DRAINED):
             self._in_vain = 0
         else:
-            self._in_vain += 1
-            if self._in_vain >= self._limit:
-                pause = PAUSE_S * 2 ** min(self._in_vain - self._limit, 10)
-                self._not_before = time.monotonic() + min(pause, PAUSE_MAX_S)
+            self._started_in_vain()
         if words[STATE] == STARTING:
             # SIGKILL comes from outside, and may end; what a worker does to itself will be done again.
             self.stillborn += 0.1 if code == -signal.SIGKILL else 1

@@ -68,7 +68,11 @@ class Sink(Protocol):
 
 
 def open_broker() -> tuple[Broker, Callable[[], None]]:
-    """Return a broker for an executor's queues, and what to call when they are deleted."""
+    """Return a broker for an executor's queues, and what to call when they are deleted.
+
+    One of its own: it ends with the last of owner and workers, however they end, and takes the
+    queues and everything in them along, which a broker shared with others could not do.
+    """
     broker = Broker(max_message_size="1GiB")
     return broker, lambda: broker.shutdown(timeout=0)
 
@@ -125,9 +129,13 @@ class Engine:
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._collect, name="shmq-executor", daemon=True)
         _engines.add(self)
-        if self._crew.forks:
-            self._crew.fill()  # before there is a second thread
-        self.thread.start()
+        try:
+            if self._crew.forks:
+                self._crew.fill()  # before there is a second thread
+            self.thread.start()
+        except BaseException:
+            self._end()
+            raise
 
     @property
     def pids(self) -> list[int]:
@@ -394,7 +402,10 @@ class Engine:
         """Take nothing in any more, and end when all calls are resolved. Does not wait."""
         if not cancel_futures and not self._closing and self._broken is None:
             for sink in list(self._sinks):
-                sink.hurry()
+                with contextlib.suppress(
+                    WorkersFailed, RuntimeError
+                ):  # broken meanwhile: it hears that
+                    sink.hurry()
         cancelled: list[tuple[int, Future[Any] | Sink]] = []
         with self._lock:
             self._closing = True

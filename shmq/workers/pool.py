@@ -91,6 +91,7 @@ class WorkerPool:
         self._deadline: float | None = None
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+        self._watcher = 0
         self._killed = False
 
     # ---- life ------------------------------------------------------------------------------
@@ -101,8 +102,11 @@ class WorkerPool:
         Raises: RuntimeError when the pool was started before.
         """
         crew = self._begin()
-        if crew.forks:
-            crew.fill()  # before there is a second thread
+        try:
+            crew.fill()  # here, where errors are seen, and forks before there is a second thread
+        except BaseException:
+            self._end(crew)
+            raise
         self._thread = threading.Thread(target=self._watch, name="shmq-pool", daemon=True)
         _pools.add(self)
         self._thread.start()
@@ -126,7 +130,8 @@ class WorkerPool:
 
         Workers that need more than ``timeout`` seconds are killed; what they hold goes back to the
         queue. Ctrl-C while this waits does so at once. Returns whether everything in hand was finished.
-        Idempotent; another call can only make it earlier.
+        Idempotent; another call can only make it earlier. In the thread that watches the workers (in
+        ``on_death``, in a signal handler beside `run`) it waits for nothing and returns False.
         """
         if self._state == _IDLE:
             self._state = _OVER
@@ -136,6 +141,8 @@ class WorkerPool:
         if deadline is not None:
             self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
         self._ask(_STOPPING)
+        if threading.get_ident() == self._watcher:  # in on_death, or a signal handler beside run()
+            return False
         try:
             self._over.wait()
         except BaseException:
@@ -203,6 +210,7 @@ class WorkerPool:
     def _watch(self) -> None:
         crew = self._crew
         assert crew is not None
+        self._watcher = threading.get_ident()
         asked = _RUNNING
         try:
             while True:
@@ -223,10 +231,13 @@ class WorkerPool:
                     self._killed = self._killed or (asked >= _ENDING and len(crew) > 0)
                     crew.signal(signal.SIGKILL if asked == _KILLING else signal.SIGTERM)
         finally:
-            crew.close()
-            self._state = _OVER
-            self._over.set()
-            _pools.discard(self)
+            self._end(crew)
+
+    def _end(self, crew: Crew) -> None:
+        crew.close()
+        self._state = _OVER
+        self._over.set()
+        _pools.discard(self)
 
     def _patience(self, crew: Crew) -> float | None:
         if self._state == _RUNNING and not crew.drained:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy
+import shmq
 
 T = TypeVar("T")
 WATCHDOG_S = 60.0
@@ -76,6 +76,8 @@ def doubled(array: Any) -> Any:
 
 
 def ones(n: int) -> Any:
+    import numpy
+
     return numpy.ones(n, "u1")
 
 
@@ -136,3 +138,31 @@ def note_and_sleep(folder: str, i: int, seconds: float) -> int:
     with open(Path(folder, f"{i}"), "a") as file:
         file.write("x")
     return i
+
+
+# ---- handlers of pools ----------------------------------------------------------------------------
+
+
+def to(queue: shmq.Queue) -> Any:
+    """What handlers get as their second argument, by initargs: spawned ones share no globals."""
+    return {"initializer": set_up, "initargs": ("out", queue)}
+
+
+def handle(delivery: shmq.Delivery) -> None:
+    """What the payload says."""
+    out: shmq.Queue = settings["out"]
+    word, _, rest = delivery.payload.decode().partition(" ")
+    if word == "fail":
+        raise ValueError(rest)
+    if word == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if word == "leave":
+        os._exit(int(rest))
+    if word == "ack":
+        delivery.ack()
+    if word == "reject":
+        delivery.reject("not mine")
+        return
+    if word == "wait":
+        begin_and_wait(*rest.split())
+    out.publish(delivery.payload, headers={"pid": os.getpid()})

@@ -62,6 +62,29 @@ def test_a_call_that_leaves_says_its_exit_code() -> None:
         assert "exited with code 3" in str(error)
 
 
+def test_without_retries_only_the_killers_call_is_lost() -> None:
+    with shmq.Executor(2, retries=0) as executor:
+        before = [executor.submit(jobs.square, i) for i in range(100)]
+        killer = executor.submit(jobs.kill_me)
+        after = [executor.submit(jobs.square, i) for i in range(100)]
+        assert isinstance(killer.exception(60), shmq.WorkerDied)
+        assert [future.result(60) for future in before] == [i * i for i in range(100)]
+        assert [future.result(60) for future in after] == [i * i for i in range(100)]
+
+
+def test_a_worker_that_gets_sigterm_finishes_its_call_and_is_replaced(
+    method: str, tmp_path: Path
+) -> None:
+    with shmq.Executor(1, method, retries=0) as executor:
+        future = executor.submit(jobs.begin_and_wait, str(tmp_path), "a")
+        jobs.wait_until((tmp_path / "begun-a").exists)
+        (pid,) = executor.pids
+        os.kill(pid, signal.SIGTERM)
+        (tmp_path / "go").touch()
+        assert future.result(60) == "a"
+        assert executor.submit(jobs.pid_of).result(60) != pid
+
+
 def test_map_gives_a_killer_in_its_turn(tmp_path: Path) -> None:
     with shmq.Executor(2, retries=0) as executor:
         results = executor.map(jobs.kill_me_once, [__file__, str(tmp_path / "x"), __file__], "abc")
@@ -83,7 +106,12 @@ def test_large_arguments_survive_the_death_of_their_worker(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("start", "kills", "pause"), [("fork", 300, 0.03), ("spawn", 20, 0.3), ("forkserver", 30, 0.2)]
+    ("start", "kills", "pause"),
+    [
+        ("fork", 300, 0.03),
+        pytest.param("spawn", 20, 0.3, marks=pytest.mark.slow),
+        pytest.param("forkserver", 30, 0.2, marks=pytest.mark.slow),
+    ],
 )
 def test_no_call_is_lost_whoever_is_killed_when(
     start: str, kills: int, pause: float, tmp_path: Path
@@ -172,13 +200,14 @@ def program(tmp_path: Path, source: str, *arguments: str) -> subprocess.Popen[st
     script = tmp_path / "program.py"
     script.write_text(textwrap.dedent(source))
     path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    environment = {name: value for name, value in os.environ.items() if name != "SHMQ_HOME"}
     return subprocess.Popen(
         [sys.executable, str(script), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**environment, "PYTHONPATH": path},
         start_new_session=True,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import jobs
 import pytest
+from jobs import handle, to
 from test_kills import gone, program
 
 import shmq
@@ -26,31 +28,6 @@ QUICK: dict[str, Any] = {"retry_backoff": 0.0, "dead_letter": "dead"}
 def broker(broker_name: str) -> Iterator[shmq.Broker]:
     with shmq.Broker(broker_name) as made:
         yield made
-
-
-def to(queue: shmq.Queue) -> Any:
-    """What handlers get as their second argument, by initargs: spawned ones share no globals."""
-    return {"initializer": jobs.set_up, "initargs": ("out", queue)}
-
-
-def handle(delivery: shmq.Delivery) -> None:
-    """What the payload says."""
-    out: shmq.Queue = jobs.settings["out"]
-    word, _, rest = delivery.payload.decode().partition(" ")
-    if word == "fail":
-        raise ValueError(rest)
-    if word == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if word == "leave":
-        os._exit(int(rest))
-    if word == "ack":
-        delivery.ack()
-    if word == "reject":
-        delivery.reject("not mine")
-        return
-    if word == "wait":
-        jobs.begin_and_wait(*rest.split())
-    out.publish(delivery.payload, headers={"pid": os.getpid()})
 
 
 def drained(queue: shmq.Queue) -> list[bytes]:
@@ -169,6 +146,22 @@ def test_stop_with_a_timeout_gives_back_what_takes_longer(
     assert pool.deaths == []
 
 
+def test_the_pool_may_be_stopped_by_who_hears_of_a_death(broker: shmq.Broker) -> None:
+    queue = broker.create_queue("q", max_retries=0, **QUICK)
+    out = broker.create_queue("out")
+    queue.publish(b"kill")
+    pool = shmq.WorkerPool(queue, handle, 1, on_death=lambda _: pool.stop(), **to(out))
+    assert pool.run()
+    assert len(pool.deaths) == 1
+
+
+def test_a_handler_that_cannot_be_sent_is_an_error_at_the_start(broker: shmq.Broker) -> None:
+    pool = shmq.WorkerPool(broker.create_queue("q"), lambda _: None, 1, mp_context="spawn")
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        pool.start()
+    assert pool.wait(0)
+
+
 def test_run_ends_when_the_queue_is_drained(broker: shmq.Broker) -> None:
     queue, out = broker.create_queue("q"), broker.create_queue("out")
     queue.publish_many([b"do"] * 10)
@@ -243,7 +236,6 @@ def test_no_message_is_lost_whoever_is_killed_when(broker: shmq.Broker) -> None:
 
 RUN = """
 import signal, sys, jobs, shmq
-import test_pool
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):  # run() has its own; those that come late are nothing
@@ -251,8 +243,8 @@ if __name__ == "__main__":
     name, method = sys.argv[1:3]
     broker = shmq.connect(name)
     pool = shmq.WorkerPool(
-        broker.get_queue("q"), test_pool.handle, 2, mp_context=method,
-        **test_pool.to(broker.get_queue("out")),
+        broker.get_queue("q"), jobs.handle, 2, mp_context=method,
+        **jobs.to(broker.get_queue("out")),
     )
     print("finished", pool.run(), flush=True)
 """
