@@ -31,7 +31,6 @@ from shmq.message import check_headers, decode_headers, encode_headers
 from shmq.options import QueueOptions, check_record_name, check_share_name, reject_unknown
 from shmq.queue import COUNTERS, Queue, QueueStats
 from shmq.records import make_record, name_of, name_then, options_of, queue_defaults, records
-from shmq.records import make_record, name_of, options_of, queue_defaults, records
 from shmq.serializers import Encoded, Serializer
 
 __all__ = [

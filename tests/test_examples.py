@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import os
 import re
 import signal
@@ -240,7 +241,9 @@ def test_the_other_blocks_of_the_readme_do_what_they_say(
         exec(compile(block.replace('"shop"', repr(broker_name)), "README.md", "exec"), words)
     assert capsys.readouterr().out == "1000 b'order 0' 1\n"  # of the tour's first block
     functions = {name for name, value in words.items() if callable(value)}
-    assert functions == {"work", "fan_out", "pipeline", "frames", "relay", "squares"}
+    assert functions == {
+        "work", "fan_out", "pipeline", "frames", "relay", "squares", "workers", "numbers",
+    }  # fmt: skip
 
     with shmq.Broker(broker_name) as broker:
         words["fan_out"](broker)
@@ -279,6 +282,19 @@ def test_the_other_blocks_of_the_readme_do_what_they_say(
         source.shutdown()
         asyncio.run(words["relay"](source, target))
         assert [message.payload for message in target.peek(9)] == [b"1", b"2"]
+
+        drinks, made = broker.create_queue("drinks"), broker.create_queue("made")
+
+        def make(delivery: shmq.Delivery) -> None:
+            made.publish(delivery.object(), serializer="json")
+            drinks.shutdown()
+
+        words["make"] = make
+        words["workers"](drinks)
+        assert made.subscribe().get(timeout=5).object() == {"drink": "espresso", "n": 2}
+
+        words["itertools"] = itertools
+        assert words["numbers"]() == sum(n * n for n in range(1000))
 
 
 @needs_data
