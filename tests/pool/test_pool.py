@@ -16,7 +16,7 @@ from typing import Any
 import jobs
 import pytest
 from jobs import handle, to
-from test_kills import gone, program
+from test_worker_kills import gone, program
 
 import shmq
 from shmq.workers.death import Death
