@@ -114,7 +114,7 @@ static int attach(shmq_ctx *ctx, uint32_t role) {
         st_rlx(&o->attached_ns, shmq_now());
         st32_rlx(&o->role, role);
         st32_rlx(&o->settled, 0);
-    st32_rel(&o->held_hwm, 0);
+        st32_rel(&o->held_hwm, 0);
         if (ld_rlx(&o->op) & 1) st_rlx(&o->op, ld_rlx(&o->op) + 1);
         for (uint32_t h = ld32_acq(&ctx->header->owner_hwm); h <= i; h = ld32_acq(&ctx->header->owner_hwm))
             if (cas32(&ctx->header->owner_hwm, h, i + 1)) break;

@@ -222,8 +222,8 @@ static int stale(shmq_ctx *ctx, shmq_delivery *d, uint32_t held) {   /* held: wh
 }
 
 static void wake_closed(local_queue *q) {   /* the last settled message of a closed queue ends its consumers' loops */
-    if (ld_rlx(&q->shared->word) != q->live) waiter_announce(&q->shared->evt);
     if ((q->options.flags & SHMQ_JOINED) && waiter_present(&q->shared->space) && ring_seems_empty(&q->work)) waiter_wake_all(&q->shared->space);   /* maybe the last one */
+    if (ld_rlx(&q->shared->word) != q->live) waiter_announce(&q->shared->evt);
     else if (!MUTANT(36)) order_over(q);
 }
 
