@@ -210,9 +210,9 @@ RESULTS: dict[str, tuple[type[ShmqError], str, str, str]] = {
     ),
     "SHMQ_E_QUEUES": (
         LimitReached,
-        "all places for queues in use",
+        "all places for queues, or for what they can hold, in use",
         "a free one",
-        "delete_queue() what is not needed",
+        "delete_queue() what is not needed, or give large ones a smaller max_depth",
     ),
     "SHMQ_E_EXISTS": (OptionsMismatch, "a queue of that name", "none", "use get_queue()"),
     "SHMQ_E_NOTFOUND": (

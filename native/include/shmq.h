@@ -78,7 +78,7 @@ enum shmq_rc {
     SHMQ_E_LAYOUT = -18,   /* other magic, version or fingerprint */
     SHMQ_E_FORKED = -19,   /* this context belongs to the parent; attach anew */
     SHMQ_E_OWNERS = -20,   /* all owner records in use */
-    SHMQ_E_QUEUES = -21,   /* all queue records in use */
+    SHMQ_E_QUEUES = -21,   /* all queue records, or all room for rings, in use */
     SHMQ_E_EXISTS = -22,
     SHMQ_E_NOTFOUND = -23,
     SHMQ_E_ARG = -24,

@@ -331,7 +331,8 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     at[0] = ring_space(ctx, span, 0, 0);
     at[1] = at[0] ? at[0] + levels * bytes[0] : 0;
     keys.offset = keys.ready ? at[1] + bytes[1] : 0;
-    rc = at[1] ? shmq_reserve(ctx, (uint64_t)((uint8_t *)rec - ctx->base), sizeof *rec) : SHMQ_E_NOMEM;
+    if (at[1] == 0) { admin_leave(ctx); return fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 1, span, ctx->geometry.rings_size, 0); }
+    rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)rec - ctx->base), sizeof *rec);
     if (rc == SHMQ_OK) rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)base_counters(ctx, index) - ctx->base), sizeof(shmq_counters));
     uint64_t first = lg[0] > RING_LONG ? RING_CHUNK * 8 : bytes[0];   /* a long one gets the rest as it goes */
     if (rc == SHMQ_OK && first < bytes[0]) ring_punch(ctx, (shmq_ring_place){ at[0], lg[0], 0 }, NULL);

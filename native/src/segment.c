@@ -89,7 +89,7 @@ uint64_t shmq_plan(const shmq_config *config, shmq_geometry *g) {
     PART(held, (uint64_t)SHMQ_OWNERS * SHMQ_HELD * sizeof(shmq_held));
     PART(blocks, (uint64_t)SHMQ_BLOCKS * sizeof(shmq_block));
     PART(cold, (uint64_t)SHMQ_BLOCKS * 64);
-    g->rings_size = UINT64_C(1) << 37;   /* 1,024 queues of one level and the greatest depth */
+    g->rings_size = UINT64_C(1) << 37;   /* 1,020 queues of one level and the greatest depth; 1,024 of the usual one */
     PART(rings, g->rings_size);
     for (int k = 0; k < SHMQ_CLASSES; k++) {
         uint64_t most = (uint64_t)UNITS[k] * SHMQ_UNIT_BLOCKS, fit = config->memory_limit / STRIDE[k];

@@ -48,6 +48,27 @@ TEST_LIMIT(thousand, 60, "1024 queues fit, each its own; the next is refused unt
     nothing_left(c);
 }
 
+TEST(room, "when all room for rings is taken, no queue of that size is made until one is deleted; small ones are") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20);
+    uint64_t last = 0;
+    int64_t rc = 0;
+    int n = 0;
+    for (; n < SHMQ_QUEUES; n++) {
+        char name[16];
+        snprintf(name, sizeof name, "q%d", n);
+        rc = shmq_queue_create(c, name, &(shmq_queue_options){ .max_depth = SHMQ_BLOCKS, .priorities = 10, .dead_letter = SHMQ_NO_QUEUE });
+        if (rc < 0) break;
+        last = (uint64_t)rc;
+    }
+    EQ(rc, SHMQ_E_QUEUES);
+    CHECK(n > 90);
+    EQ(put(c, QUEUE(c, "small", 10), 1), SHMQ_OK);
+    EQ(shmq_queue_delete(c, last), SHMQ_OK);
+    uint64_t again = QUEUE(c, "large", SHMQ_BLOCKS, .priorities = 10);
+    EQ(put(c, again, 7), SHMQ_OK);
+    EQ(get(c, again), 7);
+}
+
 TEST_LIMIT(reuse, 60, "queues created and deleted hundreds of times leave no memory and no message behind") {
     shmq_ctx *c = segment(64 << 20, 1 << 20), *b = join();
     uint64_t seed = 5, used = 0;
