@@ -107,8 +107,8 @@ enum shmq_overflow { SHMQ_BLOCK = 0, SHMQ_REJECT = 1, SHMQ_DROP_OLDEST = 2, SHMQ
 enum shmq_order { SHMQ_FIFO = 0, SHMQ_BY_KEY = 1, SHMQ_STRICT = 2 };
 enum shmq_kind { SHMQ_KIND_QUEUE = 0, SHMQ_KIND_TOPIC = 1, SHMQ_KIND_SUBSCRIPTION = 2, SHMQ_KIND_PATTERN = 3, SHMQ_KIND_MEMBER = 4 };
 enum shmq_reason { SHMQ_R_NONE = 0, SHMQ_R_RETRIES = 1, SHMQ_R_REJECTED = 2, SHMQ_R_EXPIRED = 3, SHMQ_R_OVERFLOW = 4 };
-#define SHMQ_COUNTED 1       /* queue flag: it ends when no process has a handle on it any more (refs.c) */
-#define SHMQ_JOINED 2        /* queue flag: some wait until every message is settled (shmq_wait_settled) */
+#define SHMQ_COUNTED 0x10000  /* queue flag (the lower 16 are the language binding's own): it ends when no process has a handle on it any more (refs.c) */
+#define SHMQ_JOINED 0x20000   /* queue flag: some wait until every message is settled (shmq_wait_settled) */
 enum shmq_mark { SHMQ_TRAVELLED = 1, SHMQ_TERMINATED = 2 };   /* a handle may lie in some message; joiners shall not wait any more */
 enum shmq_provider { SHMQ_POSIX = 0, SHMQ_SYSV = 1 };
 
