@@ -218,6 +218,7 @@ def test_no_message_is_lost_whoever_is_killed_when(broker: shmq.Broker) -> None:
     with shmq.WorkerPool(queue, handle, 3, prefetch=8, **to(out)) as pool:
         for start in range(0, len(sent), 100):
             queue.publish_many(sent[start : start + 100])
+            jobs.wait_until(lambda: pool.pids, "a worker to kill")
             for pid in dice.sample(pool.pids, min(1, len(pool.pids))):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
