@@ -555,9 +555,9 @@ static void ring_punch(shmq_ctx *ctx, shmq_ring_place p, const shmq_queue_option
 
 /* I3: finish deletions. Returns how many records became FREE; others are tried again by the next caller. */
 int shmq_queue_collect(shmq_ctx *ctx) {
-    shmq_topic_sweep(ctx);
     int done = 0, rc = admin_enter(ctx), fenced = 0, turned = 0;
     if (rc != SHMQ_OK) return rc;
+    shmq_topic_sweep(ctx);   /* in here nobody writes a record that it reads */
     uint32_t queues = ld32_acq(&ctx->header->queue_hwm);
     for (uint32_t i = 0; i < queues && i < SHMQ_QUEUES; i++) {
         uint64_t w = ld_acq(&ctx->queues[i].word);

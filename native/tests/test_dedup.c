@@ -61,6 +61,7 @@ static shmq_ctx *c;
 static local_queue *l;
 static uint64_t base;
 static void table(uint64_t window_ns, uint32_t capacity) {
+    if (c) CHECK(munmap(c->base, c->size) == 0 && close(seg.fd) == 0);   /* there is room for some dozens only */
     c = segment(64 << 20, 1 << 20);
     uint64_t q = QUEUE(c, "q", 100, .dedup_window_ns = window_ns, .dedup_capacity = capacity);
     EQ(queue_local(c, q, &l), 0);
