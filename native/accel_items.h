@@ -297,7 +297,7 @@ static PyObject *items_get_some(ItemsObject *self, PyObject *args) {
 }
 
 /* _send_parts(meta, parts, sizes) -> 0 or a negative result. Each part begins at a multiple of 64; sizes: of all parts, summed
- * with their gaps. One copy, made without the GIL. */
+ * with their gaps. One copy, made without the GIL when it takes long. */
 static PyObject *items_send_parts(ItemsObject *self, PyObject *args) {
     PyObject *parts;
     Py_buffer meta;
@@ -319,25 +319,15 @@ static PyObject *items_send_parts(ItemsObject *self, PyObject *args) {
     shmq_message m = {.ttl_ns = SHMQ_DELAY_DEFAULT, .meta = meta.buf, .meta_size = (uint32_t)meta.len};
     int rc = shmq_loan(ctx, qref, size, (uint32_t)meta.len, &loan);
     if (rc == SHMQ_OK) {
-        if (size >= BIG / 4) {
-            Py_BEGIN_ALLOW_THREADS
-            uint64_t at = 0;
-            for (Py_ssize_t i = 0; i < n; i++) {
-                at = (at + 63) & ~UINT64_C(63);
-                memcpy((uint8_t *)(uintptr_t)loan.data + at, from[i].buf, (size_t)from[i].len);
-                at += (uint64_t)from[i].len;
-            }
-            rc = shmq_loan_publish(ctx, qref, &loan, &m);
-            Py_END_ALLOW_THREADS
-        } else {
-            uint64_t at = 0;
-            for (Py_ssize_t i = 0; i < n; i++) {
-                at = (at + 63) & ~UINT64_C(63);
-                memcpy((uint8_t *)(uintptr_t)loan.data + at, from[i].buf, (size_t)from[i].len);
-                at += (uint64_t)from[i].len;
-            }
-            rc = shmq_loan_publish(ctx, qref, &loan, &m);
+        PyThreadState *without_gil = size >= BIG / 4 ? PyEval_SaveThread() : NULL;
+        uint64_t at = 0;
+        for (Py_ssize_t i = 0; i < n; i++) {
+            at = (at + 63) & ~UINT64_C(63);
+            memcpy((uint8_t *)(uintptr_t)loan.data + at, from[i].buf, (size_t)from[i].len);
+            at += (uint64_t)from[i].len;
         }
+        rc = shmq_loan_publish(ctx, qref, &loan, &m);
+        if (without_gil) PyEval_RestoreThread(without_gil);
         if (rc != SHMQ_OK) (void)shmq_loan_abort(ctx, &loan);
     }
     result = PyLong_FromLong(rc);

@@ -287,7 +287,7 @@ def check_headers(headers: object, what: str = "headers") -> dict[str, HeaderVal
 # ---- encoding -----------------------------------------------------------------------------------
 
 
-def _varint(n: int) -> bytes:
+def encode_varint(n: int) -> bytes:
     out = bytearray()
     while n > 0x7F:
         out.append(n & 0x7F | 0x80)
@@ -314,22 +314,26 @@ def encode_headers(
     for kind, own in ((7, dedup_id), (8, key)):
         if own is not None:
             data = _text(own) if isinstance(own, str) else own
-            add(bytes((kind if isinstance(own, str) else kind + 2, 0)) + _varint(len(data)) + data)
+            add(
+                bytes((kind if isinstance(own, str) else kind + 2, 0))
+                + encode_varint(len(data))
+                + data
+            )
     for name, value in headers.items():
         encoded = _text(name)
-        start = _varint(len(encoded)) + encoded
+        start = encode_varint(len(encoded)) + encoded
         if isinstance(value, str):
             data = _text(value)
-            add(b"\x05" + start + _varint(len(data)) + data)
+            add(b"\x05" + start + encode_varint(len(data)) + data)
         elif isinstance(value, bytes):
-            add(b"\x06" + start + _varint(len(value)) + value)
+            add(b"\x06" + start + encode_varint(len(value)) + value)
         elif value is None:
             add(b"\x00" + start)
         elif isinstance(value, bool):
             add((b"\x02" if value else b"\x01") + start)
         elif isinstance(value, int):
             data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-            add(b"\x03" + start + _varint(len(data)) + data)
+            add(b"\x03" + start + encode_varint(len(data)) + data)
         else:
             add(b"\x04" + start + _DOUBLE.pack(value))
     blob = b"".join(parts)

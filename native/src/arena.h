@@ -16,8 +16,6 @@ static inline void arena_prefetch_next(shmq_ctx *ctx, unsigned k) {   /* the blo
     if (m->n == 0) return;
     uint32_t idx = m->idx[m->n - 1];
     __builtin_prefetch(block_at(ctx, idx), 1);
-    uint8_t *payload = ctx->classes[k].payload + (uint64_t)(idx - ctx->classes[k].first) * ctx->classes[k].stride;
-    __builtin_prefetch(payload, 1);
-    if (ctx->classes[k].stride > 64) __builtin_prefetch(payload + 64, 1);
+    PREFETCH_PAYLOAD(ctx, idx, 1);
 }
 #endif

@@ -65,8 +65,7 @@ static void audit_block(shmq_ctx *ctx, uint32_t idx, shmq_audit_report *r) {
 }
 
 static void audit_ring(shmq_ctx *ctx, local_ring *ring, shmq_audit_report *r) {
-    uint64_t backed = ring->chunks ? (uint64_t)ld32_acq(ring->chunks) * RING_CHUNK : UINT64_MAX;
-    for (uint64_t i = 0; i <= ring->mask && i < backed; i++) {
+    for (uint64_t i = 0, backed = ring_backed(ring); i < backed; i++) {
         uint64_t s = ld_acq(&ring->slots[i]);
         if (slot_is_empty(s)) continue;
         if (!block_known(ctx, slot_idx(s))) { r->bad++; continue; }

@@ -30,16 +30,11 @@
  * publishes it. If that comes so late that the claim is forgotten, the claim is made anew, and fails if another message has the
  * id by then.
  */
-#define _GNU_SOURCE
 #include "dedup.h"
 #include "clock.h"
 #include "settle.h"
 #include "topic.h"
-#include <sys/mman.h>
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 #define NO_ENTRY UINT32_C(0xffffffff)
 #define MOVED (-100)         /* the half belongs to a later generation by now: look again from there */
 #define ENTRIES_STEP 2048u
@@ -116,20 +111,13 @@ void dedup_forget(uint8_t *base, const shmq_queue_options *o) {
     memset(base, 0, SHMQ_PAGE);
 }
 
-/* Map pages that have memory in one call instead of by a fault each. As a kernel older than 5.14 does not do. */
-static void populate(void *from, uint64_t bytes) {
-    uintptr_t at = (uintptr_t)from & ~(uintptr_t)(SHMQ_PAGE - 1), end = ((uintptr_t)from + bytes) & ~(uintptr_t)(SHMQ_PAGE - 1);
-    if (end > at) (void)madvise((void *)at, end - at, MADV_POPULATE_WRITE);
-}
-
 /* I5 */
 static bucket *bucket_of(shmq_ctx *ctx, local_dedup *t, hash128 key) {
     head *h = half(t, 0);
     uint64_t n = key.lo & t->mask, c = n / t->chunk, bytes = t->chunk * sizeof(bucket);
     if (RARE(!(ld_acq(&h->chunks) >> c & 1))) {
-        if (shmq_reserve(ctx, (uint64_t)((uint8_t *)buckets(t) - ctx->base) + c * bytes, bytes) != SHMQ_OK) return NULL;
+        if (segment_reserve_mapped(ctx, (uint64_t)((uint8_t *)buckets(t) - ctx->base) + c * bytes, bytes) != SHMQ_OK) return NULL;
         or64(&h->chunks, UINT64_C(1) << c);
-        populate(buckets(t) + c * t->chunk, bytes);
     }
     return buckets(t) + n;
 }
@@ -137,11 +125,9 @@ static bucket *bucket_of(shmq_ctx *ctx, local_dedup *t, hash128 key) {
 static int back(shmq_ctx *ctx, local_dedup *t, uint64_t gen, uint64_t backed) {
     uint64_t n = backed + (backed / 4 > ENTRIES_STEP ? backed / 4 / ENTRIES_STEP * ENTRIES_STEP : ENTRIES_STEP);
     if (n > t->capacity) n = t->capacity;
-    int rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)entry_at(t, gen, (uint32_t)backed) - ctx->base), (n - backed) * sizeof(entry));
-    if (rc != SHMQ_OK) return rc;
-    cas(&half(t, gen)->backed, backed, n);   /* else another one did, as far or farther */
-    populate(entry_at(t, gen, (uint32_t)backed), (n - backed) * sizeof(entry));
-    return SHMQ_OK;
+    int rc = segment_reserve_mapped(ctx, (uint64_t)((uint8_t *)entry_at(t, gen, (uint32_t)backed) - ctx->base), (n - backed) * sizeof(entry));
+    if (rc == SHMQ_OK) cas(&half(t, gen)->backed, backed, n);   /* else another one did, as far or farther */
+    return rc;
 }
 
 /* Numbers of our own in generation gen. OK, BUSY, MOVED, or why there are none. */

@@ -204,6 +204,12 @@ static inline uint8_t *payload_of(shmq_ctx *ctx, uint32_t idx) {
     class_place *k = &ctx->classes[class_of(ctx, idx)];
     return k->payload + (uint64_t)(idx - k->first) * k->stride;
 }
+/* The lines of a block's payload that are needed first: fields lie in the second. Of a shorter block that is another's line. */
+#define PREFETCH_PAYLOAD(ctx, idx, write) do { \
+        uint8_t *payload_ = payload_of(ctx, idx); \
+        __builtin_prefetch(payload_, write); \
+        if ((ctx)->classes[class_of(ctx, idx)].stride > 64) __builtin_prefetch(payload_ + 64, write); \
+    } while (0)
 /* blocks of class k ever made; never more than there is room for, whatever the word says */
 static inline uint64_t class_hwm(shmq_ctx *ctx, unsigned k) {
     uint64_t n = ld_acq(&ctx->header->hwm[k].n);
@@ -227,6 +233,7 @@ static inline uint32_t extra_idx(uint32_t extra) { return (extra >> 8) - 1; }   
 static inline uint32_t align8(uint32_t n) { return (n + 7) & ~7u; }
 
 int shmq_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length);
+int segment_reserve_mapped(shmq_ctx *ctx, uint64_t offset, uint64_t length);
 
 /* short critical sections among the threads of one process; never held over a sleep or a system call that may block */
 #include <sched.h>

@@ -59,7 +59,7 @@ static int admin_lock(shmq_ctx *ctx) {   /* called without the ctx lock; waits f
 static void admin_unlock(shmq_ctx *ctx) { cas(&ctx->header->admin, ctx->self_word, 0); }
 
 /* Two threads of one process share an owner word: they exclude each other here. */
-static int admin_enter(shmq_ctx *ctx) {
+int queue_admin_enter(shmq_ctx *ctx) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ld32_rlx(&ctx->attached)) return SHMQ_E_DETACHED;
     for (unsigned n = 0; xchg32(&ctx->admin_lock, 1); n++) {
@@ -72,13 +72,10 @@ static int admin_enter(shmq_ctx *ctx) {
     return rc;
 }
 
-static void admin_leave(shmq_ctx *ctx) {
+void queue_admin_leave(shmq_ctx *ctx) {
     admin_unlock(ctx);
     st32_rel(&ctx->admin_lock, 0);
 }
-
-int queue_admin_enter(shmq_ctx *ctx) { return admin_enter(ctx); }
-void queue_admin_leave(shmq_ctx *ctx) { admin_leave(ctx); }
 
 /* ---- opening ---- */
 
@@ -305,15 +302,15 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
         return fail(ctx, SHMQ_E_ARG, WHAT_QUEUE, 1, options->max_depth, SHMQ_BLOCKS, 0);
     if (options->priorities > SHMQ_LEVELS || options->order > SHMQ_STRICT)
         return fail(ctx, SHMQ_E_ARG, WHAT_QUEUE, 2, options->priorities > SHMQ_LEVELS ? options->priorities : options->order, SHMQ_LEVELS, 0);
-    int rc = admin_enter(ctx);
+    int rc = queue_admin_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     uint32_t hwm = ld32_acq(&ctx->header->queue_hwm), index = NOBODY;
     int64_t found = find_name(ctx, name, &index);
-    if (found >= 0) { admin_leave(ctx); return SHMQ_E_EXISTS; }
+    if (found >= 0) { queue_admin_leave(ctx); return SHMQ_E_EXISTS; }
     if (index == NOBODY || (hwm < 64 && queue_state(queue_word_at(ctx, hwm)) == SHMQ_Q_FREE)) index = hwm;   /* a fresh record while they are cheap: old numbers live on in dead letters */
     while (index == hwm && index < SHMQ_QUEUES && queue_state(queue_word_at(ctx, index)) != SHMQ_Q_FREE)
         st32_rel(&ctx->header->queue_hwm, index = ++hwm);   /* the hint was too low: that record lives */
-    if (index >= SHMQ_QUEUES) { admin_leave(ctx); return fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 0, hwm, SHMQ_QUEUES, 0); }
+    if (index >= SHMQ_QUEUES) { queue_admin_leave(ctx); return fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 0, hwm, SHMQ_QUEUES, 0); }
     shmq_queue *rec = &ctx->queues[index];
     int subscription = options->kind == SHMQ_KIND_SUBSCRIPTION || options->kind == SHMQ_KIND_PATTERN;
     uint64_t depth = subscription || options->kind == SHMQ_KIND_QUEUE ? options->max_depth : 1;   /* nothing ever lies in a topic itself */
@@ -331,7 +328,7 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     at[0] = ring_space(ctx, span, 0, 0);
     at[1] = at[0] ? at[0] + levels * bytes[0] : 0;
     keys.offset = keys.ready ? at[1] + bytes[1] : 0;
-    if (at[1] == 0) { admin_leave(ctx); return fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 1, span, ctx->geometry.rings_size, 0); }
+    if (at[1] == 0) { queue_admin_leave(ctx); return fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 1, span, ctx->geometry.rings_size, 0); }
     rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)rec - ctx->base), sizeof *rec);
     if (rc == SHMQ_OK) rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)base_counters(ctx, index) - ctx->base), sizeof(shmq_counters));
     uint64_t first = lg[0] > RING_LONG ? RING_CHUNK * 8 : bytes[0];   /* a long one gets the rest as it goes */
@@ -345,7 +342,7 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
         ids_at = ring_space(ctx, UINT64_C(8) << ids_lg, at[0], span);
         rc = ids_at ? shmq_reserve(ctx, ids_at, SHMQ_PAGE) : fail(ctx, SHMQ_E_NOMEM, WHAT_DEDUP, 0, ids, ctx->geometry.rings_size, 0);
     }
-    if (rc != SHMQ_OK) { admin_leave(ctx); return rc; }
+    if (rc != SHMQ_OK) { queue_admin_leave(ctx); return rc; }
     if (ids) memset(ctx->base + ids_at, 0, SHMQ_PAGE);
     uint64_t gen = queue_gen(ld_acq(&rec->word));
     memset(ctx->base + at[0], 0, first);   /* a creator that died here before us may have left its rounds */
@@ -383,7 +380,7 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
         add32(&ctx->header->timer_evt, 2);
         futex_wake(&ctx->header->timer_evt, 1);
     }
-    admin_leave(ctx);
+    queue_admin_leave(ctx);
     return (int64_t)((gen + 1) << 16 | index);
 }
 
@@ -439,18 +436,18 @@ int queue_turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
 }
 
 int shmq_queue_close(shmq_ctx *ctx, uint64_t qref) {
-    int rc = admin_enter(ctx);
+    int rc = queue_admin_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     rc = queue_turn(ctx, qref, SHMQ_Q_CLOSED);
-    admin_leave(ctx);
+    queue_admin_leave(ctx);
     return rc;
 }
 
 int shmq_queue_delete(shmq_ctx *ctx, uint64_t qref) {
-    int rc = admin_enter(ctx);
+    int rc = queue_admin_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     rc = queue_turn(ctx, qref, SHMQ_Q_DELETING);
-    admin_leave(ctx);
+    queue_admin_leave(ctx);
     if (rc == SHMQ_OK) shmq_queue_collect(ctx);
     return rc;
 }
@@ -555,14 +552,14 @@ static void ring_punch(shmq_ctx *ctx, shmq_ring_place p, const shmq_queue_option
 
 /* I3: finish deletions. Returns how many records became FREE; others are tried again by the next caller. */
 int shmq_queue_collect(shmq_ctx *ctx) {
-    int done = 0, rc = admin_enter(ctx), fenced = 0, turned = 0;
+    int done = 0, rc = queue_admin_enter(ctx), fenced = 0, turned = 0;
     if (rc != SHMQ_OK) return rc;
     shmq_topic_sweep(ctx);   /* in here nobody writes a record that it reads */
     uint32_t queues = ld32_acq(&ctx->header->queue_hwm);
     for (uint32_t i = 0; i < queues && i < SHMQ_QUEUES; i++) {
         uint64_t w = ld_acq(&ctx->queues[i].word);
         if (queue_state(w) != SHMQ_Q_DELETING && queue_state(w) != SHMQ_Q_RETIRING) continue;
-        if (!fenced++ && barrier_everywhere() != 0) { admin_leave(ctx); return 0; }   /* no barrier, no re-use: all stay as they are */
+        if (!fenced++ && barrier_everywhere() != 0) { queue_admin_leave(ctx); return 0; }   /* no barrier, no re-use: all stay as they are */
         if (queue_state(w) == SHMQ_Q_RETIRING) continue;
         int busy = somebody_inside(ctx);   /* one who still publishes or takes there */
         shmq_census c;
@@ -584,7 +581,7 @@ int shmq_queue_collect(shmq_ctx *ctx) {
         CRASH_POINT("collect");
         if (cas(&rec->word, w, queue_make(queue_gen(w), SHMQ_Q_FREE))) done++;
     }
-    admin_leave(ctx);
+    queue_admin_leave(ctx);
     return done;
 }
 

@@ -58,16 +58,21 @@ int shmq_refs(shmq_ctx *ctx, uint64_t qref) {
     return refs_of(ctx, qref_index(qref), qref_gen(qref));
 }
 
-/* The reference of queue `index` if it is COUNTED and nobody has a handle on it, else 0: a candidate, no more than that. */
-int64_t shmq_refs_none(shmq_ctx *ctx, uint32_t index) {
-    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
-    if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
+/* The word of queue `index` if it is COUNTED, not on its way out, and nobody has a handle on it; else 0. */
+static uint64_t abandoned(shmq_ctx *ctx, uint32_t index) {
     if (index >= SHMQ_QUEUES || index >= ld32_acq(&ctx->header->queue_hwm)) return 0;
     shmq_queue *rec = &ctx->queues[index];
     uint64_t w = ld_acq(&rec->word);
     if (queue_state(w) != SHMQ_Q_LIVE && queue_state(w) != SHMQ_Q_CLOSED) return 0;
-    if (!(rec->options.flags & SHMQ_COUNTED) || refs_of(ctx, index, queue_gen(w))) return 0;
-    return (int64_t)(queue_gen(w) << 16 | index);
+    return (rec->options.flags & SHMQ_COUNTED) && refs_of(ctx, index, queue_gen(w)) == 0 ? w : 0;
+}
+
+/* The reference of queue `index` if it is abandoned, else 0: a candidate, no more than that. */
+int64_t shmq_refs_none(shmq_ctx *ctx, uint32_t index) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
+    uint64_t w = abandoned(ctx, index);
+    return w ? (int64_t)(queue_gen(w) << 16 | index) : 0;
 }
 
 /* Every handle that this process has is counted now. */
@@ -94,13 +99,10 @@ int shmq_queue_mark(shmq_ctx *ctx, uint64_t qref, uint32_t marks) {
 
 static int given_up(shmq_ctx *ctx, uint64_t qref) {
     uint32_t i = qref_index(qref);
-    if (i >= ld32_acq(&ctx->header->queue_hwm) || i >= SHMQ_QUEUES) return 0;
-    shmq_queue *rec = &ctx->queues[i];
-    uint64_t w = ld_acq(&rec->word);
-    if (queue_gen(w) != qref_gen(qref) || (queue_state(w) != SHMQ_Q_LIVE && queue_state(w) != SHMQ_Q_CLOSED)) return 0;
-    if (!(rec->options.flags & SHMQ_COUNTED) || refs_of(ctx, i, qref_gen(qref))) return 0;
-    if ((ld32_acq(&rec->marks) & SHMQ_TRAVELLED) && !queue_drained(ctx, i)) return 0;   /* I4 */
-    return cas(&rec->word, w, queue_make(queue_gen(w), SHMQ_Q_DELETING));
+    uint64_t w = abandoned(ctx, i);
+    if (w == 0 || queue_gen(w) != qref_gen(qref)) return 0;
+    if ((ld32_acq(&ctx->queues[i].marks) & SHMQ_TRAVELLED) && !queue_drained(ctx, i)) return 0;   /* I4 */
+    return cas(&ctx->queues[i].word, w, queue_make(queue_gen(w), SHMQ_Q_DELETING));
 }
 
 /* Delete those of these queues that nobody has a handle on (I3). How many. */

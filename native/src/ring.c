@@ -38,7 +38,7 @@ static void raise_to(local_ring *r, shmq_au64 *hint, uint64_t to) {
 }
 
 /* Slots with memory behind them, counted from slot 0; the first round fills them in order (I4). */
-static uint64_t slots_backed(local_ring *r) {
+uint64_t ring_backed(local_ring *r) {
     uint64_t n = r->chunks ? (uint64_t)ld32_acq(r->chunks) * RING_CHUNK : UINT64_MAX;
     return n > r->mask + 1 ? r->mask + 1 : n;
 }
@@ -60,14 +60,14 @@ static int ring_back(shmq_ctx *ctx, local_ring *r, uint64_t t) {
 
 /* Is t what a tail can be: is the position before it filled, or filled and cleared? */
 static int tail_credible(local_ring *r, uint64_t t) {
-    if (r->chunks && ((t - 1) & r->mask) >= slots_backed(r)) return t == 0;
+    if (r->chunks && ((t - 1) & r->mask) >= ring_backed(r)) return t == 0;
     uint64_t s = ld_acq(&r->slots[(t - 1) & r->mask]);
     int64_t d = round_diff(slot_round(s), (t - 1) >> r->lg);
     return t == 0 || d > 0 || (d == 0 && !slot_is_empty(s));
 }
 
 static int head_credible(local_ring *r, uint64_t h) {   /* what a head can be: the position before it is cleared */
-    if (r->chunks && ((h - 1) & r->mask) >= slots_backed(r)) return h == 0;
+    if (r->chunks && ((h - 1) & r->mask) >= ring_backed(r)) return h == 0;
     return h == 0 || round_diff(slot_round(ld_acq(&r->slots[(h - 1) & r->mask])), (h - 1) >> r->lg) > 0;
 }
 
@@ -191,10 +191,7 @@ int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out) {
             uint64_t ahead = ld_rlx(&r->slots[(h + 4) & r->mask]);
             if (!slot_is_empty(ahead) && slot_idx(ahead) < SHMQ_BLOCKS) {
                 __builtin_prefetch(block_at(ctx, slot_idx(ahead)), 1);
-                class_place *k = &ctx->classes[class_of(ctx, slot_idx(ahead))];
-                uint8_t *payload = k->payload + (uint64_t)(slot_idx(ahead) - k->first) * k->stride;
-                __builtin_prefetch(payload, 0);
-                if (k->stride > 64) __builtin_prefetch(payload + 64, 0);   /* fields lie there; of a shorter one it is another's line */
+                PREFETCH_PAYLOAD(ctx, slot_idx(ahead), 0);
             }
             uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
             if (!MUTANT(2) && ld_acq(slot) != s) continue;   /* R2: c belongs to the incarnation that s names */
@@ -317,8 +314,8 @@ int ring_seems_empty(local_ring *r) {
 
 /* Hints from the slots: tail = lowest position that an EMPTY slot waits for, head = lowest filled position. */
 int ring_rebuild(local_ring *r) {
-    uint64_t n = r->mask + 1, tail = UINT64_MAX, head = UINT64_MAX, backed = slots_backed(r);
-    for (uint64_t i = 0; i < n && i < backed; i++) {
+    uint64_t n = r->mask + 1, tail = UINT64_MAX, head = UINT64_MAX, backed = ring_backed(r);
+    for (uint64_t i = 0; i < backed; i++) {
         uint64_t s = ld_acq(&r->slots[i]), p = slot_round(s) << r->lg | i;
         if (slot_is_empty(s)) { if (p < tail) tail = p; }
         else if (p < head) head = p;

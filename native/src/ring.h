@@ -9,6 +9,7 @@ typedef struct { uint64_t ctl, slot, position; uint32_t idx; } ring_item;
 #define RING_SLACK 64     /* so many slots beyond the tail have memory: readers look a little ahead */
 #define RING_LONG 17      /* lg from which on a ring gets its memory as it goes */
 
+uint64_t ring_backed(local_ring *r);
 int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint64_t max_depth);
 int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out);
 int ring_next(shmq_ctx *ctx, local_ring *r, uint64_t *at, ring_item *out);

@@ -23,6 +23,7 @@ from collections import ChainMap
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
+from shmq.message import encode_varint
 from shmq.mp import compact
 
 COMPACT, PICKLE, BUFFERS = 1, 2, 3
@@ -113,7 +114,7 @@ def encode(obj: Any) -> Item:
     size = 0
     for part in parts:
         size += -size % ALIGN + part.nbytes
-    return Item(_BUFFERS + _varint(len(table)) + table, parts, size)
+    return Item(_BUFFERS + encode_varint(len(table)) + table, parts, size)
 
 
 def decode(meta: bytes, data: memoryview, *, view: bool) -> Any:
@@ -156,12 +157,3 @@ def _sizes(meta: bytes) -> tuple[int, ...]:
         if byte < 0x80:
             break
     return struct.unpack_from(f"<{length // 8}Q", meta, at)
-
-
-def _varint(n: int) -> bytes:
-    out = bytearray()
-    while n > 0x7F:
-        out.append(n & 0x7F | 0x80)
-        n >>= 7
-    out.append(n)
-    return bytes(out)

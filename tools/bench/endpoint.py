@@ -39,6 +39,17 @@ class Spec:
     """A way of using the peer, see `Peer.variants`."""
 
 
+SPIN = """
+while True:
+    try:
+        item = _get_nowait()
+        break
+    except _Empty:
+        pass
+"""
+"""`Endpoint.spin` of a queue with get_nowait() and an exception for an empty one, as `queue.Queue` has them."""
+
+
 @dataclass
 class Endpoint:
     """One process's end of one channel."""

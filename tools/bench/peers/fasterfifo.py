@@ -7,7 +7,7 @@ from typing import Any
 
 import faster_fifo
 
-from tools.bench.endpoint import Caps, Endpoint
+from tools.bench.endpoint import SPIN, Caps, Endpoint
 from tools.bench.peers import Peer
 
 
@@ -45,14 +45,6 @@ class FasterFifo(Peer):
     def consumer(self, channel: int = 0, index: int = 0) -> Endpoint:
         """Return get() and get_many(), blocking while it is empty."""
         queue = self.queues[channel]
-        spin = """
-while True:
-    try:
-        item = _get_nowait()
-        break
-    except _Empty:
-        pass
-"""
         return Endpoint(
             env={
                 "_get": queue.get,
@@ -61,7 +53,7 @@ while True:
                 "_Empty": Empty,
             },
             get="item = _get()",
-            spin=spin,
+            spin=SPIN,
             get_many="items = _get_many()",
         )
 

@@ -7,7 +7,7 @@ import platform
 from queue import Empty
 from typing import Any
 
-from tools.bench.endpoint import Caps, Endpoint
+from tools.bench.endpoint import SPIN, Caps, Endpoint
 from tools.bench.peers import Peer
 
 _LISTS = "lists of 100"
@@ -49,19 +49,10 @@ class MpQueue(Peer):
     def consumer(self, channel: int = 0, index: int = 0) -> Endpoint:
         """Return get()."""
         queue: Any = self.queues[channel]
-
-        spin = """
-while True:
-    try:
-        item = _get_nowait()
-        break
-    except _Empty:
-        pass
-"""
         return Endpoint(
             env={"_get": queue.get, "_get_nowait": queue.get_nowait, "_Empty": Empty},
             get="item = _get()",
-            spin=spin,
+            spin=SPIN,
             get_many="items = _get()" if self.spec.variant else "items = (_get(),)",
         )
 

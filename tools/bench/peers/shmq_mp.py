@@ -5,7 +5,7 @@ from __future__ import annotations
 from queue import Empty
 from typing import Any
 
-from tools.bench.endpoint import Caps, Endpoint
+from tools.bench.endpoint import SPIN, Caps, Endpoint
 from tools.bench.peers import Peer
 from tools.bench.peers.shmq_ import Shmq
 
@@ -48,14 +48,6 @@ class ShmqMp(Peer):
     def consumer(self, channel: int = 0, index: int = 0) -> Endpoint:
         """Return get() and get_many()."""
         queue: Any = self.queues[channel]
-        spin = """
-while True:
-    try:
-        item = _get_nowait()
-        break
-    except _Empty:
-        pass
-"""
         return Endpoint(
             env={
                 "_get": queue.get,
@@ -64,7 +56,7 @@ while True:
                 "_Empty": Empty,
             },
             get="item = _get(copy=False)" if self.spec.variant == _VIEW else "item = _get()",
-            spin=spin,
+            spin=SPIN,
             get_many="items = _get_many(100)",
         )
 

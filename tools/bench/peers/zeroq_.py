@@ -7,7 +7,7 @@ from pathlib import Path
 
 import zeroq
 
-from tools.bench.endpoint import Caps, Endpoint
+from tools.bench.endpoint import SPIN, Caps, Endpoint
 from tools.bench.peers import Peer
 
 
@@ -35,14 +35,6 @@ class ZeroQ(Peer):
     def consumer(self, channel: int = 0, index: int = 0) -> Endpoint:
         """Return get()."""
         queue = zeroq.Queue(self.name(channel), create=False)
-        spin = """
-while True:
-    try:
-        item = _get_nowait()
-        break
-    except _Empty:
-        pass
-"""
         return Endpoint(
             env={
                 "_get": queue.get,
@@ -51,7 +43,7 @@ while True:
                 "_queue_c": queue,
             },
             get="item = _get()",
-            spin=spin,
+            spin=SPIN,
         )
 
     def teardown(self) -> None:

@@ -10,7 +10,7 @@ from tools.bench.endpoint import Spec
 from tools.bench.messages import CYCLE_64B, chunks_of, numbered
 from tools.bench.peers import Peer, load
 from tools.bench.peers.shmq_features import KEYS, feature_of
-from tools.bench.processes import CONSUMER_CORE, PRODUCER_CORE, Child, together
+from tools.bench.transfer import transfer
 from tools.bench.workloads import Figure, Workload
 
 if TYPE_CHECKING:
@@ -68,21 +68,9 @@ def run(params: dict[str, Any]) -> dict[str, float]:
     most = feature_of(params["variant"]).most or params["n"]
     params["repeat"] = max(1, round(min(params["n"], most) / CYCLE_64B))
     peer = load(params["peer"])(Spec(params["tag"], _SIZE, 4096, variant=params["variant"]))
-    peer.setup()
-    params["note_pids"](peer.server_pids())
-    try:
-        consumer = Child(_consumer, peer, params, core=CONSUMER_CORE)
-        consumer.wait()
-        producer = Child(_producer, peer, params, core=PRODUCER_CORE)
-        producer.wait()
-        together(consumer, producer)
-        end, begin = together(consumer, producer)
-        producer.finish()
-        consumer.finish()
-    finally:
-        peer.teardown()
+    elapsed = transfer(peer, params, _producer, _consumer)
     n = params["repeat"] * CYCLE_64B
-    return {"n": n, "rate": n / (end - begin) * 1e9}
+    return {"n": n, "rate": n / elapsed * 1e9}
 
 
 WORKLOADS = (

@@ -10,7 +10,7 @@ from tools.bench import loops
 from tools.bench.endpoint import Spec
 from tools.bench.messages import chunks_of
 from tools.bench.peers import Peer, load
-from tools.bench.processes import CONSUMER_CORE, PRODUCER_CORE, Child, together
+from tools.bench.transfer import transfer
 from tools.bench.workloads import Figure, Workload
 
 if TYPE_CHECKING:
@@ -85,21 +85,9 @@ def _run(params: dict[str, Any], make: Callable[[], list[Any]]) -> dict[str, flo
     size = _ARRAY_BYTES if params.get("arrays") else 200
     spec = Spec(params["tag"], size, params["room"], objects=True, variant=params["variant"])
     peer = load(params["peer"])(spec)
-    peer.setup()
-    params["note_pids"](peer.server_pids())
-    try:
-        consumer = Child(_consumer, peer, params, make, core=CONSUMER_CORE)
-        consumer.wait()
-        producer = Child(_producer, peer, params, make, core=PRODUCER_CORE)
-        producer.wait()
-        together(consumer, producer)
-        end, begin = together(consumer, producer)
-        producer.finish()
-        consumer.finish()
-    finally:
-        peer.teardown()
+    elapsed = transfer(peer, params, _producer, _consumer, make)
     n = params["repeat"] * length
-    rate = n / (end - begin) * 1e9
+    rate = n / elapsed * 1e9
     return {"n": n, "rate": rate, "bytes": rate * _ARRAY_BYTES}
 
 

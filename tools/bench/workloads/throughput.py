@@ -9,7 +9,7 @@ from tools.bench import loops
 from tools.bench.endpoint import Spec
 from tools.bench.messages import chunks_of, cycle
 from tools.bench.peers import Peer, load
-from tools.bench.processes import CONSUMER_CORE, PRODUCER_CORE, Child, together
+from tools.bench.transfer import transfer
 from tools.bench.workloads import Figure, Workload
 
 if TYPE_CHECKING:
@@ -61,21 +61,9 @@ def run(params: dict[str, Any]) -> dict[str, float]:
     params["repeat"] = max(1, round(params["n"] / length))
     spec = Spec(params["tag"], size, room, variant=params["variant"])
     peer = load(params["peer"])(spec)
-    peer.setup()
-    params["note_pids"](peer.server_pids())
-    try:
-        consumer = Child(_consumer, peer, params, core=CONSUMER_CORE)
-        consumer.wait()
-        producer = Child(_producer, peer, params, core=PRODUCER_CORE)
-        producer.wait()
-        together(consumer, producer)
-        end, begin = together(consumer, producer)
-        producer.finish()
-        consumer.finish()
-    finally:
-        peer.teardown()
+    elapsed = transfer(peer, params, _producer, _consumer)
     n = params["repeat"] * length
-    rate = n / (end - begin) * 1e9
+    rate = n / elapsed * 1e9
     return {"n": n, "rate": rate, "bytes": rate * size}
 
 
