@@ -308,12 +308,15 @@ class Items(ItemsBase):
         deadline = deadline_of(block, timeout)
         if not copy:
             return self._get_view(deadline)
+        return self._take_some(1, deadline)[0]
+
+    def _take_some(self, n: int, deadline: int) -> list[Any]:
         found: list[Any] = []
         last = False
         while True:
-            rc = self._get_some(found, 1)
+            rc = self._get_some(found, n)
             if rc > 0:
-                return found[0]
+                return found
             last = self._wait_for_items(rc, deadline, last)
 
     def _wait_for_items(self, rc: int, deadline: int, last: bool) -> bool:
@@ -368,14 +371,7 @@ class Items(ItemsBase):
             raise ValueError(
                 explain("max_n", n, "1 or more", "say how many items you want at most")
             )
-        deadline = deadline_of(block, timeout)
-        found: list[Any] = []
-        last = False
-        while True:
-            rc = self._get_some(found, n)
-            if rc > 0:
-                return found
-            last = self._wait_for_items(rc, deadline, last)
+        return self._take_some(n, deadline_of(block, timeout))
 
     # ---- asyncio, trio, anyio --------------------------------------------------------------
 
