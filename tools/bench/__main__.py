@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench import machine, report
+from tools.bench.distance import Distance
 from tools.bench.peers import MODULES, load
 from tools.bench.run import Options, run_workload
 from tools.bench.workloads import all_workloads
@@ -77,11 +78,12 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     )
     load_before = os.getloadavg()[0]
     results = {}
+    distance = Distance()
     for key in workloads:
         if key in only:
             print(f"{key}:", file=sys.stderr, flush=True)
             load_here = os.getloadavg()[0]
-            rows = run_workload(workloads[key], peers, options)
+            rows = run_workload(workloads[key], peers, options, distance)
             results[key] = {
                 "rows": [asdict(row) for row in rows],
                 "date": _now(),

@@ -23,6 +23,10 @@ _METHOD = """
 - In every round each row is measured once, in turn; a figure is the **median over the rounds**, with the lowest and
   the highest in brackets. × is the median over the rounds of this row against multiprocessing.Queue in the *same* round
   (for times: how many times shorter). Absolute figures of virtual machines drift; ratios within a run drift less.
+- A host moves the two cores of a virtual machine about: now they share a core, now they are in different sockets, and
+  a cache line takes up to four times as long there and back. That time is taken before and after each measurement, and
+  one during which the cores were not near each other is repeated; it is a median of its own, _cores far apart_
+  (first figure; in brackets lowest and highest). Where they did not come near again in time, the row says for how many rounds.
 - No peer pays for a wrapper: the harness compiles each peer's own statement into the timed loop. Each is used the
   fastest documented way for bytes, blocking where it can block. Peers that overwrite unread messages are held
   back so that nothing is lost.
@@ -74,6 +78,9 @@ def _table(workload: Workload, table: dict[str, Any]) -> list[str]:
     heads = ["", *(f"{f.title}, {f.unit}" for f in workload.figures)]
     if with_ratio:
         heads.append("×" if workload.peers else f"× of {wanted}")
+    with_apart = any(row.get("apart") for row in rows)
+    if with_apart:
+        heads.append("cores far apart")
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     sign = -1 if first.higher_is_better else 1
 
@@ -88,6 +95,10 @@ def _table(workload: Workload, table: dict[str, Any]) -> list[str]:
         cells = [_cell(row["rounds"], figure) for figure in workload.figures]
         if with_ratio:
             cells.append(_ratio(row["rounds"], reference, first))
+        if with_apart:
+            cells.append(_cell(row.get("apart", []), first))
+        if row.get("far"):
+            cells[0] += f", {row['far']} of {len(row['rounds'])} not near"
         if row["failures"] and not row["problem"]:
             cells[0] += f" — one round failed: {row['failures'][0]}"
         if row["problem"]:
