@@ -28,8 +28,9 @@ def main() -> None:
     params = json.loads(sys.stdin.read())
     out = Path(params["out"])
     if params.get("clean"):
-        spec = Spec(params["tag"], 64, 64, producers=4, consumers=4, channels=10)
-        load(params["peer"])(spec).teardown()
+        for side in params.get("sides", ("",)):
+            spec = Spec(params["tag"] + side, 64, 64, producers=4, consumers=4, channels=10)
+            load(params["peer"])(spec).teardown()
         return
     pids = out.with_suffix(".pids")
 

@@ -166,11 +166,11 @@ def _reason(error: Exception) -> str:
 def _round(workload: Workload, row: Row, options: Options, distance: Distance) -> None:
     """Measure a row once with the cores near each other; what was measured while they were far apart is kept aside."""
     figures: dict[str, float] = {}
-    for _ in range(_ATTEMPTS):
-        before = distance.far()
+    for _ in range(_ATTEMPTS if workload.near else 1):
+        before = workload.near and distance.far()
         figures = measure(workload, row, row.n, options)
-        after = distance.far()
-        if not (workload.calibrate and (before or after)):
+        after = workload.near and distance.far()
+        if not (before or after):
             row.rounds.append(figures)
             return
         if before and after:

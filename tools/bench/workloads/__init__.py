@@ -41,6 +41,8 @@ class Workload:
     """Parameter sets; each is a row for each peer (and variant)."""
     calibrate: bool = True
     """The message count `n` is found by a short first run; otherwise the parameters say all."""
+    near: bool = True
+    """Only what is measured while the cores are near each other counts, see `distance.py`."""
     ratio: bool = True
 
 
@@ -50,6 +52,7 @@ def all_workloads() -> dict[str, Workload]:
         calls,
         costs,
         fan_out,
+        feature_costs,
         features,
         latency,
         many,
@@ -57,12 +60,13 @@ def all_workloads() -> dict[str, Workload]:
         throughput,
     )
 
-    modules = (throughput, features, latency, many, fan_out, objects, calls, costs)
+    modules = (throughput, features, feature_costs, latency, many, fan_out, objects, calls, costs)
     found = [workload for module in modules for workload in module.WORKLOADS]
     order = [
         "one-by-one",
         "batch",
         "features",
+        "feature-costs",
         "publish-watched",
         "publish-deep",
         "round-trip-spinning",

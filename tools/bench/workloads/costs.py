@@ -262,6 +262,7 @@ WORKLOADS = (
             {"depth": depth, "label": f"depth {depth:,}"} for depth in (1, 1000, 100_000, 1_000_000)
         ),
         calibrate=False,
+        near=False,
     ),
     Workload(
         "memory",
@@ -274,6 +275,7 @@ WORKLOADS = (
         run_memory,
         params=tuple({"count": n, "label": f"{n:,} messages"} for n in (100_000, 1_000_000)),
         calibrate=False,
+        near=False,
         ratio=False,
     ),
     Workload(
@@ -294,6 +296,7 @@ WORKLOADS = (
             {"seconds": 10, "delays": 100_000, "label": "with 100,000 pending delays"},
         ),
         calibrate=False,
+        near=False,
         ratio=False,
     ),
     Workload(
@@ -307,6 +310,7 @@ WORKLOADS = (
         run_first_queue,
         params=({"label": "queues"},),
         calibrate=False,
+        near=False,
         ratio=False,
     ),
     Workload(
@@ -321,6 +325,7 @@ WORKLOADS = (
         run_start,
         params=({"label": "broker"},),
         calibrate=False,
+        near=False,
         ratio=False,
     ),
     Workload(
@@ -336,6 +341,7 @@ WORKLOADS = (
         run_recovery,
         params=({"arena": 1_000_000, "trials": 20, "label": "arena of 1,000,000"},),
         calibrate=False,
+        near=False,
         ratio=False,
     ),
 )

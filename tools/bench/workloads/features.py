@@ -16,18 +16,18 @@ from tools.bench.workloads import Figure, Workload
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SIZE = 64
+SIZE = 64
 _CHUNK = 250
-_PRODUCE = loops.with_extra(loops.PRODUCE)
-_CONSUME = loops.with_extra(loops.CONSUME)
+PRODUCE = loops.with_extra(loops.PRODUCE)
+CONSUME = loops.with_extra(loops.CONSUME)
 _Chunks = list[list[tuple[bytes, Any]]]
 
 
-def _laps(variant: str, first: int, laps: int) -> tuple[_Chunks, int]:
+def laps_of(variant: str, first: int, laps: int) -> tuple[_Chunks, int]:
     """Return the messages of `laps` cycles with their extras, and how often to send them."""
     feature = feature_of(variant)
     distinct, first = (laps, first) if feature.ever_new else (1, 0)
-    messages = [numbered(_SIZE, seq) for seq in range(CYCLE_64B)]
+    messages = [numbered(SIZE, seq) for seq in range(CYCLE_64B)]
     pairs = [
         (message, feature.extra(first + lap * CYCLE_64B + seq))
         for lap in range(distinct)
@@ -38,9 +38,9 @@ def _laps(variant: str, first: int, laps: int) -> tuple[_Chunks, int]:
 
 def _producer(peer: Peer, params: dict[str, Any]) -> Iterator[Any]:
     endpoint = peer.producer()
-    loop = loops.compile_loop(_PRODUCE, endpoint)
-    warm = _laps(params["variant"], 0, 1)
-    timed = _laps(params["variant"], CYCLE_64B, params["repeat"])
+    loop = loops.compile_loop(PRODUCE, endpoint)
+    warm = laps_of(params["variant"], 0, 1)
+    timed = laps_of(params["variant"], CYCLE_64B, params["repeat"])
     yield "open"
     loop(*warm)
     yield "warm"
@@ -52,9 +52,9 @@ def _producer(peer: Peer, params: dict[str, Any]) -> Iterator[Any]:
 
 def _consumer(peer: Peer, params: dict[str, Any]) -> Iterator[Any]:
     endpoint = peer.consumer()
-    loop = loops.compile_loop(_CONSUME, endpoint)
+    loop = loops.compile_loop(CONSUME, endpoint)
     # What an ever new extra was is not looked at; the others are the same in each cycle.
-    chunks, _ = _laps(params["variant"], 0, 1)
+    chunks, _ = laps_of(params["variant"], 0, 1)
     yield "open"
     loop(chunks, 1)
     yield "warm"
@@ -67,7 +67,7 @@ def run(params: dict[str, Any]) -> dict[str, float]:
     """Send `n` messages (rounded to whole cycles), from the first put to the last message checked."""
     most = feature_of(params["variant"]).most or params["n"]
     params["repeat"] = max(1, round(min(params["n"], most) / CYCLE_64B))
-    peer = load(params["peer"])(Spec(params["tag"], _SIZE, 4096, variant=params["variant"]))
+    peer = load(params["peer"])(Spec(params["tag"], SIZE, 4096, variant=params["variant"]))
     elapsed = transfer(peer, params, _producer, _consumer)
     n = params["repeat"] * CYCLE_64B
     return {"n": n, "rate": n / elapsed * 1e9}
