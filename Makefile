@@ -10,7 +10,7 @@
 #   make san        C tests under asan+ubsan, then tsan
 #   make lint       ruff, formatting, types
 #   make check      lint + test + crash + conformance + model + san: what CI runs
-#   make test-all   the whole suite on every Python 3.10 to 3.13 found
+#   make test-all   the whole suite on every Python 3.10 to 3.13 found, but for hours of C: pytest tests -m long
 #   make bench      against pinned rivals; writes docs/benchmarks.md    BENCH_ARGS=...
 
 SHELL := /bin/bash
@@ -139,7 +139,7 @@ test-all:
 .PHONY: one-python
 one-python:
 	$(call make_venv,.venv-$(V),$(PYTHON))
-	.venv-$(V)/bin/python -m pytest tests $(ARGS)
+	.venv-$(V)/bin/python -m pytest tests -m "not long" $(ARGS)
 
 bench: dev
 	$(LOCKED); $(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[bench]'

@@ -26,6 +26,7 @@ def test_no_instruction_is_a_bad_one_to_die_after(run: Callable[..., str], shard
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_no_pair_of_instructions_either(run: Callable[..., str], shard: int) -> None:
@@ -33,6 +34,7 @@ def test_no_pair_of_instructions_either(run: Callable[..., str], shard: int) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_states_with_equal_bytes_are_equal(run: Callable[..., str]) -> None:
     """Killed after each instruction, whether or not it changed a byte that others see."""
