@@ -12,7 +12,7 @@ from tools.bench.endpoint import Spec
 from tools.bench.messages import CYCLE_64B
 from tools.bench.peers import Peer, load
 from tools.bench.peers.shmq_features import DEDUP, KEY, NO_METRICS, PLAIN
-from tools.bench.processes import CONSUMER_CORE, PRODUCER_CORE, Child, together
+from tools.bench.transfer import transfers
 from tools.bench.workloads import Figure, Workload
 from tools.bench.workloads.features import CONSUME, PRODUCE, SIZE, laps_of
 
@@ -32,7 +32,6 @@ def _producer(sides: _Sides, variants: tuple[str, str]) -> Iterator[Any]:
     yield "open"
     for put, variant in zip(puts, variants, strict=True):
         put(*laps_of(variant, 0, 1))
-    yield "warm"
     for turn, side in enumerate(_TURNS):
         laps = laps_of(variants[side], CYCLE_64B * (1 + turn * _LAPS), _LAPS)
         yield "ready"
@@ -51,7 +50,6 @@ def _consumer(sides: _Sides, variants: tuple[str, str]) -> Iterator[Any]:
     yield "open"
     for get, lap in zip(gets, laps, strict=True):
         get(lap, 1)
-    yield "warm"
     for side in _TURNS:
         yield "ready"
         gets[side](laps[side], _LAPS)
@@ -70,26 +68,13 @@ def _series(params: dict[str, Any], number: int) -> list[tuple[int, int]]:
         for side, variant in zip(params["sides"][2 * number :], variants, strict=False)
     )
     sides = (without, with_)
-    times: tuple[list[int], list[int]] = ([], [])
-    try:
-        for side in sides:
-            side.setup()
-        params["note_pids"]([pid for side in sides for pid in side.server_pids()])
-        taker = Child(_consumer, sides, variants, core=CONSUMER_CORE)
-        giver = Child(_producer, sides, variants, core=PRODUCER_CORE)
-        taker.wait()
-        giver.wait()
-        together(taker, giver)
-        for side in _TURNS:
-            together(taker, giver)
-            end, begin = together(taker, giver)
-            times[side].append(end - begin)
-        giver.finish()
-        taker.finish()
-    finally:
-        for side in sides:
-            side.teardown()
-    return list(zip(*times, strict=True))
+    times = transfers(
+        sides, params["note_pids"], _producer, _consumer, sides, variants, turns=len(_TURNS)
+    )
+    cheap, dear = (
+        [t for t, at in zip(times, _TURNS, strict=True) if at == side] for side in (0, 1)
+    )
+    return list(zip(cheap, dear, strict=True))
 
 
 def run(params: dict[str, Any]) -> dict[str, float]:
