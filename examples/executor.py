@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import time
 
 import shmq
 
@@ -20,6 +21,15 @@ def primes_between(start: int, stop: int) -> int:
     return composite.count(0) - sum(1 for n in (0, 1) if start <= n < stop)
 
 
+def kill_a_worker(executor: shmq.Executor) -> None:
+    """Kill one by chance; one that is dead already, and not replaced yet, does not count."""
+    while True:
+        try:
+            return os.kill(random.choice(executor.pids), signal.SIGKILL)
+        except (IndexError, ProcessLookupError):
+            time.sleep(0.001)
+
+
 if __name__ == "__main__":
     starts = range(0, LIMIT, STEP)
     kills = set(random.sample(range(len(starts)), KILLS))
@@ -29,5 +39,5 @@ if __name__ == "__main__":
         for i, count in enumerate(results):
             total += count
             if i in kills:
-                os.kill(random.choice(executor.pids), signal.SIGKILL)
+                kill_a_worker(executor)
     print(f"{total:,} primes below {LIMIT:,}; {KILLS} times SIGKILL on the way")

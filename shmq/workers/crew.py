@@ -65,7 +65,8 @@ class Crew:
         self._workers: dict[int, _Worker] = {}  # by place
         # Lives as long as this object: `wake` may come at any time, from any thread.
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        weakref.finalize(self, os.close, self._bell)
+        # Not before that: what is left when the interpreter ends, an iterator of results say, still wakes.
+        weakref.finalize(self, os.close, self._bell).atexit = False
         self._poll = select.poll()
         self._poll.register(self._bell, select.POLLIN)
         self._limit = max(4, 2 * size)

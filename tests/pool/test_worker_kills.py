@@ -237,6 +237,20 @@ def test_workers_end_when_their_owner_is_killed(method: str, busy: str, tmp_path
         jobs.wait_until(lambda: not segment.exists(), "the end of the broker")
 
 
+def test_a_program_that_fails_amid_its_results_tells_nothing_but_that(tmp_path: Path) -> None:
+    source = """
+        import jobs, shmq
+        if __name__ == "__main__":
+            with shmq.Executor(2) as executor:
+                results = executor.map(jobs.square, range(1000))
+                next(results)
+                raise SystemExit("enough")  # the iterator is there until the interpreter ends
+    """
+    with program(tmp_path, source) as failing:
+        out, err = failing.communicate(timeout=60)
+    assert (failing.returncode, out, err) == (1, "", "enough\n")
+
+
 def test_a_program_that_forgets_the_shutdown_ends_when_its_calls_are_done(tmp_path: Path) -> None:
     source = """
     import jobs, shmq
