@@ -115,7 +115,15 @@ static bool fields_get(const QueueObject *self, shmq_message *m, uint8_t *buffer
         else if (f == PRIORITY) return false;
     }
     encoder e = {buffer, buffer + FIELDS_MOST};
-    if (of[DEDUP_ID] && !field_put_own(&e, of[DEDUP_ID], 7, &m->dedup, &m->dedup_size)) return false;
+    if (of[DEDUP_ID]) {   /* hashed before it is encoded: the queue's table is fetched meanwhile */
+        const char *text;
+        Py_ssize_t n;
+        if (!text_of(of[DEDUP_ID], &text, &n) || n > FIELDS_MOST) return false;
+        m->dedup = text;
+        m->dedup_size = (uint32_t)n;
+        if (!self->fans) shmq_publish_soon(self->ctx, self->qref, m);
+        if (!field_put_own(&e, of[DEDUP_ID], 7, &m->dedup, &m->dedup_size)) return false;
+    }
     if (of[KEY] && !field_put_own(&e, of[KEY], 8, &m->key, &m->key_size)) return false;
     if (of[HEADERS]) {
         PyObject *name, *value;

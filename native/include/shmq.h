@@ -278,6 +278,7 @@ typedef struct {
     const void *dedup;       /* deduplication id, or NULL */
     uint32_t key_size;
     uint32_t dedup_size;
+    uint64_t spot, spotted;  /* of shmq_publish_soon(): what it found out of dedup, and for which broker; else 0 */
 } shmq_message;
 
 typedef struct {
@@ -378,6 +379,7 @@ int shmq_refs_settled(shmq_ctx *ctx);
 int shmq_refs_collect(shmq_ctx *ctx, const uint64_t *queues, uint32_t n);
 
 /* messages */
+void shmq_publish_soon(shmq_ctx *ctx, uint64_t queue, shmq_message *message);
 int shmq_publish(shmq_ctx *ctx, uint64_t queue, shmq_message *message);
 int shmq_publish_many(shmq_ctx *ctx, uint64_t queue, shmq_message *messages, uint32_t n);
 int shmq_loan(shmq_ctx *ctx, uint64_t queue, uint64_t size, uint32_t meta_size, shmq_delivery *out);

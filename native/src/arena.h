@@ -15,7 +15,7 @@ static inline void arena_prefetch_next(shmq_ctx *ctx, unsigned k) {   /* the blo
     magazine *m = &ctx->magazines[k];
     if (m->n == 0) return;
     uint32_t idx = m->idx[m->n - 1];
-    __builtin_prefetch(block_at(ctx, idx), 1);
-    PREFETCH_PAYLOAD(ctx, idx, 1);
+    prefetch_to_write(block_at(ctx, idx));
+    PREFETCH_PAYLOAD(ctx, idx, prefetch_to_write);
 }
 #endif

@@ -55,6 +55,18 @@ static inline void pause_cpu(void) {
 #endif
 }
 
+static inline void prefetch_to_read(const void *p) { __builtin_prefetch(p); }
+
+/* A hint: this line will be written. gcc makes a prefetch for reading of __builtin_prefetch(p, 1) on x86-64, and the line has to be
+ * asked for a second time when it is written; prefetchw does nothing on the few processors that do not know it. */
+static inline void prefetch_to_write(const void *p) {
+#if defined(__x86_64__) || defined(__i386__)
+    __asm__ __volatile__("prefetchw %0" : : "m"(*(const char *)p));
+#else
+    __builtin_prefetch(p, 1);
+#endif
+}
+
 /* Named crash points of the test build: SHMQ_CRASH=name[:n] kills this process at the n-th passage of that point. */
 #ifdef SHMQ_CRASHPOINTS
 void shmq_crash_point(const char *name);

@@ -1,34 +1,35 @@
 /* dedup.c: of all publishes with one id within the window exactly one becomes a message.
  *
  *   page      next[2]: gen:40 | count:24     backed[2]: entries with memory     chunks: bit = those buckets have memory
- *   buckets   gen:40 | entry+1:24   and, beside it, the filter   gen:16 | of this one:24 | of the one before:24
+ *   buckets   gen:19 | filter:21 | entry+1:24
  *   half 0, 1 entries of 32 bytes: key, id, time:39 (ms) | before:1 | next entry+1:24
  *
  *   generation g = time / window; its entries live in half g & 1, and ids in g - 1 and g are looked at: older ones are out of
  *   the window. A chain leads from the newest id of a bucket to the older ones; `before` = the next entry is of generation g - 1.
+ *   The filter knows the keys of the chain, so that a new id need not walk it: a walk is one miss of the cache for each entry.
  *
- *   claim(key):  write an entry  ->  look at the filter, and if it knows the key, walk  ->  filter bit  ->  CAS on the head (CLAIM)
+ *   claim(key):  write an entry  ->  look at the bucket, and if its filter knows the key, walk  ->  CAS on the bucket (CLAIM)
  *
  * A message with an id is committed by NEW -> MOVE(me); from there it is either published or found to be a duplicate, by its
  * publisher, or by whoever recovers it: fate's DEDUP bit says that this is still to be decided. So a claim never belongs to a
  * message that can vanish, and who meets it may answer "duplicate" at once, whether its publisher is dead, stopped or alive.
  *
- * I1  The head CAS is the claim. A head's value never comes back, so it fails when any claim of this bucket was made since the
- *     head was read: of those who found nothing exactly one succeeds, however long one of them was stopped.
+ * I1  The bucket's CAS is the claim. It fails when any claim of this bucket was made since the word was read: of those who found
+ *     nothing exactly one succeeds, however long one of them was stopped. (A word can come back only 2^19 generations
+ *     later, by chance: when that bucket is then given the same number of an entry.)
  * I2  A linked entry is not changed while its generation is g or g-1. An entry is written by CASes from what stood there while
  *     its number was still good, the id first, everything mixed with the id (which occurs once): one who was stopped in the
  *     midst for two generations fails, instead of writing into what belongs to another one by now.
  * I3  What a walk says, match or none, is believed only when neither half has been given to a later generation meanwhile (R2).
- * I4  Nothing is ever cleared: a bucket of the generation before the last is empty. Times decide within the two generations.
+ * I4  Nothing is ever cleared: a bucket whose gen is neither g nor g-1 is empty. Times decide within the two generations. One
+ *     of somebody who is ahead of us is taken for empty as well; but he took a number before he wrote it, so that R2, which
+ *     looks at numbers after the bucket was read, sends us back.
  * I5  Buckets and entries are touched only after memory was reserved for them, and that was noted.
- * I6  The filter may know too much, never too little: a key's bit is set before the head that leads to it (partner: the filter
- *     is read after the head), and is given up two generations later. A filter of one who is ahead of us is taken for an empty
- *     one; but he took a number before he wrote it, so that R2, which looks at numbers after the filter was read, sends us back.
+ * I6  The filter knows every key of the chain, for it changes in the same CAS. It may know too much.
  *
- * Numbers of entries are given out in lots. Who dies where: before the head CAS: the lot is lost until its generation is over,
- * and a filter bit more is set. After it: the block is MOVE(dead) with the DEDUP bit; the recoverer finds its own id and
- * publishes it. If that comes so late that the claim is forgotten, the claim is made anew, and fails if another message has the
- * id by then.
+ * Numbers of entries are given out in lots. Who dies where: before the CAS on the bucket: the lot is lost until its generation is
+ * over. After it: the block is MOVE(dead) with the DEDUP bit; the recoverer finds its own id and publishes it. If that comes so
+ * late that the claim is forgotten, the claim is made anew, and fails if another message has the id by then.
  */
 #include "dedup.h"
 #include "clock.h"
@@ -41,43 +42,55 @@
 #define LOT_MOST 16u         /* four pairs of cache lines */
 
 typedef struct { shmq_au64 word[4]; } entry;   /* key.lo, key.hi, id, time and next; all but the id mixed with it (I2) */
-typedef struct { shmq_au64 head, filter; } bucket;
+typedef shmq_au64 bucket;
 typedef struct { shmq_au64 next, backed, chunks; uint8_t pad[104]; } head;   /* chunks: the first one's */
 
-static inline uint64_t head_make(uint64_t gen, uint32_t idx) { return gen << 24 | (idx + 1); }
-static inline uint64_t head_gen(uint64_t w) { return w >> 24; }
-static inline uint32_t head_idx(uint64_t w) { return (uint32_t)(w & 0xffffff) - 1; }
 static inline uint64_t next_gen(uint64_t w) { return w >> 24; }
 static inline uint64_t mix(uint64_t id, unsigned n) {
     static const uint64_t ODD[4] = { UINT64_C(0x9e3779b97f4a7c15), UINT64_C(0xc2b2ae3d27d4eb4f), 0, UINT64_C(0xd6e8feb86659fd93) };
     return id * ODD[n];
 }
 
-/* ---- the filter (I6): its gen is short, so one of long ago may pass for a new one, and knows too much ---- */
-#define FILTER_BITS 24
-static inline uint64_t filter_bit(hash128 key) { return UINT64_C(1) << ((key.hi & 0xffffffff) * FILTER_BITS >> 32); }
-static inline uint64_t filter_as_of(uint64_t f, uint64_t gen) {
-    uint64_t age = (gen - (f >> 48)) & 0xffff, newest = f >> FILTER_BITS & ((UINT64_C(1) << FILTER_BITS) - 1);
-    return age == 0 ? f : gen << 48 | (age == 1 && !MUTANT(58) ? newest : 0);
+/* ---- the word of a bucket. Its filter: 20 bits for the keys of one generation, or, when there are two, 10 for the one before and
+ * 10 for this one, and the bit that says so. Wide filters fold to narrow ones. ---- */
+#define ENTRY_MASK UINT64_C(0xffffff)
+#define FILTER_AT 24
+#define HALF 10
+#define HALF_MASK ((UINT64_C(1) << HALF) - 1)
+#define NARROW (UINT64_C(1) << (FILTER_AT + 2 * HALF))
+#define GEN_AT (FILTER_AT + 2 * HALF + 1)
+
+static inline uint64_t filter_bits(const hash128 *key) {   /* two or one; the bits of lo say which bucket */
+    return UINT64_C(1) << ((key->hi & 0xffffffff) * (2 * HALF) >> 32) | UINT64_C(1) << ((key->hi >> 32) * (2 * HALF) >> 32);
 }
-static inline int filter_knows(uint64_t f, uint64_t gen, hash128 key) {
-    f = filter_as_of(f, gen);
-    return ((f | f >> FILTER_BITS) & filter_bit(key)) != 0;
+static inline uint64_t folded(uint64_t wide) { return (wide | wide >> HALF) & HALF_MASK; }
+static inline uint64_t age_of(uint64_t w, uint64_t gen) { return (gen - (w >> GEN_AT)) & (UINT64_MAX >> GEN_AT); }
+
+/* What the word means in generation gen (I4). Which buckets are empty cannot be foretold: no branch for that. */
+static inline uint64_t bucket_as_of(uint64_t w, uint64_t gen) {
+    uint64_t age = age_of(w, gen), f = w >> FILTER_AT, as_of = age == 0 ? w : gen << GEN_AT;
+    if (RARE(age == 1)) as_of |= NARROW | (MUTANT(58) ? 0 : w & NARROW ? f >> HALF & HALF_MASK : folded(f)) << FILTER_AT | (w & ENTRY_MASK);
+    return as_of;
 }
-static inline uint64_t filter_with(uint64_t f, uint64_t gen, hash128 key) {
-    return filter_as_of(f, gen) | filter_bit(key) << FILTER_BITS;
+static inline int bucket_knows(uint64_t w, const hash128 *key) {   /* w: as of now */
+    uint64_t f = w >> FILTER_AT, wide = filter_bits(key), narrow = folded(wide);
+    return w & NARROW ? (f & narrow) == narrow || (f >> HALF & narrow) == narrow : (f & wide) == wide;
+}
+static inline uint64_t bucket_with(uint64_t w, const hash128 *key, uint32_t number) {
+    uint64_t wide = MUTANT(20) ? 0 : filter_bits(key);
+    return ((w & ~ENTRY_MASK) | (w & NARROW ? folded(wide) << HALF : wide) << FILTER_AT) + number + 1;
 }
 
 static uint64_t window_of(const shmq_queue_options *o) { return o->dedup_window_ns / 1000000 + (o->dedup_window_ns % 1000000 != 0); }
 
 static void measure(local_dedup *t, const shmq_queue_options *o) {
-    uint64_t buckets = 256;
+    uint64_t buckets = 512;
     t->capacity = o->dedup_capacity ? o->dedup_capacity : DEDUP_DEFAULT;
     if (t->capacity > DEDUP_MOST) t->capacity = DEDUP_MOST;
     while (buckets < t->capacity / 2) buckets *= 2;   /* chains of two in a full table; the filter spares most ids their walk */
     t->window_ms = window_of(o);
     t->mask = buckets - 1;
-    t->chunk = buckets / 64 > 256 ? (uint32_t)(buckets / 64) : 256;
+    t->chunk = buckets / 64 > 512 ? (uint32_t)(buckets / 64) : 512;   /* a page at least */
     t->bucket_bytes = buckets * sizeof(bucket);
     t->half_bytes = ((uint64_t)t->capacity * sizeof(entry) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
     t->lot = t->capacity / 256 + 1 < LOT_MOST ? t->capacity / 256 + 1 : LOT_MOST;   /* one that dies costs less than 1 in 256 ids */
@@ -94,6 +107,8 @@ uint64_t dedup_bytes(const shmq_queue_options *o) {
 void dedup_open(local_queue *q, uint8_t *base) {
     measure(&q->dedup, &q->options);
     q->dedup.base = base;
+    q->dedup.gen_begin = 0;
+    q->dedup.gen_now = 1;
 }
 
 static head *half(local_dedup *t, uint64_t gen) { return (head *)t->base + (gen & 1); }
@@ -112,9 +127,9 @@ void dedup_forget(uint8_t *base, const shmq_queue_options *o) {
 }
 
 /* I5 */
-static bucket *bucket_of(shmq_ctx *ctx, local_dedup *t, hash128 key) {
+static bucket *bucket_of(shmq_ctx *ctx, local_dedup *t, const hash128 *key) {
     head *h = half(t, 0);
-    uint64_t n = key.lo & t->mask, c = n / t->chunk, bytes = t->chunk * sizeof(bucket);
+    uint64_t n = key->lo & t->mask, c = n / t->chunk, bytes = t->chunk * sizeof(bucket);
     if (RARE(!(ld_acq(&h->chunks) >> c & 1))) {
         if (segment_reserve_mapped(ctx, (uint64_t)((uint8_t *)buckets(t) - ctx->base) + c * bytes, bytes) != SHMQ_OK) return NULL;
         or64(&h->chunks, UINT64_C(1) << c);
@@ -151,7 +166,7 @@ static int take_lot(shmq_ctx *ctx, local_dedup *t, uint64_t gen) {
 }
 
 /* An entry of our own in generation gen, written but for its last word, in which *last stands. OK, MOVED, or why there is none. */
-static int make_entry(shmq_ctx *ctx, local_dedup *t, uint64_t gen, hash128 key, uint64_t id, uint64_t *last, uint32_t *out) {
+static int make_entry(shmq_ctx *ctx, local_dedup *t, uint64_t gen, const hash128 *key, uint64_t id, uint64_t *last, uint32_t *out) {
     head *h = half(t, gen);
     for (unsigned tries = 0; tries < 1000; tries++) {
         if (t->lot_gen != gen || t->lot_next == t->lot_end) {
@@ -165,7 +180,7 @@ static int make_entry(shmq_ctx *ctx, local_dedup *t, uint64_t gen, hash128 key, 
         now = next_gen(ld_acq(&h->next));
         if (now > gen) return MOVED;   /* I2: what was read may be a later one's */
         if (now < gen) { t->lot_gen = 0; continue; }   /* no time does that: somebody has damaged it */
-        if (!cas(&e->word[2], old[2], id) || !cas(&e->word[0], old[0], key.lo ^ mix(id, 0)) || !cas(&e->word[1], old[1], key.hi ^ mix(id, 1))) {
+        if (!cas(&e->word[2], old[2], id) || !cas(&e->word[0], old[0], key->lo ^ mix(id, 0)) || !cas(&e->word[1], old[1], key->hi ^ mix(id, 1))) {
             t->lot_next++;   /* one who slept for two generations has spoilt it */
             continue;
         }
@@ -178,15 +193,15 @@ static int make_entry(shmq_ctx *ctx, local_dedup *t, uint64_t gen, hash128 key, 
 
 enum { NOTHING, OURS, THEIRS };
 
-/* Walk the chain that this head begins. Ours: the claim of this very message, however old. */
-static int find(local_dedup *t, uint64_t gen, uint64_t w, hash128 key, uint64_t id, uint64_t ms, uint64_t *first) {
-    uint64_t g = head_gen(w);
-    uint32_t idx = head_idx(w);
-    if (g + 1 < gen) return NOTHING;   /* I4 */
+/* Walk the chain of this bucket. Ours: the claim of this very message, however old. */
+static int find(local_dedup *t, uint64_t gen, uint64_t w, const hash128 *key, uint64_t id, uint64_t ms, uint64_t *first) {
+    uint64_t g = gen - age_of(w, gen);
+    uint32_t idx = (uint32_t)(w & ENTRY_MASK) - 1;
+    if (!bucket_knows(bucket_as_of(w, gen), key)) return NOTHING;   /* I6 */
     for (uint64_t n = 0; idx < t->capacity && idx < ld_acq(&half(t, g)->backed) && n <= 2 * (uint64_t)t->capacity; n++) {
         entry *e = entry_at(t, g, idx);
         uint64_t eid = ld_acq(&e->word[2]), last = ld_acq(&e->word[3]) ^ mix(eid, 3);
-        if ((ld_acq(&e->word[0]) ^ mix(eid, 0)) == key.lo && (ld_acq(&e->word[1]) ^ mix(eid, 1)) == key.hi) {
+        if ((ld_acq(&e->word[0]) ^ mix(eid, 0)) == key->lo && (ld_acq(&e->word[1]) ^ mix(eid, 1)) == key->hi) {
             *first = eid;
             if (eid == id && !MUTANT(23)) return OURS;
             if ((last >> 25) + t->window_ms >= ms) return THEIRS;
@@ -217,17 +232,35 @@ static int overtaken(shmq_ctx *ctx, local_dedup *t, uint64_t *gen, uint64_t *ms)
     return 0;
 }
 
+/* Which bucket an id belongs to. */
+uint64_t dedup_spot(shmq_ctx *ctx, const shmq_message *m) {
+    return m->spotted == (ctx->secret[0] | 1) ? m->spot : hash_spot(ctx->secret, m->dedup, m->dedup_size);
+}
+
+hash128 dedup_key(shmq_ctx *ctx, const shmq_message *m) {
+    return (hash128){ dedup_spot(ctx, m), hash_sip(ctx->secret, m->dedup, m->dedup_size) };
+}
+
 /* The bucket of a key that is to be claimed soon, which lies anywhere in a large table. A hint, of memory that may not be there (I5). */
-void dedup_prefetch(local_queue *q, hash128 key) {
+void dedup_prefetch(local_queue *q, uint64_t spot) {
     local_dedup *t = &q->dedup;
-    __builtin_prefetch(buckets(t) + (key.lo & t->mask), 1);
-    __builtin_prefetch(entry_at(t, t->lot_gen, t->lot_next), 1);
+    prefetch_to_write(buckets(t) + (spot & t->mask));
+    prefetch_to_write(entry_at(t, t->lot_gen, t->lot_next));
+}
+
+/* The generation of a time. A division takes as long as all else here, so its last result is kept. */
+static uint64_t gen_at(local_dedup *t, uint64_t ms) {
+    if (ms - t->gen_begin >= t->window_ms) {
+        t->gen_now = ms / t->window_ms + 1;
+        t->gen_begin = (t->gen_now - 1) * t->window_ms;
+    }
+    return t->gen_now;
 }
 
 /* FIRST: the id is this message's. DUPLICATE: *first has it. */
-int dedup_claim(shmq_ctx *ctx, local_queue *q, hash128 key, uint64_t id, uint64_t now, uint64_t *first) {
+int dedup_claim(shmq_ctx *ctx, local_queue *q, const hash128 *key, uint64_t id, uint64_t now, uint64_t *first) {
     local_dedup *t = &q->dedup;
-    uint64_t ms = now / 1000000, gen = ms / t->window_ms + 1, mine_gen = 0, stands = 0;
+    uint64_t ms = now / 1000000, gen = gen_at(t, ms), mine_gen = 0, stands = 0;
     uint32_t mine = NO_ENTRY;
     int none = SHMQ_OK;
     for (unsigned tries = 0; tries < 100000; tries++) {
@@ -238,24 +271,16 @@ int dedup_claim(shmq_ctx *ctx, local_queue *q, hash128 key, uint64_t id, uint64_
         }
         bucket *at = bucket_of(ctx, t, key);
         if (at == NULL) return SHMQ_E_NOMEM;
-        uint64_t w = ld_acq(&at->head), f = ld_acq(&at->filter);   /* I6: in this order */
-        if (head_gen(w) > gen) {
-            if (!catch_up(ctx, t, head_gen(w), &gen, &ms)) cas(&at->head, w, 0);
-            continue;
-        }
-        int found = filter_knows(f, gen, key) ? find(t, gen, w, key, id, ms, first) : NOTHING;
+        uint64_t w = ld_acq(at), as_of = bucket_as_of(w, gen);
+        int found = find(t, gen, w, key, id, ms, first);
         if (!MUTANT(21) && overtaken(ctx, t, &gen, &ms)) continue;   /* I3 (R2) */
         if (found != NOTHING) return found == OURS ? DEDUP_FIRST : DEDUP_DUPLICATE;
         if (none != SHMQ_OK) return none;   /* a full table knows its ids, and takes no new one */
-        uint64_t before = head_gen(w) + 1 == gen, chain = head_gen(w) + 1 >= gen ? w & 0xffffff : 0;
-        uint64_t last = (ms << 25 | before << 24 | chain) ^ mix(id, 3);
+        uint64_t before = age_of(w, gen) == 1, last = (ms << 25 | before << 24 | (as_of & ENTRY_MASK)) ^ mix(id, 3);
         if (!cas(&entry_at(t, gen, mine)->word[3], stands, last)) { t->lot_next++; mine = NO_ENTRY; continue; }
         stands = last;
         CRASH_POINT("dedup_entry");
-        uint64_t known = MUTANT(20) ? f : filter_with(f, gen, key);
-        if (known != f && !cas(&at->filter, f, known)) continue;
-        CRASH_POINT("dedup_known");
-        if (cas(&at->head, w, head_make(gen, mine))) {   /* CLAIM */
+        if (cas(at, w, bucket_with(as_of, key, mine))) {   /* CLAIM */
             CRASH_POINT("dedup_claimed");
             t->lot_next++;
             return DEDUP_FIRST;
@@ -267,18 +292,17 @@ int dedup_claim(shmq_ctx *ctx, local_queue *q, hash128 key, uint64_t id, uint64_
 /* Has the id of a message been claimed within the window? Claims nothing; a hint for who looks for room: only the claim tells. */
 int dedup_known(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
     local_dedup *t = &q->dedup;
-    uint64_t ms = now / 1000000, gen = ms / t->window_ms + 1, first;
-    hash128 key = hash_bytes(ctx->header->secret, m->dedup, m->dedup_size);
-    bucket *at = bucket_of(ctx, t, key);
-    uint64_t w = at ? ld_acq(&at->head) : 0;
-    if (!at || head_gen(w) > gen || !filter_knows(ld_acq(&at->filter), gen, key) || find(t, gen, w, key, 0, ms, &first) == NOTHING) return 0;
+    uint64_t ms = now / 1000000, gen = gen_at(t, ms), first;
+    hash128 key = dedup_key(ctx, m);
+    bucket *at = bucket_of(ctx, t, &key);
+    if (!at || find(t, gen, ld_acq(at), &key, 0, ms, &first) == NOTHING) return 0;
     return next_gen(ld_acq(&half(t, gen)->next)) <= gen && next_gen(ld_acq(&half(t, gen - 1)->next)) < gen;   /* I3 (R2) */
 }
 
 /* Is there room for the id of a message now, if it needs any? A hint; for those who cannot go back once they have begun. */
 int dedup_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
     local_dedup *t = &q->dedup;
-    uint64_t gen = now / 1000000 / t->window_ms + 1, w = ld_acq(&half(t, gen)->next);
+    uint64_t gen = gen_at(t, now / 1000000), w = ld_acq(&half(t, gen)->next);
     if (next_gen(w) != gen || (w & 0xffffff) < t->capacity || (t->lot_gen == gen && t->lot_next < t->lot_end)) return SHMQ_OK;
     if (dedup_known(ctx, q, m, now)) return SHMQ_OK;
     return fail(ctx, SHMQ_E_NOMEM, WHAT_DEDUP, 0, w & 0xffffff, t->capacity, 0);
@@ -307,7 +331,7 @@ uint8_t *dedup_trailer(shmq_ctx *ctx, uint32_t idx) {
 }
 
 /* A message with an id that the caller owns in MOVE: claim it. DUPLICATE: it was freed. An error: nothing has changed. */
-int dedup_decide(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, hash128 key, uint64_t now, uint64_t *first) {
+int dedup_decide(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, const hash128 *key, uint64_t now, uint64_t *first) {
     shmq_block *b = block_at(ctx, idx);
     int rc = dedup_claim(ctx, q, key, ld_rlx(&b->id), now, first);
     if (rc == DEDUP_FIRST && !MUTANT(48)) st_rlx(&b->fate, ld_rlx(&b->fate) & ~FATE_DEDUP);   /* decided; a redelivery must not ask again */
@@ -328,5 +352,5 @@ int dedup_settle(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uint
         return DEDUP_FIRST;
     }
     memcpy(&key, at, sizeof key);
-    return dedup_decide(ctx, q, idx, ctl, key, clock_now(ctx), first);
+    return dedup_decide(ctx, q, idx, ctl, &key, clock_now(ctx), first);
 }

@@ -1,48 +1,66 @@
-/* hash.c: SipHash-2-4 with 128 bits of output.
+/* hash.c: a quick hash that says where an id belongs, and SipHash-1-3, which with it says which id it is.
  *
- * Source: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF" (INDOCRYPT 2012), and the authors' 128-bit variant.
- * Two ids are taken for one only when all 128 bits agree; the secret is the broker's own, so nobody can prepare such a pair.
+ * Two ids are taken for one only when all 128 bits agree. The secret is the broker's own, so nobody can prepare such a pair, be the
+ * quick half as weak as it may: 64 bits of a keyed pseudo-random function stand behind it. Where a table is large, a publisher waits
+ * for the bucket to come from memory, and works on the strong half meanwhile.
+ *
+ * Sources: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF" (INDOCRYPT 2012), with one and three rounds, as CPython
+ * and Rust take for their tables. The quick half folds 128-bit products of secret and input, as Wang Yi's wyhash does.
  */
 #include "hash.h"
 #include <string.h>
 
 static inline uint64_t rotl(uint64_t x, int n) { return x << n | x >> (64 - n); }
 
-static inline void rounds(uint64_t v[4], int n) {
-    for (int i = 0; i < n; i++) {
-        v[0] += v[1]; v[1] = rotl(v[1], 13) ^ v[0]; v[0] = rotl(v[0], 32);
-        v[2] += v[3]; v[3] = rotl(v[3], 16) ^ v[2];
-        v[0] += v[3]; v[3] = rotl(v[3], 21) ^ v[0];
-        v[2] += v[1]; v[1] = rotl(v[1], 17) ^ v[2]; v[2] = rotl(v[2], 32);
-    }
+static inline void round_of(uint64_t v[4]) {
+    v[0] += v[1]; v[1] = rotl(v[1], 13) ^ v[0]; v[0] = rotl(v[0], 32);
+    v[2] += v[3]; v[3] = rotl(v[3], 16) ^ v[2];
+    v[0] += v[3]; v[3] = rotl(v[3], 21) ^ v[0];
+    v[2] += v[1]; v[1] = rotl(v[1], 17) ^ v[2]; v[2] = rotl(v[2], 32);
 }
 
-static inline uint64_t little(const uint8_t *p, uint64_t n) {   /* up to 8 bytes; segments are read on one machine, bytes as they lie */
-    uint64_t x = 0;
-    memcpy(&x, p, n);
+static inline uint64_t eight(const uint8_t *p) {   /* segments are read on one machine: bytes as they lie */
+    uint64_t x;
+    memcpy(&x, p, 8);
     return x;
 }
 
-hash128 hash_bytes(const uint64_t secret[2], const void *bytes, uint64_t n) {
+static inline uint64_t rest(const uint8_t *p, uint64_t n) {   /* fewer than eight */
+    uint64_t x = 0;
+    if (n) memcpy(&x, p, n);
+    return x;
+}
+
+uint64_t hash_sip(const uint64_t secret[2], const void *bytes, uint64_t n) {
     const uint8_t *p = bytes;
-    uint64_t v[4] = { secret[0] ^ UINT64_C(0x736f6d6570736575), secret[1] ^ UINT64_C(0x646f72616e646f6d) ^ 0xee,
+    uint64_t v[4] = { secret[0] ^ UINT64_C(0x736f6d6570736575), secret[1] ^ UINT64_C(0x646f72616e646f6d),
                       secret[0] ^ UINT64_C(0x6c7967656e657261), secret[1] ^ UINT64_C(0x7465646279746573) };
     uint64_t left = n;
     for (; left >= 8; left -= 8, p += 8) {
-        uint64_t m = little(p, 8);
+        uint64_t m = eight(p);
         v[3] ^= m;
-        rounds(v, 2);
+        round_of(v);
         v[0] ^= m;
     }
-    uint64_t last = little(p, left) | n << 56;
+    uint64_t last = rest(p, left) | n << 56;
     v[3] ^= last;
-    rounds(v, 2);
+    round_of(v);
     v[0] ^= last;
-    v[2] ^= 0xee;
-    rounds(v, 4);
-    hash128 out = { .lo = v[0] ^ v[1] ^ v[2] ^ v[3] };
-    v[1] ^= 0xdd;
-    rounds(v, 4);
-    out.hi = v[0] ^ v[1] ^ v[2] ^ v[3];
-    return out;
+    v[2] ^= 0xff;
+    for (int i = 0; i < 3; i++) round_of(v);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+static inline uint64_t fold(uint64_t a, uint64_t b) {
+    unsigned __int128 product = (unsigned __int128)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+uint64_t hash_spot(const uint64_t secret[2], const void *bytes, uint64_t n) {
+    const uint8_t *p = bytes;
+    uint64_t h = secret[0] ^ n * UINT64_C(0x9e3779b97f4a7c15), left = n;
+    for (; left > 16; left -= 16, p += 16) h = fold(eight(p) ^ secret[1] ^ h, eight(p + 8) ^ secret[0] ^ rotl(h, 32));
+    uint64_t a = left >= 8 ? eight(p) : rest(p, left), b = left == 16 ? eight(p + 8) : left > 8 ? rest(p + 8, left - 8) : 0;
+    h = fold(a ^ secret[1] ^ h, b ^ secret[0] ^ rotl(h, 32));
+    return fold(h ^ secret[0], UINT64_C(0xd6e8feb86659fd93));
 }

@@ -106,6 +106,7 @@ typedef struct {             /* the table of ids of a queue; base == NULL: it ha
     uint8_t *base;
     uint64_t window_ms, bucket_bytes, half_bytes, mask;
     uint32_t capacity, chunk;   /* ids in each half; buckets that get their memory together */
+    uint64_t gen_begin, gen_now;   /* one generation, and the ms in which it began: gen_at() */
     uint64_t lot_gen;        /* numbers of entries that are this process' own, of that generation */
     uint32_t lot_next, lot_end, lot;
 } local_dedup;
@@ -181,6 +182,7 @@ struct shmq_ctx {
     uint32_t held_n;         /* entries on the free stack */
     uint32_t held_fresh;     /* entries never used by this attachment start here */
     uint32_t held_free[SHMQ_HELD];
+    uint64_t secret[2];      /* the broker's, copied */
     local_queue local[SHMQ_QUEUES];   /* an entry changes under the lock only */
     fan_list fans[FANS];
     struct { uint32_t idx; uint32_t entry; uint64_t key; } scratch[SHMQ_HELD];   /* recovery sorts here */
@@ -205,10 +207,10 @@ static inline uint8_t *payload_of(shmq_ctx *ctx, uint32_t idx) {
     return k->payload + (uint64_t)(idx - k->first) * k->stride;
 }
 /* The lines of a block's payload that are needed first: fields lie in the second. Of a shorter block that is another's line. */
-#define PREFETCH_PAYLOAD(ctx, idx, write) do { \
+#define PREFETCH_PAYLOAD(ctx, idx, prefetch) do { \
         uint8_t *payload_ = payload_of(ctx, idx); \
-        __builtin_prefetch(payload_, write); \
-        if ((ctx)->classes[class_of(ctx, idx)].stride > 64) __builtin_prefetch(payload_ + 64, write); \
+        prefetch(payload_); \
+        if ((ctx)->classes[class_of(ctx, idx)].stride > 64) prefetch(payload_ + 64); \
     } while (0)
 /* blocks of class k ever made; never more than there is room for, whatever the word says */
 static inline uint64_t class_hwm(shmq_ctx *ctx, unsigned k) {

@@ -41,7 +41,7 @@ static uint64_t lane_word(uint64_t id, uint32_t idx) { return (id & ID_MASK) << 
 unsigned order_lane(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t id) {
     if (q->options.order == SHMQ_STRICT) return 0;
     if (m->key_size == 0) return (unsigned)(id % SHMQ_KEY_LANES);
-    return (unsigned)(hash_bytes(ctx->header->secret, m->key, m->key_size).lo % SHMQ_KEY_LANES);
+    return (unsigned)(hash_spot(ctx->secret, m->key, m->key_size) % SHMQ_KEY_LANES);
 }
 
 static unsigned lane_of(local_queue *q, uint64_t fate, uint64_t id) {

@@ -129,6 +129,7 @@ static int attach(shmq_ctx *ctx, uint32_t role) {
         if (ctx->used) memset(ctx->local, 0, sizeof ctx->local);
         ctx->used = 1;
         clock_init(ctx);
+        memcpy(ctx->secret, ctx->header->secret, sizeof ctx->secret);
         st32_rel(&ctx->attached, 1);
         return (int)i;
     }

@@ -65,9 +65,20 @@ uint64_t publish_footprint(uint64_t size, uint32_t meta_size) { return meta_size
 /* The key of the id that a message is to be published with, where it counts; NULL: none. */
 const hash128 *publish_key(shmq_ctx *ctx, local_queue *q, const shmq_message *m, hash128 *key) {
     if (m->dedup == NULL || q->dedup.base == NULL) return NULL;
-    *key = hash_bytes(ctx->header->secret, m->dedup, m->dedup_size);
-    dedup_prefetch(q, *key);
+    key->lo = dedup_spot(ctx, m);
+    dedup_prefetch(q, key->lo);
+    key->hi = hash_sip(ctx->secret, m->dedup, m->dedup_size);
     return key;
+}
+
+/* A hint for who has the id of a message before the rest of it: the bucket of the id is far away in a large table, and comes
+ * while the rest is made. Without the lock and without a look at the segment: a stale base is a prefetch in vain. */
+void shmq_publish_soon(shmq_ctx *ctx, uint64_t qref, shmq_message *m) {
+    local_queue *q = &ctx->local[qref_index(qref) % SHMQ_QUEUES];
+    if (m->dedup == NULL || q->dedup.base == NULL) return;
+    m->spot = hash_spot(ctx->secret, m->dedup, m->dedup_size);
+    m->spotted = ctx->secret[0] | 1;
+    dedup_prefetch(q, m->spot);
 }
 
 /* What lies behind payload and headers: the key of the id, if there is one, and the delivery that this message replaces. */
@@ -139,7 +150,7 @@ int publish_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t 
 }
 
 /* A complete NEW block with an id (I3). An error: the caller owns it still, under *ctl. Of a duplicate m->id is the first one's. */
-static int launch_once(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t *ctl, shmq_message *m, hash128 key, uint64_t now) {
+static int launch_once(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t *ctl, shmq_message *m, const hash128 *key, uint64_t now) {
     uint64_t move = ctl_next(*ctl, SHMQ_MOVE, ctx->self), first = 0;
     if (!cas(&block_at(ctx, idx)->ctl, *ctl, move)) return SHMQ_E_CORRUPT;
     *ctl = move;
@@ -182,7 +193,7 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
     CRASH_POINT("written");
     rc = queue_status(q);   /* I2: after fate */
     if (once) {
-        if (rc == SHMQ_OK) rc = launch_once(ctx, q, idx, &ctl, m, *once, now);
+        if (rc == SHMQ_OK) rc = launch_once(ctx, q, idx, &ctl, m, once, now);
         if (rc != SHMQ_OK) arena_free(ctx, idx, ctl);
         else arena_prefetch_next(ctx, class_of(ctx, idx));
         return rc;
@@ -297,7 +308,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
         if (once && rc == SHMQ_OK) {
             rc = publish_room(ctx, q, m, now);
             if (rc == SHMQ_OK) {
-                rc = launch_once(ctx, q, loan->idx, &loan->ctl, m, key, now);
+                rc = launch_once(ctx, q, loan->idx, &loan->ctl, m, once, now);
                 if (rc != SHMQ_OK) arena_free(ctx, loan->idx, loan->ctl);   /* committed: no loan any more */
                 loan->ctl = 0;
                 ctx->bare--;

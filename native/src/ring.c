@@ -168,6 +168,14 @@ int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint6
     }
 }
 
+/* Who takes what is at h will soon take what is four places on. */
+static inline void fetch_ahead(shmq_ctx *ctx, local_ring *r, uint64_t h) {
+    uint64_t ahead = ld_rlx(&r->slots[(h + 4) & r->mask]);
+    if (slot_is_empty(ahead) || slot_idx(ahead) >= SHMQ_BLOCKS) return;
+    prefetch_to_write(block_at(ctx, slot_idx(ahead)));
+    PREFETCH_PAYLOAD(ctx, slot_idx(ahead), prefetch_to_read);
+}
+
 /* The first takeable block, without taking it: the caller CASes its ctl from out->ctl, then calls ring_taken. */
 int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out) {
     uint64_t h = head_hint(r);
@@ -188,11 +196,7 @@ int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out) {
                 h++;
                 continue;
             }
-            uint64_t ahead = ld_rlx(&r->slots[(h + 4) & r->mask]);
-            if (!slot_is_empty(ahead) && slot_idx(ahead) < SHMQ_BLOCKS) {
-                __builtin_prefetch(block_at(ctx, slot_idx(ahead)), 1);
-                PREFETCH_PAYLOAD(ctx, slot_idx(ahead), 0);
-            }
+            fetch_ahead(ctx, r, h);
             uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
             if (!MUTANT(2) && ld_acq(slot) != s) continue;   /* R2: c belongs to the incarnation that s names */
             if (takeable(ctl_state(c))) {
@@ -228,6 +232,7 @@ int ring_next(shmq_ctx *ctx, local_ring *r, uint64_t *at, ring_item *out) {
         if (d > 0) { h = step(r, head_hint, h, d, n); continue; }
         if (d < 0 || slot_is_empty(s)) { *at = h; return SHMQ_EMPTY; }
         uint32_t idx = slot_idx(s);
+        fetch_ahead(ctx, r, h);
         uint64_t c = block_known(ctx, idx) ? ld_acq(&block_at(ctx, idx)->ctl) : 0;
         if (ld_acq(slot) != s) continue;   /* R2 */
         if (takeable(ctl_state(c))) {

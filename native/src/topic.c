@@ -83,7 +83,7 @@ static uint64_t kids_left(shmq_ctx *ctx, uint32_t idx) {
     shmq_au64 *kid = kids_of(ctx, idx, &n);
     for (uint64_t i = 0; kid && i < n; i++) {
         uint32_t d = (uint32_t)(ld_rlx(&kid[i]) & 0xffffff) - 1;
-        if (d < SHMQ_BLOCKS) __builtin_prefetch(block_at(ctx, d));
+        if (d < SHMQ_BLOCKS) prefetch_to_read(block_at(ctx, d));
     }
     for (uint64_t i = 0; kid && i < n; i++) left += !kid_over(ctx, idx, ld_rlx(&kid[i]));
     return left;
@@ -340,7 +340,7 @@ int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, u
     shmq_au64 *kid = (shmq_au64 *)(payload + at);
     st_rlx(kid, n);
     if (flags & FATE_DEDUP) {
-        hash128 key = hash_bytes(ctx->header->secret, m->dedup, m->dedup_size);
+        hash128 key = dedup_key(ctx, m);
         memcpy(kid + 1 + n, &key, sizeof key);
     }
     if (flags) memcpy((uint8_t *)(kid + 1 + n) + sizeof(hash128), &tie, sizeof tie);

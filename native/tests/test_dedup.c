@@ -69,7 +69,7 @@ static void table(uint64_t window_ns, uint32_t capacity) {
 }
 static int claim(uint64_t key, uint64_t id, uint64_t at, uint64_t *first) {
     hash128 k = { key, key * UINT64_C(0x9e3779b97f4a7c15) };
-    return dedup_claim(c, l, k, id, base + at, first);
+    return dedup_claim(c, l, &k, id, base + at, first);
 }
 
 TEST(generations, "two claims within the window never both succeed, wherever the generations change") {
@@ -96,19 +96,21 @@ TEST(stale, "one who read the clock a generation or two ago cannot claim what wa
     }
 }
 
-/* What the table keeps for a key: its head, and beside it the filter. */
-static shmq_au64 *words_of(uint64_t key) { return (shmq_au64 *)(l->dedup.base + SHMQ_PAGE) + (key & l->dedup.mask) * 2; }
+/* The bucket of a key: gen:19 | filter:21 | entry+1:24. */
+static shmq_au64 *bucket_at(uint64_t key) { return (shmq_au64 *)(l->dedup.base + SHMQ_PAGE) + (key & l->dedup.mask); }
+#define GEN_AT 45
+#define FILTER (UINT64_C(0x1fffff) << 24)
 
-TEST(head, "a head that was read before somebody claimed the id, in this generation or one of the next two, is another one by then") {
+TEST(head, "a bucket that was read before somebody claimed the id, in this generation or one of the next two, is another one by then") {
     for (uint64_t gap = 0; gap <= 2; gap++)
         for (int used = 0; used < 2; used++) {
             table(20 * MS, 1000);
             uint64_t first = 0;
             if (used) EQ(claim(9 + 1000 * (l->dedup.mask + 1), 1, 5 * MS, &first), DEDUP_FIRST);   /* the bucket is not empty */
             EQ(claim(10, 2, 5 * MS, &first), DEDUP_FIRST);   /* puts memory behind it */
-            uint64_t seen = ld_acq(words_of(9));
+            uint64_t seen = ld_acq(bucket_at(9));
             EQ(claim(9, 3, gap * 20 * MS + 6 * MS, &first), DEDUP_FIRST);
-            CHECK(!cas(words_of(9), seen, seen + 1));
+            CHECK(!cas(bucket_at(9), seen, seen + 1));
         }
 }
 
@@ -124,24 +126,40 @@ TEST(chain, "a chain that leads from one generation into the last is walked to i
     EQ(ld32_acq(&c->header->corrupt), 0);
 }
 
-TEST(filter, "a filter of long ago, whatever generation it passes for, hides no id") {
+TEST(folds, "each id of a bucket is known in its generation and the next, whatever its bits are in the filter of one and of two") {
+    for (uint64_t seed = 1, n = 0; n < 300; n++) {
+        if (n % 30 == 0) table(20 * MS, 1000);
+        uint64_t first = 0, at = n % 30 * 100 * MS, id = 10 * n + 1;
+        hash128 k[3];
+        for (int i = 0; i < 3; i++) k[i] = (hash128){ 9, rnd(&seed) << 32 | rnd(&seed) >> 32 };
+        for (uint64_t i = 0; i < 3; i++) EQ(dedup_claim(c, l, &k[i], id + i, base + at + 19 * MS + i * MS, &first), DEDUP_FIRST);   /* two are of the next */
+        for (uint64_t i = 0; i < 3; i++) { EQ(dedup_claim(c, l, &k[i], id + 5, base + at + 30 * MS, &first), DEDUP_DUPLICATE); EQ(first, id + i); }
+        EQ(dedup_claim(c, l, &k[2], id + 6, base + at + 40 * MS, &first), DEDUP_DUPLICATE);
+    }
+}
+
+TEST(long_ago, "a bucket of long ago, whatever generation it passes for and wherever it leads, hides no id and moves no clock") {
     for (int64_t off = -3; off <= 3; off++)
-        for (uint64_t later_by = 0; later_by < 2; later_by++) {
-            table(20 * MS, 1000);
-            uint64_t first = 0, gen = base / MS / 20 + 1;
-            EQ(claim(10, 1, 0, &first), DEDUP_FIRST);   /* puts memory behind it */
-            st_rel(words_of(9) + 1, (gen + (uint64_t)off) << 48);   /* empty, as 2^16 generations before */
-            EQ(claim(9, 2, 5 * MS, &first), DEDUP_FIRST);
-            EQ(claim(9, 3, later_by * 18 * MS + 6 * MS, &first), DEDUP_DUPLICATE);
-            EQ(first, 2);
-        }
+        for (uint64_t later_by = 0; later_by < 2; later_by++)
+            for (uint64_t entry = 0; entry <= 1001; entry = entry * 10 + 1) {
+                table(20 * MS, 1000);
+                uint64_t first = 0, gen = base / MS / 20 + 1;
+                EQ(claim(10, 1, 0, &first), DEDUP_FIRST);   /* puts memory behind it */
+                st_rel(bucket_at(9), (gen + (uint64_t)off) << GEN_AT | entry);   /* as 2^19 generations before */
+                EQ(claim(9, 2, 5 * MS, &first), DEDUP_FIRST);
+                EQ(claim(9, 3, later_by * 18 * MS + 6 * MS, &first), DEDUP_DUPLICATE);
+                EQ(first, 2);
+                EQ(claim(10, 4, 20 * MS, &first), DEDUP_DUPLICATE);
+                EQ(first, 1);
+            }
+    EQ(ld32_acq(&c->header->corrupt), 0);
 }
 
 TEST(filter_knows, "an id that is new to the filter is claimed without a look at the chain") {
     table(20 * MS, 1000);
     uint64_t first = 0;
     EQ(claim(9, 1, 5 * MS, &first), DEDUP_FIRST);
-    st_rel(words_of(9) + 1, ld_acq(words_of(9) + 1) >> 48 << 48);   /* a filter that has lost its bits: so it is asked, and believed */
+    st_rel(bucket_at(9), ld_acq(bucket_at(9)) & ~FILTER);   /* a filter that has lost its bits: so it is asked, and believed */
     EQ(claim(9, 2, 5 * MS, &first), DEDUP_FIRST);
 }
 

@@ -299,6 +299,10 @@ class Lib:
         """int shmq_refs_collect(shmq_ctx *ctx, const uint64_t *queues, uint32_t n);"""
 
     @staticmethod
+    def shmq_publish_soon(ctx: CData, queue: int, message: CData, /) -> None:
+        """void shmq_publish_soon(shmq_ctx *ctx, uint64_t queue, shmq_message *message);"""
+
+    @staticmethod
     def shmq_publish(ctx: CData, queue: int, message: CData, /) -> int:
         """int shmq_publish(shmq_ctx *ctx, uint64_t queue, shmq_message *message);"""
 

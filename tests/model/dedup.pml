@@ -1,7 +1,7 @@
 /* dedup.pml: of all messages with one id within two generations one is published; deaths, recovery, clocks that stood still,
  * entries that are used again. Two keys in one bucket. See README.md.
  *
- * head   = gen<<2 | entry+1      filter = gen<<4 | of this generation:2 | of the one before:2, a bit per key
+ * head   = gen<<6 | of this generation:2 | of the one before:2 | entry+1     (the filter: a bit per key)
  * next   = gen<<2 | count
  * entry  = two words: the id; and id | key<<2 | before<<3 | next<<4 | gen<<6, which stands for all that is mixed with the id
  */
@@ -30,21 +30,23 @@
 #define K3 0
 #endif
 
-#define HG(w) ((w) >> 2)
+#define HG(w) ((w) >> 6)
 #define HI(w) ((w) & 3)
-#define HEAD(g, i) (((g) << 2) | (i))
 #define XG(w) ((w) >> 2)
 #define XN(w) ((w) & 3)
 #define REST(id, k, b, n, g) ((id) | ((k) << 2) | ((b) << 3) | ((n) << 4) | ((g) << 6))
-#define FG(f) ((f) >> 4)
-#define BIT(k) (1 << (k))
+#define BIT(k) (4 << (k))
 #ifdef MUT_FILTER_FORGETS
-#define AGED(f) (FG(f) == g -> (f) : g << 4)
+#define AS_OF(w) (HG(w) == g -> (w) : (HG(w) + 1 == g -> (g << 6) | HI(w) : g << 6))
 #else
-#define AGED(f) (FG(f) == g -> (f) : (FG(f) + 1 == g -> (g << 4) | (((f) >> 2) & 3) : g << 4))
+#define AS_OF(w) (HG(w) == g -> (w) : (HG(w) + 1 == g -> (g << 6) | (((w) >> 2) & 12) | HI(w) : g << 6))
 #endif
-#define KNOWS(f) (((AGED(f) | (AGED(f) >> 2)) & BIT(key)) != 0)
-#define WITH(f) (AGED(f) | (BIT(key) << 2))
+#define KNOWS(w) (((AS_OF(w) | (AS_OF(w) >> 2)) & BIT(key)) != 0)
+#ifdef MUT_NO_BIT
+#define WITH(w, i) ((AS_OF(w) & ~3) | (i))
+#else
+#define WITH(w, i) ((AS_OF(w) & ~3) | (BIT(key) << 2) | (i))
+#endif
 
 #define NEW 0
 #define MOVE 1
@@ -53,7 +55,7 @@
 #define FREED 4                 /* killed before the commit, or refused: nothing happened */
 
 byte G = 1;                     /* the clock */
-byte head, filter;
+byte head;
 byte nxt[2];
 byte eid[4], erest[4];          /* half*NE + n */
 byte state[4];                  /* of messages 1..3 */
@@ -106,7 +108,7 @@ inline won() {                  /* the head CAS is the claim */
 /* res: 1 = the id is ours, 2 = a duplicate, 3 = no entry left; ok = 0: round again */
 inline claim() {
     do
-    :: atomic { res != 0 -> wa = 0; wf = 0; mine = 0; mineg = 0; stands = 0; found = 0; none = 0; break }
+    :: atomic { res != 0 -> wa = 0; mine = 0; mineg = 0; stands = 0; found = 0; none = 0; break }
     :: atomic { res == 0 -> ok = 1; none = 0; if :: mineg != g -> mine = 0; mineg = 0 :: else fi };
        do                                             /* make_entry */
        :: atomic { mine != 0 || !ok || none -> break }
@@ -141,8 +143,7 @@ inline claim() {
           fi;
           atomic { i = 0; x = 0; y = 0; w = 0 }
        od;
-       atomic { wa = head; if :: ok && HG(wa) > g -> g = HG(wa); ok = 0 :: else fi };
-       atomic { wf = filter; h = HG(wa); i = (ok && KNOWS(wf) && h + 1 >= g -> HI(wa) : 0) };
+       atomic { wa = head; h = HG(wa); i = (ok && KNOWS(wa) -> HI(AS_OF(wa)) : 0) };
        walk();
        atomic { x = XG(nxt[g & 1]) };
        atomic {                                       /* R2 */
@@ -156,7 +157,7 @@ inline claim() {
 #endif
           if :: ok && found != 0 -> res = found; ok = 0 :: ok && found == 0 && none -> res = 3; ok = 0 :: else fi;
           found = 0; x = 0;
-          y = REST(id, key, HG(wa) + 1 == g, (HG(wa) + 1 >= g -> HI(wa) : 0), g)
+          y = REST(id, key, HG(wa) + 1 == g, HI(AS_OF(wa)), g)
        };
        if                                             /* what it leads to; behind another one, if it has lost to that */
 #ifdef MUT_PLAIN_ENTRY
@@ -169,19 +170,11 @@ inline claim() {
        :: CRASH
        fi;
        atomic { y = 0 };
-#ifndef MUT_NO_BIT
-       if
-       :: atomic { ok && WITH(wf) != wf && filter == wf -> filter = WITH(wf) }
-       :: atomic { ok && WITH(wf) != wf && filter != wf -> ok = 0 }
-       :: atomic { !ok || WITH(wf) == wf -> skip }
-       :: CRASH
-       fi;
-#endif
        if
 #ifdef MUT_STORE_HEAD
-       :: atomic { ok -> head = HEAD(g, mine); won() }
+       :: atomic { ok -> head = WITH(wa, mine); won() }
 #else
-       :: atomic { ok && head == wa -> head = HEAD(g, mine); won() }
+       :: atomic { ok && head == wa -> head = WITH(wa, mine); won() }
        :: atomic { ok && head != wa -> skip }
 #endif
        :: atomic { !ok -> skip }
@@ -200,7 +193,7 @@ inline decide() {
 }
 
 proctype Publisher(byte id, key) {
-    byte me, g, wa, wf, h, found, first, mine, mineg, stands, res, i, x, y, w;
+    byte me, g, wa, h, found, first, mine, mineg, stands, res, i, x, y, w;
     bit ok, none;
     me = id;
     if :: atomic { state[id] = MOVE } :: atomic { crashes < MAXC -> crashes++; state[id] = FREED; goto killed } fi;
@@ -214,7 +207,7 @@ killed:
 #define LEFT(i) (dead[i] && state[i] == MOVE)
 
 proctype Recoverer() {          /* does not die; what a dying one leaves is again MOVE of a dead */
-    byte me = 9, id, key, g, wa, wf, h, found, first, mine, mineg, stands, res, i, x, y, w;
+    byte me = 9, id, key, g, wa, h, found, first, mine, mineg, stands, res, i, x, y, w;
     bit ok, none;
     do
     :: atomic { LEFT(1) || LEFT(2) || LEFT(3) ->
