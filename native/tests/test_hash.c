@@ -53,7 +53,28 @@ TEST(even, "ids that people make, numbers above all, fill buckets as evenly as c
             count[hash_spot(secret, text, (uint64_t)n) % BUCKETS]++;
         }
         for (unsigned b = 0; b < BUCKETS; b++) chi += ((double)count[b] - PER) * ((double)count[b] - PER) / PER;
-        CHECK(chi > BUCKETS - 6 * 91 && chi < BUCKETS + 6 * 91);   /* 4,095 degrees of freedom: six standard deviations of sqrt(2 * 4,095) */
+        /* lines of eight are filled alike: 511 degrees of freedom, eight times each, and six standard deviations of 8 * sqrt(2 * 511) */
+        CHECK(chi > BUCKETS - 6 * 256 && chi < BUCKETS + 6 * 256);
+    }
+}
+
+TEST(neighbours, "consecutive numbers lie in one line as far as their last three bits reach, each in a word of its own") {
+    uint64_t seed = 13;
+    for (int round = 0; round < 1000; round++) {
+        char text[80];
+        unsigned pad = 1 + (unsigned)(rnd(&seed) % 50), words = 0;
+        uint64_t tens = rnd(&seed) % 1000000, first = 0;
+        secret[0] = rnd(&seed);
+        for (unsigned digit = 0; digit < 8; digit++) {
+            int n = snprintf(text, sizeof text, "%0*lu%u", (int)pad, (unsigned long)tens, digit);
+            uint64_t h = hash_spot(secret, text, (uint64_t)n);
+            if (digit == 0) first = h;
+            EQ(h & ~UINT64_C(7), first & ~UINT64_C(7));
+            words |= 1u << (h & 7);
+        }
+        EQ(words, 255);
+        int n = snprintf(text, sizeof text, "%0*lu8", (int)pad, (unsigned long)tens);
+        CHECK((hash_spot(secret, text, (uint64_t)n) | 7) != (first | 7));
     }
 }
 

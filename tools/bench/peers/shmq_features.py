@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 PLAIN = "plain"
 FIELDS = "headers + priority + ttl"
 DEDUP = "dedup_id"
+DEDUP_RANDOM = "dedup_id, random"
 DEDUP_LARGE = "dedup_id, room for 4,000,000 ids"
 KEY = 'order="key"'
 NO_METRICS = "metrics off"
@@ -49,6 +50,15 @@ FEATURES = {
         ", dedup_id=extra",
         "",
         lambda number: f"order-{number:010d}",
+        ever_new=True,
+        most=IDS,
+        queue={"dedup_window": 60.0},
+    ),
+    DEDUP_RANDOM: Feature(
+        ", dedup_id=extra",
+        "",
+        # A constant that is odd reaches each number once, with digits that look like chance.
+        lambda number: f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}"[::-1],
         ever_new=True,
         most=IDS,
         queue={"dedup_window": 60.0},

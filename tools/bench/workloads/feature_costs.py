@@ -11,7 +11,7 @@ from tools.bench import loops
 from tools.bench.endpoint import Spec
 from tools.bench.messages import CYCLE_64B
 from tools.bench.peers import Peer, load
-from tools.bench.peers.shmq_features import DEDUP, KEY, NO_METRICS, PLAIN
+from tools.bench.peers.shmq_features import DEDUP, DEDUP_RANDOM, KEY, NO_METRICS, PLAIN
 from tools.bench.transfer import transfers
 from tools.bench.workloads import Figure, Workload
 from tools.bench.workloads.features import CONSUME, PRODUCE, SIZE, laps_of
@@ -100,7 +100,8 @@ WORKLOADS = (
         "As above, but the same two processes send 80,000 messages without the feature and 80,000 with it in turn "
         "(without, with, with, without), ten times each, in two brokers: neither the place of the cores nor that of "
         "the memory differs. The figure is the median over the ten pairs, and over three such series, each with brokers and "
-        "processes of its own. The broker of _metrics_ is compared with one of `metrics=False`.",
+        'processes of its own. The broker of _metrics_ is compared with one of `metrics=False`. Ids count up (_dedup_id_: "order-0000012345") or are 16 digits '
+        "by chance (_random_).",
         (
             Figure("cost", "more time", "%", 100, 1, higher_is_better=False),
             Figure("without", "without", "k/s", 1e-3),
@@ -109,6 +110,7 @@ WORKLOADS = (
         run,
         params=(
             _row(DEDUP, PLAIN, DEDUP),
+            _row(DEDUP_RANDOM, PLAIN, DEDUP_RANDOM),
             _row(KEY, PLAIN, KEY),
             _row(METRICS, NO_METRICS, PLAIN),
         ),
