@@ -94,14 +94,19 @@ static uint64_t plain_seconds(PyObject *value) {
     return s > 1e-8 && s < SECONDS_MOST ? (uint64_t)llrint(s * 1e9) : 0;
 }
 
-/* The id or the key, which has no name in the encoding: 0 where one would stand. */
-static bool field_put_own(encoder *e, PyObject *value, uint8_t kind, const void **data, uint32_t *size) {
+/* The id or the key: its bytes. */
+static bool own_of(PyObject *value, const void **data, uint32_t *size) {
     const char *text;
     Py_ssize_t n;
     if (!text_of(value, &text, &n) || n > FIELDS_MOST) return false;
     *data = text;
     *size = (uint32_t)n;
-    return field_put_kind(e, PyUnicode_CheckExact(value) ? kind : kind + 2) && field_put_kind(e, 0) && field_put_bytes(e, text, n);
+    return true;
+}
+
+/* It has no name in the encoding: 0 where one would stand. */
+static bool field_put_own(encoder *e, PyObject *value, uint8_t kind, const void *data, uint32_t size) {
+    return field_put_kind(e, PyUnicode_CheckExact(value) ? kind : kind + 2) && field_put_kind(e, 0) && field_put_bytes(e, data, size);
 }
 
 /* The keyword arguments of a publish. false: Python's business. */
@@ -115,16 +120,12 @@ static bool fields_get(const QueueObject *self, shmq_message *m, uint8_t *buffer
         else if (f == PRIORITY) return false;
     }
     encoder e = {buffer, buffer + FIELDS_MOST};
-    if (of[DEDUP_ID]) {   /* hashed before it is encoded: the queue's table is fetched meanwhile */
-        const char *text;
-        Py_ssize_t n;
-        if (!text_of(of[DEDUP_ID], &text, &n) || n > FIELDS_MOST) return false;
-        m->dedup = text;
-        m->dedup_size = (uint32_t)n;
-        if (!self->fans) shmq_publish_soon(self->ctx, self->qref, m);
-        if (!field_put_own(&e, of[DEDUP_ID], 7, &m->dedup, &m->dedup_size)) return false;
+    if (of[DEDUP_ID]) {
+        if (!own_of(of[DEDUP_ID], &m->dedup, &m->dedup_size)) return false;
+        if (!self->fans) shmq_publish_soon(self->ctx, self->qref, m);   /* the queue's table is fetched while the rest is encoded */
+        if (!field_put_own(&e, of[DEDUP_ID], 7, m->dedup, m->dedup_size)) return false;
     }
-    if (of[KEY] && !field_put_own(&e, of[KEY], 8, &m->key, &m->key_size)) return false;
+    if (of[KEY] && !(own_of(of[KEY], &m->key, &m->key_size) && field_put_own(&e, of[KEY], 8, m->key, m->key_size))) return false;
     if (of[HEADERS]) {
         PyObject *name, *value;
         Py_ssize_t at = 0;

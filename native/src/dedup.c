@@ -234,7 +234,7 @@ static int overtaken(shmq_ctx *ctx, local_dedup *t, uint64_t *gen, uint64_t *ms)
 
 /* Which bucket an id belongs to. */
 uint64_t dedup_spot(shmq_ctx *ctx, const shmq_message *m) {
-    return m->spotted == (ctx->secret[0] | 1) ? m->spot : hash_spot(ctx->secret, m->dedup, m->dedup_size);
+    return m->spotted == dedup_tag(ctx) ? m->spot : hash_spot(ctx->secret, m->dedup, m->dedup_size);
 }
 
 hash128 dedup_key(shmq_ctx *ctx, const shmq_message *m) {

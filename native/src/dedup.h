@@ -15,6 +15,7 @@ void dedup_open(local_queue *q, uint8_t *base);
 void dedup_forget(uint8_t *base, const shmq_queue_options *options);
 int dedup_claim(shmq_ctx *ctx, local_queue *q, const hash128 *key, uint64_t id, uint64_t now, uint64_t *first);
 hash128 dedup_key(shmq_ctx *ctx, const shmq_message *m);
+static inline uint64_t dedup_tag(shmq_ctx *ctx) { return ctx->secret[0] | 1; }   /* of a message whose spot is known: in this broker */
 uint64_t dedup_spot(shmq_ctx *ctx, const shmq_message *m);
 void dedup_prefetch(local_queue *q, uint64_t spot);
 int dedup_known(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now);

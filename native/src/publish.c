@@ -76,8 +76,8 @@ const hash128 *publish_key(shmq_ctx *ctx, local_queue *q, const shmq_message *m,
 void shmq_publish_soon(shmq_ctx *ctx, uint64_t qref, shmq_message *m) {
     local_queue *q = &ctx->local[qref_index(qref) % SHMQ_QUEUES];
     if (m->dedup == NULL || q->dedup.base == NULL) return;
-    m->spot = hash_spot(ctx->secret, m->dedup, m->dedup_size);
-    m->spotted = ctx->secret[0] | 1;
+    m->spot = dedup_spot(ctx, m);
+    m->spotted = dedup_tag(ctx);
     dedup_prefetch(q, m->spot);
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,6 +39,15 @@ class Feature:
     broker: dict[str, Any] = field(default_factory=dict)
 
 
+_WITH_ID = Feature(
+    ", dedup_id=extra",
+    "",
+    lambda number: f"order-{number:010d}",
+    ever_new=True,
+    most=IDS,
+    queue={"dedup_window": 60.0},
+)
+
 FEATURES = {
     PLAIN: Feature(),
     FIELDS: Feature(
@@ -46,29 +55,13 @@ FEATURES = {
         'if _d.headers["seq"] != extra["seq"]:\n    wrong(_d.headers, item)',
         lambda seq: {"source": "shop-3", "seq": seq, "final": seq % 2 == 0},
     ),
-    DEDUP: Feature(
-        ", dedup_id=extra",
-        "",
-        lambda number: f"order-{number:010d}",
-        ever_new=True,
-        most=IDS,
-        queue={"dedup_window": 60.0},
+    DEDUP: _WITH_ID,
+    # A constant that is odd reaches each number once, with digits that look like chance.
+    DEDUP_RANDOM: replace(
+        _WITH_ID, extra=lambda number: f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}"[::-1]
     ),
-    DEDUP_RANDOM: Feature(
-        ", dedup_id=extra",
-        "",
-        # A constant that is odd reaches each number once, with digits that look like chance.
-        lambda number: f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}"[::-1],
-        ever_new=True,
-        most=IDS,
-        queue={"dedup_window": 60.0},
-    ),
-    DEDUP_LARGE: Feature(
-        ", dedup_id=extra",
-        "",
-        lambda number: f"order-{number:010d}",
-        ever_new=True,
-        queue={"dedup_window": 60.0, "dedup_capacity": 4_000_000},
+    DEDUP_LARGE: replace(
+        _WITH_ID, most=None, queue={"dedup_window": 60.0, "dedup_capacity": 4_000_000}
     ),
     KEY: Feature(
         ", key=extra", "", lambda seq: f"customer-{seq % KEYS:03d}", queue={"order": "key"}

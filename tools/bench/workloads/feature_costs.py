@@ -100,8 +100,8 @@ WORKLOADS = (
         "As above, but the same two processes send 80,000 messages without the feature and 80,000 with it in turn "
         "(without, with, with, without), ten times each, in two brokers: neither the place of the cores nor that of "
         "the memory differs. The figure is the median over the ten pairs, and over three such series, each with brokers and "
-        'processes of its own. The broker of _metrics_ is compared with one of `metrics=False`. Ids count up (_dedup_id_: "order-0000012345") or are 16 digits '
-        "by chance (_random_).",
+        "processes of its own. The broker of _metrics_ is compared with one of `metrics=False`. Ids count up (_dedup_id_: "
+        '"order-0000012345") or are 16 digits by chance (_random_).',
         (
             Figure("cost", "more time", "%", 100, 1, higher_is_better=False),
             Figure("without", "without", "k/s", 1e-3),

@@ -81,8 +81,8 @@ WORKLOADS = (
         "rows run the same loop. What a message carries is prepared before the clock starts. _plain_: nothing. "
         "_headers + priority + ttl_: three small headers (a text, its own number, a bool; other ones for each of the 4,000 "
         "messages), priority 5, ttl 60 s; the consumer reads `headers` of each delivery and checks the number. "
-        "_dedup_id_: an id of 16 characters, a number that counts up at its end, that never comes again, in a queue with a `dedup_window` of 60 s, which is longer than "
-        "the run: its table, of the default size unless the row says otherwise, only grows. "
+        "_dedup_id_: an id of 16 characters, a number that counts up at its end, that never comes again, in a queue with a "
+        "`dedup_window` of 60 s, which is longer than the run: its table, of the default size unless the row says otherwise, only grows. "
         f'_order="key"_: one of {KEYS} keys of 12 characters, in such a queue; with one '
         "consumer that settles each delivery before the next the order is that of publish, and it is checked. "
         "_metrics off_: as plain, of a broker with `metrics=False`. multiprocessing.Queue carries the bytes only.",
