@@ -9,8 +9,8 @@
  *   keys[7] = m4 ---busy---> m4 OWNED(a)                 m5 (lane 7) waits in the ring, m6 (lane 9) is taken past it
  *           = m4 ---over---> m4 freed, or another's home m5: CAS keys[7] m4 -> m5, then taken as ever
  *
- * There is no lock here and nothing to give back: a lane is free because of what its message has become, whoever made it so
- * and whoever died meanwhile. A message that comes back (nack, backoff, death, lease) is still named: it goes before the others.
+ * There is no lock here and nothing that has to be given back: a lane is free because of what its message has become, whoever made
+ * it so and whoever died meanwhile. (Who acks clears the word, after that: it saves others a look at the block.) A message that comes back (nack, backoff, death, lease) is still named: it goes before the others.
  *
  * I1  A lane is claimed before the ctl CAS of its message, and only for a message seen READY in its slot. So at any time at
  *     most one message of a lane, the named one, is out of the ring and not over (those being dropped apart: see below).
@@ -44,9 +44,9 @@ unsigned order_lane(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64
     return (unsigned)(hash_spot(ctx->secret, m->key, m->key_size) % SHMQ_KEY_LANES);
 }
 
-static unsigned lane_of(local_queue *q, uint64_t fate, uint64_t id) {
+static unsigned lane_of(local_queue *q, unsigned reason, unsigned origin, uint64_t id) {
     if (q->options.order == SHMQ_STRICT) return 0;
-    return (fate_reason(fate) ? (unsigned)id : fate_origin(fate)) % SHMQ_KEY_LANES;   /* a dead letter says there where it died */
+    return (reason ? (unsigned)id : origin) % SHMQ_KEY_LANES;   /* a dead letter says there where it died */
 }
 
 static int busy(shmq_ctx *ctx, local_queue *q, uint64_t word) {
@@ -60,7 +60,8 @@ static int busy(shmq_ctx *ctx, local_queue *q, uint64_t word) {
 }
 
 static int walk(shmq_ctx *ctx, local_queue *q, int turn, int claim, local_ring **from, ring_item *out) {
-    uint64_t passed[SHMQ_KEY_LANES / 64] = { 0 };   /* I3 */
+    uint64_t passed[SHMQ_KEY_LANES / 64];   /* I3 */
+    int any = 0;   /* most walks pass nothing */
     for (; turn < 2; turn++) {
         if (turn == 0 && !__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) continue;
         local_ring *r = turn == 0 ? &q->again : &q->work;
@@ -69,9 +70,9 @@ static int walk(shmq_ctx *ctx, local_queue *q, int turn, int claim, local_ring *
             shmq_block *b = block_at(ctx, out->idx);
             uint64_t fate = ld_rlx(&b->fate), id = ld_rlx(&b->id);
             if (!ring_still(r, out)) continue;   /* taken meanwhile: that may have been another life's */
-            unsigned lane = lane_of(q, fate, id);
+            unsigned lane = lane_of(q, fate_reason(fate), fate_origin(fate), id);
             uint64_t word = ld_acq(&q->keys[lane]), own = lane_word(id, out->idx);
-            if (word != own && (passed[lane / 64] >> (lane % 64) & 1)) { at++; continue; }
+            if (word != own && any && (passed[lane / 64] >> (lane % 64) & 1)) { at++; continue; }
             if (ctl_state(out->ctl) != SHMQ_READY) {   /* I4 */
                 uint64_t ready = ctl_to(out->ctl, SHMQ_READY, 0);
                 if (!cas(&b->ctl, out->ctl, ready)) continue;
@@ -79,6 +80,8 @@ static int walk(shmq_ctx *ctx, local_queue *q, int turn, int claim, local_ring *
             }
             if (word != own) {
                 if (busy(ctx, q, word) && !MUTANT(32)) {
+                    if (!any) memset(passed, 0, sizeof passed);
+                    any = 1;
                     if (!MUTANT(33)) passed[lane / 64] |= UINT64_C(1) << (lane % 64);
                     at++;
                     continue;
@@ -98,6 +101,14 @@ int order_find(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *out)
 
 /* What goes when room has to be made: of the new ones, which alone count for it. */
 int order_oldest(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *out) { return walk(ctx, q, 1, 1, from, out); }
+
+/* A message is over: its lane need not name it any longer. Who looks at the lane next is spared a look at the block, which is in the
+ * hands, and in the cache, of somebody else by then. */
+void order_settled(local_queue *q, const shmq_delivery *d) {
+    shmq_au64 *lane = &q->keys[lane_of(q, d->reason, d->origin, d->id)];
+    uint64_t own = lane_word(d->id, d->idx);
+    if (ld_rlx(lane) == own) cas(lane, own, 0);   /* I2 */
+}
 
 /* max_depth counts messages; the ring has four times as many places, since those passed over keep theirs, and head with them. */
 int order_full(local_queue *q) {

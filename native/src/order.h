@@ -8,6 +8,7 @@ unsigned order_lane(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64
 int order_find(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *out);
 int order_oldest(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *out);
 int order_full(local_queue *q);
+void order_settled(local_queue *q, const shmq_delivery *d);
 int order_none_left(shmq_ctx *ctx, local_queue *q);
 
 /* After a message of an ordered queue is over: the next one of its lane can be taken, and somebody may sleep until it can. */

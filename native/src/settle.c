@@ -271,6 +271,7 @@ int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
         local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
         if (q->live && leased && figures_timed(ctx, leased)) figures_acked(ctx, q, leased, d->idx, d->ctl);
         d->ctl = 0;
+        if (RARE(q->lanes & SHMQ_LANES_ORDERED) && q->live && queue_status(q) != SHMQ_GONE) order_settled(q, d);
         if (q->live && leased) {
             bump(&q->counters->acked, 1);
             wake_closed(q);

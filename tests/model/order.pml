@@ -203,7 +203,12 @@ end_sleep:
 took:
     if :: atomic { slot[i] = CLEARED; i = 0 } :: CRASH fi;                        /* R1 */
     if
-    :: atomic { holder = 0; settled = m; st[b] = FREE; own[b] = 0; m = 0; b = 0 };   /* ack */
+    :: atomic { holder = 0; settled = m; st[b] = FREE; own[b] = 0 };                 /* ack */
+       if
+       :: atomic { lane == WORD(m, b) -> lane = 0; m = 0; b = 0 }
+       :: atomic { lane != WORD(m, b) -> m = 0; b = 0 }
+       :: CRASH
+       fi;
 #ifndef MUT_NO_WAKE
        wake()
 #else
