@@ -28,6 +28,7 @@
 #include "shmq.h"
 
 #define EAGER 4096        /* payloads up to this size are copied at once, larger ones on first use */
+#define META_SMALL 64     /* headers, ids and keys up to this size become an object only when they are looked at */
 #define BIG (256 * 1024)  /* copies from this size on are made without the GIL */
 #define CHUNK 64
 #define POOL 256
@@ -81,6 +82,7 @@ typedef struct {
     shmq_ctx *ctx;
     ConsumerObject *consumer;
     PyObject *payload, *meta, *extra;   /* NULL = not copied / none */
+    uint8_t small_size, small[META_SMALL];   /* meta that is no object yet; size 0 = there is none */
 } DeliveryObject;
 
 static PyTypeObject QueueType, ConsumerType, DeliveryType;
@@ -164,7 +166,7 @@ static DeliveryObject *delivery_new(ConsumerObject *c) {
     o->payload = o->meta = o->extra = NULL;
     o->l.views = 0;
     o->l.state = SETTLED;
-    o->l.looped = o->l.orphan = 0;
+    o->l.looped = o->l.orphan = o->small_size = 0;
     o->ctx = c->ctx;
     Py_INCREF(c);
     o->consumer = c;
@@ -216,7 +218,10 @@ static int delivery_copy(DeliveryObject *o, bool all) {
         o->payload = PyBytes_FromStringAndSize((const char *)d->data, (Py_ssize_t)d->size);
         if (!o->payload) return -1;
     }
-    if (d->meta_size) {
+    if (d->meta_size <= META_SMALL) {
+        o->small_size = (uint8_t)d->meta_size;
+        if (d->meta_size) memcpy(o->small, d->meta, d->meta_size);
+    } else {
         o->meta = PyBytes_FromStringAndSize((const char *)d->meta, (Py_ssize_t)d->meta_size);
         if (!o->meta) return -1;
     }
@@ -414,6 +419,12 @@ static PyObject *delivery_view(DeliveryObject *self, PyObject *unused) {
 
 static PyObject *delivery_address(DeliveryObject *self, void *unused) { (void)unused; return PyLong_FromVoidPtr(&self->l.d); }
 static PyObject *delivery_ctx(DeliveryObject *self, void *unused) { (void)unused; return PyLong_FromVoidPtr(self->ctx); }
+static PyObject *delivery_meta(DeliveryObject *self, void *unused) {
+    (void)unused;
+    if (!self->meta && self->small_size) self->meta = PyBytes_FromStringAndSize((const char *)self->small, self->small_size);
+    if (self->meta || self->small_size) return Py_XNewRef(self->meta);
+    Py_RETURN_NONE;
+}
 static PyObject *delivery_settled(DeliveryObject *self, void *unused) { (void)unused; return PyBool_FromLong(self->l.state != LIVE); }
 static PyObject *delivery_redelivered(DeliveryObject *self, void *unused) { (void)unused; return PyBool_FromLong((long)self->l.d.redelivered); }
 static PyObject *delivery_thread(DeliveryObject *self, void *unused) { (void)unused; return PyLong_FromUnsignedLong(self->l.thread); }
@@ -427,6 +438,7 @@ static PyMethodDef delivery_methods[] = {
 static PyGetSetDef delivery_getset[] = {
     {"payload", (getter)delivery_payload, NULL, PyDoc_STR("The message's bytes, copied once.\n\nUp to 4 KiB they are copied at delivery, larger ones on first use, which must be before the settle."), NULL},
     {"redelivered", (getter)delivery_redelivered, NULL, PyDoc_STR("True when it was delivered before."), NULL},
+    {"_meta", (getter)delivery_meta, NULL, NULL, NULL},
     {"_address", (getter)delivery_address, NULL, NULL, NULL},
     {"_ctx", (getter)delivery_ctx, NULL, NULL, NULL},
     {"_settled", (getter)delivery_settled, NULL, NULL, NULL},
@@ -438,7 +450,6 @@ static PyMemberDef delivery_members[] = {
     FIELD("size", T_UINT, size), FIELD("_queue", T_UINT, queue), FIELD("_reason", T_UINT, reason), FIELD("_origin", T_UINT, origin),
     FIELD("_died_attempts", T_UINT, died_attempts), FIELD("_published_ns", T_ULONGLONG, published_ns),
     FIELD("_expires_ns", T_ULONGLONG, expires_ns), FIELD("_died_ns", T_ULONGLONG, died_ns),
-    {"_meta", T_OBJECT, offsetof(DeliveryObject, meta), READONLY, NULL},
     {"_extra", T_OBJECT, offsetof(DeliveryObject, extra), READONLY, NULL},
     {"_consumer", T_OBJECT, offsetof(DeliveryObject, consumer), READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};
