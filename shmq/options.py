@@ -271,7 +271,7 @@ class QueueOptions:
     dedup_window: float | None = None
     """seconds during which a second message with the same dedup_id is recognised; None = off"""
     dedup_capacity: int = 1_000_000
-    """ids that a dedup_window can hold; memory is taken as they come, 32 bytes each"""
+    """ids that a dedup_window can hold; memory is taken as they come, 17 bytes each"""
     order: str = "fifo"
     """"fifo"; "key": per key, "strict": altogether, one unsettled message at a time, in order"""
     durability: str = "none"

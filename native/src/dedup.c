@@ -2,13 +2,14 @@
  *
  *   page      next[2]: gen:40 | count:24     backed[2]: entries with memory     chunks: bit = those buckets have memory
  *   buckets   gen:19 | filter:21 | entry+1:24
- *   half 0, 1 entries of 32 bytes: key, id, time:39 (ms) | before:1 | next entry+1:24
+ *   half 0, 1 entries of 16 bytes: key, id - first of the lot:27 | time within the generation:12 | before:1 | next entry+1:24
+ *             firsts: of each lot of numbers of entries the lowest id that an entry of it can have
  *
  *   generation g = time / window; its entries live in half g & 1, and ids in g - 1 and g are looked at: older ones are out of
  *   the window. A chain leads from the newest id of a bucket to the older ones; `before` = the next entry is of generation g - 1.
  *   The filter knows the keys of the chain, so that a new id need not walk it: a walk is one miss of the cache for each entry.
  *
- *   claim(key):  write an entry  ->  look at the bucket, and if its filter knows the key, walk  ->  CAS on the bucket (CLAIM)
+ *   claim(key):  write half an entry  ->  look at the bucket, and if its filter knows the key, walk  ->  CAS on the bucket (CLAIM)
  *
  * A message with an id is committed by NEW -> MOVE(me); from there it is either published or found to be a duplicate, by its
  * publisher, or by whoever recovers it: fate's DEDUP bit says that this is still to be decided. So a claim never belongs to a
@@ -17,15 +18,19 @@
  * I1  The bucket's CAS is the claim. It fails when any claim of this bucket was made since the word was read: of those who found
  *     nothing exactly one succeeds, however long one of them was stopped. (A word can come back only 2^19 generations
  *     later, by chance: when that bucket is then given the same number of an entry.)
- * I2  A linked entry is not changed while its generation is g or g-1. An entry is written by CASes from what stood there while
- *     its number was still good, the id first, everything mixed with the id (which occurs once): one who was stopped in the
- *     midst for two generations fails, instead of writing into what belongs to another one by now.
+ * I2  A linked entry, and the first of its lot, are not changed while their generation is g or g-1. They are written by CASes
+ *     from what stood there while the number was still good, all but the first mixed with the generation (in which a number is
+ *     given once): one who was stopped in the midst for two generations fails, instead of writing into what belongs to another
+ *     one by now.
  * I3  What a walk says, match or none, is believed only when neither half has been given to a later generation meanwhile (R2).
  * I4  Nothing is ever cleared: a bucket whose gen is neither g nor g-1 is empty. Times decide within the two generations. One
  *     of somebody who is ahead of us is taken for empty as well; but he took a number before he wrote it, so that R2, which
  *     looks at numbers after the bucket was read, sends us back.
  * I5  Buckets and entries are touched only after memory was reserved for them, and that was noted.
  * I6  The filter knows every key of the chain, for it changes in the same CAS. It may know too much.
+ *
+ * An id is known by the strong half of its key and by its bucket: of two ids, one is taken for the other once in 2^64 that a walk
+ * compares. Times are rounded up by at most 1/4096 of the window, and by no more than a millisecond where that is more.
  *
  * Numbers of entries are given out in lots. Who dies where: before the CAS on the bucket: the lot is lost until its generation is
  * over. After it: the block is MOVE(dead) with the DEDUP bit; the recoverer finds its own id and publishes it. If that comes so
@@ -39,21 +44,26 @@
 #define NO_ENTRY UINT32_C(0xffffffff)
 #define MOVED (-100)         /* the half belongs to a later generation by now: look again from there */
 #define ENTRIES_STEP 2048u
-#define LOT_MOST 16u         /* four pairs of cache lines */
+#define ENTRIES_MOST 16384u   /* a quarter of a megabyte: what one claim may have to wait for */
+#define LOT_MOST_LG 4        /* two pairs of cache lines */
 
-typedef struct { shmq_au64 word[4]; } entry;   /* key.lo, key.hi, id, time and next; all but the id mixed with it (I2) */
+typedef struct { shmq_au64 word[2]; } entry;   /* key.hi; what the drawing says: mixed with the generation (I2) */
 typedef shmq_au64 bucket;
 typedef struct { shmq_au64 next, backed, chunks; uint8_t pad[104]; } head;   /* chunks: the first one's */
 
 static inline uint64_t next_gen(uint64_t w) { return w >> 24; }
-static inline uint64_t mix(uint64_t id, unsigned n) {
-    static const uint64_t ODD[4] = { UINT64_C(0x9e3779b97f4a7c15), UINT64_C(0xc2b2ae3d27d4eb4f), 0, UINT64_C(0xd6e8feb86659fd93) };
-    return id * ODD[n];
-}
+static inline uint64_t mix(uint64_t gen, unsigned n) { return gen * (n ? UINT64_C(0xc2b2ae3d27d4eb4f) : UINT64_C(0x9e3779b97f4a7c15)); }
+
+/* ---- the second word of an entry ---- */
+#define ENTRY_MASK UINT64_C(0xffffff)
+#define BEFORE (UINT64_C(1) << 24)
+#define TIME_AT 25
+#define TIME_MASK UINT64_C(0xfff)
+#define ID_AT 37
+#define ID_SPAN (UINT64_C(1) << (64 - ID_AT))
 
 /* ---- the word of a bucket. Its filter: 20 bits for the keys of one generation, or, when there are two, 10 for the one before and
  * 10 for this one, and the bit that says so. Wide filters fold to narrow ones. ---- */
-#define ENTRY_MASK UINT64_C(0xffffff)
 #define FILTER_AT 24
 #define HALF 10
 #define HALF_MASK ((UINT64_C(1) << HALF) - 1)
@@ -83,17 +93,22 @@ static inline uint64_t bucket_with(uint64_t w, const hash128 *key, uint32_t numb
 
 static uint64_t window_of(const shmq_queue_options *o) { return o->dedup_window_ns / 1000000 + (o->dedup_window_ns % 1000000 != 0); }
 
+static uint64_t pages(uint64_t bytes) { return (bytes + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE; }
+
 static void measure(local_dedup *t, const shmq_queue_options *o) {
     uint64_t buckets = 512;
     t->capacity = o->dedup_capacity ? o->dedup_capacity : DEDUP_DEFAULT;
     if (t->capacity > DEDUP_MOST) t->capacity = DEDUP_MOST;
     while (buckets < t->capacity / 2) buckets *= 2;   /* chains of two in a full table; the filter spares most ids their walk */
     t->window_ms = window_of(o);
+    t->tick_ms = (t->window_ms - 1) / (TIME_MASK + 1) + 1;
     t->mask = buckets - 1;
-    t->chunk = buckets / 64 > 512 ? (uint32_t)(buckets / 64) : 512;   /* a page at least */
+    t->chunk_lg = (uint32_t)__builtin_ctzll(buckets / 64 > 512 ? buckets / 64 : 512);   /* a page at least */
     t->bucket_bytes = buckets * sizeof(bucket);
-    t->half_bytes = ((uint64_t)t->capacity * sizeof(entry) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
-    t->lot = t->capacity / 256 + 1 < LOT_MOST ? t->capacity / 256 + 1 : LOT_MOST;   /* one that dies costs less than 1 in 256 ids */
+    t->lot_lg = 0;
+    while (UINT32_C(2) << t->lot_lg <= t->capacity / 256 + 1 && t->lot_lg < LOT_MOST_LG) t->lot_lg++;   /* one that dies costs less than 1 in 256 ids */
+    t->entry_bytes = pages((uint64_t)t->capacity * sizeof(entry));
+    t->half_bytes = t->entry_bytes + pages(((uint64_t)(t->capacity - 1) >> t->lot_lg) * 8 + 8);
 }
 
 /* How much room the table of a queue needs; most of it gets memory only when it is used. 0 = none. */
@@ -116,20 +131,23 @@ static bucket *buckets(local_dedup *t) { return (bucket *)(t->base + SHMQ_PAGE);
 static entry *entry_at(local_dedup *t, uint64_t gen, uint32_t n) {
     return (entry *)(t->base + SHMQ_PAGE + t->bucket_bytes + (gen & 1) * t->half_bytes) + n;
 }
+static shmq_au64 *first_of(local_dedup *t, uint64_t gen, uint32_t n) {
+    return (shmq_au64 *)((uint8_t *)entry_at(t, gen, 0) + t->entry_bytes) + (n >> t->lot_lg);
+}
 
 /* For a segment whose pages cannot be punched: nothing of the old queue may be taken for the next one's. */
 void dedup_forget(uint8_t *base, const shmq_queue_options *o) {
     local_dedup t = { .base = base };
     measure(&t, o);
     for (uint64_t c = 0; c < 64; c++)
-        if (ld_acq(&half(&t, 0)->chunks) >> c & 1) memset(buckets(&t) + c * t.chunk, 0, t.chunk * sizeof(bucket));
+        if (ld_acq(&half(&t, 0)->chunks) >> c & 1) memset(buckets(&t) + (c << t.chunk_lg), 0, sizeof(bucket) << t.chunk_lg);
     memset(base, 0, SHMQ_PAGE);
 }
 
 /* I5 */
 static bucket *bucket_of(shmq_ctx *ctx, local_dedup *t, const hash128 *key) {
     head *h = half(t, 0);
-    uint64_t n = key->lo & t->mask, c = n / t->chunk, bytes = t->chunk * sizeof(bucket);
+    uint64_t n = key->lo & t->mask, c = n >> t->chunk_lg, bytes = sizeof(bucket) << t->chunk_lg;
     if (RARE(!(ld_acq(&h->chunks) >> c & 1))) {
         if (segment_reserve_mapped(ctx, (uint64_t)((uint8_t *)buckets(t) - ctx->base) + c * bytes, bytes) != SHMQ_OK) return NULL;
         or64(&h->chunks, UINT64_C(1) << c);
@@ -138,17 +156,26 @@ static bucket *bucket_of(shmq_ctx *ctx, local_dedup *t, const hash128 *key) {
 }
 
 static int back(shmq_ctx *ctx, local_dedup *t, uint64_t gen, uint64_t backed) {
-    uint64_t n = backed + (backed / 4 > ENTRIES_STEP ? backed / 4 / ENTRIES_STEP * ENTRIES_STEP : ENTRIES_STEP);
+    uint64_t step = backed / 4 / ENTRIES_STEP * ENTRIES_STEP, n = backed + (step < ENTRIES_STEP ? ENTRIES_STEP : step > ENTRIES_MOST ? ENTRIES_MOST : step);
     if (n > t->capacity) n = t->capacity;
+    uint64_t at = (uint64_t)((uint8_t *)first_of(t, gen, (uint32_t)backed) - ctx->base), end = (uint64_t)((uint8_t *)first_of(t, gen, (uint32_t)n - 1) - ctx->base) + 8;
     int rc = segment_reserve_mapped(ctx, (uint64_t)((uint8_t *)entry_at(t, gen, (uint32_t)backed) - ctx->base), (n - backed) * sizeof(entry));
+    if (rc == SHMQ_OK && pages(end) > pages(at)) rc = segment_reserve_mapped(ctx, pages(at), end - pages(at));
     if (rc == SHMQ_OK) cas(&half(t, gen)->backed, backed, n);   /* else another one did, as far or farther */
     return rc;
 }
 
-/* Numbers of our own in generation gen. OK, BUSY, MOVED, or why there are none. */
-static int take_lot(shmq_ctx *ctx, local_dedup *t, uint64_t gen) {
+/* Does that number in generation gen still name what is this process' own? What was read before this of its memory is then not a
+ * later one's (I2). OK, MOVED, or BUSY: no time does that, somebody has damaged it. */
+static int still(local_dedup *t, uint64_t gen) {
+    uint64_t now = next_gen(ld_acq(&half(t, gen)->next));
+    return now == gen ? SHMQ_OK : now > gen ? MOVED : SHMQ_BUSY;
+}
+
+/* Numbers of our own in generation gen, for entries of ids from `id` on. OK, BUSY, MOVED, or why there are none. */
+static int take_lot(shmq_ctx *ctx, local_dedup *t, uint64_t gen, uint64_t id) {
     head *h = half(t, gen);
-    uint64_t w = ld_acq(&h->next), n = next_gen(w) == gen ? w & 0xffffff : 0, backed = ld_acq(&h->backed), end = n + t->lot;
+    uint64_t w = ld_acq(&h->next), n = next_gen(w) == gen ? w & 0xffffff : 0, backed = ld_acq(&h->backed), end = n + (UINT64_C(1) << t->lot_lg);
     if (next_gen(w) > gen) return MOVED;
     if (n >= t->capacity) return fail(ctx, SHMQ_E_NOMEM, WHAT_DEDUP, 0, n, t->capacity, 0);
     if (backed > t->capacity) return SHMQ_E_CORRUPT;
@@ -159,7 +186,13 @@ static int take_lot(shmq_ctx *ctx, local_dedup *t, uint64_t gen) {
     if (end > backed) end = backed;
     if (!cas(&h->next, w, gen << 24 | end)) return SHMQ_BUSY;
     CRASH_POINT("dedup_numbered");
+    shmq_au64 *first = first_of(t, gen, (uint32_t)n);
+    uint64_t old = ld_acq(first);
+    int rc = still(t, gen);
+    if (rc != SHMQ_OK) return rc;
+    if (!cas(first, old, id)) return SHMQ_BUSY;   /* one who slept for two generations has spoilt it */
     t->lot_gen = gen;
+    t->lot_first = id;
     t->lot_next = (uint32_t)n;
     t->lot_end = (uint32_t)end;
     return SHMQ_OK;
@@ -167,24 +200,21 @@ static int take_lot(shmq_ctx *ctx, local_dedup *t, uint64_t gen) {
 
 /* An entry of our own in generation gen, written but for its last word, in which *last stands. OK, MOVED, or why there is none. */
 static int make_entry(shmq_ctx *ctx, local_dedup *t, uint64_t gen, const hash128 *key, uint64_t id, uint64_t *last, uint32_t *out) {
-    head *h = half(t, gen);
     for (unsigned tries = 0; tries < 1000; tries++) {
-        if (t->lot_gen != gen || t->lot_next == t->lot_end) {
-            int rc = take_lot(ctx, t, gen);
-            if (rc == SHMQ_BUSY) continue;
-            if (rc != SHMQ_OK) return rc;
-        }
+        int rc = SHMQ_OK;
+        if (t->lot_gen != gen || t->lot_next == t->lot_end || RARE(id - t->lot_first >= ID_SPAN)) rc = take_lot(ctx, t, gen, id);
+        if (rc == SHMQ_BUSY) continue;
+        if (rc != SHMQ_OK) return rc;
         entry *e = entry_at(t, gen, t->lot_next);
-        uint64_t old[4], now;
-        for (int i = 0; i < 4; i++) old[i] = ld_acq(&e->word[i]);
-        now = next_gen(ld_acq(&h->next));
-        if (now > gen) return MOVED;   /* I2: what was read may be a later one's */
-        if (now < gen) { t->lot_gen = 0; continue; }   /* no time does that: somebody has damaged it */
-        if (!cas(&e->word[2], old[2], id) || !cas(&e->word[0], old[0], key->lo ^ mix(id, 0)) || !cas(&e->word[1], old[1], key->hi ^ mix(id, 1))) {
-            t->lot_next++;   /* one who slept for two generations has spoilt it */
+        uint64_t old = ld_acq(&e->word[0]), stands = ld_acq(&e->word[1]);
+        rc = still(t, gen);
+        if (rc == MOVED) return rc;
+        if (rc != SHMQ_OK) { t->lot_gen = 0; continue; }
+        if (!cas(&e->word[0], old, key->hi ^ mix(gen, 0))) {
+            t->lot_next++;   /* spoilt, likewise */
             continue;
         }
-        *last = old[3];
+        *last = stands;
         *out = t->lot_next;
         return SHMQ_OK;
     }
@@ -200,14 +230,15 @@ static int find(local_dedup *t, uint64_t gen, uint64_t w, const hash128 *key, ui
     if (!bucket_knows(bucket_as_of(w, gen), key)) return NOTHING;   /* I6 */
     for (uint64_t n = 0; idx < t->capacity && idx < ld_acq(&half(t, g)->backed) && n <= 2 * (uint64_t)t->capacity; n++) {
         entry *e = entry_at(t, g, idx);
-        uint64_t eid = ld_acq(&e->word[2]), last = ld_acq(&e->word[3]) ^ mix(eid, 3);
-        if ((ld_acq(&e->word[0]) ^ mix(eid, 0)) == key->lo && (ld_acq(&e->word[1]) ^ mix(eid, 1)) == key->hi) {
+        uint64_t last = ld_acq(&e->word[1]) ^ mix(g, 1);
+        if ((ld_acq(&e->word[0]) ^ mix(g, 0)) == key->hi) {
+            uint64_t eid = ld_acq(first_of(t, g, idx)) + (last >> ID_AT), ticks = (last >> TIME_AT & TIME_MASK) + 1;
             *first = eid;
             if (eid == id && !MUTANT(23)) return OURS;
-            if ((last >> 25) + t->window_ms >= ms) return THEIRS;
+            if ((g - 1) * t->window_ms + ticks * t->tick_ms - 1 + t->window_ms >= ms) return THEIRS;
         }
-        if (last >> 24 & 1 && g-- != gen) break;
-        idx = (uint32_t)(last & 0xffffff) - 1;
+        if ((last & BEFORE) && g-- != gen) break;
+        idx = (uint32_t)(last & ENTRY_MASK) - 1;
     }
     return NOTHING;
 }
@@ -276,8 +307,10 @@ int dedup_claim(shmq_ctx *ctx, local_queue *q, const hash128 *key, uint64_t id, 
         if (!MUTANT(21) && overtaken(ctx, t, &gen, &ms)) continue;   /* I3 (R2) */
         if (found != NOTHING) return found == OURS ? DEDUP_FIRST : DEDUP_DUPLICATE;
         if (none != SHMQ_OK) return none;   /* a full table knows its ids, and takes no new one */
-        uint64_t before = age_of(w, gen) == 1, last = (ms << 25 | before << 24 | (as_of & ENTRY_MASK)) ^ mix(id, 3);
-        if (!cas(&entry_at(t, gen, mine)->word[3], stands, last)) { t->lot_next++; mine = NO_ENTRY; continue; }
+        uint64_t ticks = (ms - (gen - 1) * t->window_ms) / t->tick_ms, last = (id - t->lot_first) << ID_AT
+            | (ticks < TIME_MASK ? ticks : TIME_MASK) << TIME_AT | (age_of(w, gen) == 1 ? BEFORE : 0) | (as_of & ENTRY_MASK);
+        last ^= mix(gen, 1);
+        if (!cas(&entry_at(t, gen, mine)->word[1], stands, last)) { t->lot_next++; mine = NO_ENTRY; continue; }
         stands = last;
         CRASH_POINT("dedup_entry");
         if (cas(at, w, bucket_with(as_of, key, mine))) {   /* CLAIM */

@@ -1,7 +1,7 @@
 /* hash.c: a quick hash that says where an id belongs, and SipHash-1-3, which with it says which id it is.
  *
- * Two ids are taken for one only when all 128 bits agree. The secret is the broker's own, so nobody can prepare such a pair, be the
- * quick half as weak as it may: 64 bits of a keyed pseudo-random function stand behind it. Where a table is large, a publisher waits
+ * Two ids are taken for one only when they fall into one bucket and all 64 bits of the strong half agree. The secret is the broker's
+ * own, so nobody can prepare such a pair, be the quick half as weak as it may: a keyed pseudo-random function stands behind it. Where a table is large, a publisher waits
  * for the bucket to come from memory, and works on the strong half meanwhile.
  *
  * Sources: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF" (INDOCRYPT 2012), with one and three rounds, as CPython

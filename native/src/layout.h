@@ -102,13 +102,14 @@ typedef struct {             /* what this process knows of one ring; head and ta
     uint32_t lg, ring;       /* ring = queue*16 + lane */
 } local_ring;
 
+#define TABLE_OF_IDS 4       /* part of the fingerprint: to be raised with the drawing in dedup.c */
 typedef struct {             /* the table of ids of a queue; base == NULL: it has none. See dedup.c */
     uint8_t *base;
-    uint64_t window_ms, bucket_bytes, half_bytes, mask;
-    uint32_t capacity, chunk;   /* ids in each half; buckets that get their memory together */
+    uint64_t window_ms, tick_ms, bucket_bytes, entry_bytes, half_bytes, mask;
+    uint32_t capacity, chunk_lg, lot_lg;   /* ids in each half; buckets that get their memory together; numbers that are given together */
     uint64_t gen_begin, gen_now;   /* one generation, and the ms in which it began: gen_at() */
-    uint64_t lot_gen;        /* numbers of entries that are this process' own, of that generation */
-    uint32_t lot_next, lot_end, lot;
+    uint64_t lot_gen, lot_first;   /* numbers of entries that are this process' own, of that generation, for ids from lot_first on */
+    uint32_t lot_next, lot_end;
 } local_dedup;
 
 typedef struct {             /* one queue as this process sees it; options are a private copy */

@@ -46,7 +46,8 @@ uint64_t shmq_fingerprint(void) {
         SHMQ_TIMERS, sizeof(shmq_header), sizeof(shmq_owner), sizeof(shmq_held), sizeof(shmq_block), sizeof(shmq_queue),
         sizeof(shmq_counters), sizeof(void *), offsetof(shmq_header, geometry), offsetof(shmq_header, hwm),
         offsetof(shmq_queue, options), offsetof(shmq_queue, evt), offsetof(shmq_queue, space), offsetof(shmq_queue, ends),
-        offsetof(shmq_queue, place), offsetof(shmq_block, fate), offsetof(shmq_block, size), offsetof(shmq_owner, start) };
+        offsetof(shmq_queue, place), offsetof(shmq_block, fate), offsetof(shmq_block, size), offsetof(shmq_owner, start),
+        TABLE_OF_IDS };
     uint64_t h = hash64(UINT64_C(0xcbf29ce484222325), words, sizeof words);
     h = hash64(h, STRIDE, sizeof STRIDE);
     return hash64(h, UNITS, sizeof UNITS);

@@ -165,7 +165,7 @@ TEST(filter_knows, "an id that is new to the filter is claimed without a look at
 
 TEST(lots, "numbers are given out in lots; those of one who is gone are missed for a generation only") {
     table(20 * MS, 100000);
-    uint64_t first = 0, gen = base / MS / 20 + 1, lot = l->dedup.lot;
+    uint64_t first = 0, gen = base / MS / 20 + 1, lot = UINT64_C(1) << l->dedup.lot_lg;
     shmq_au64 *next = (shmq_au64 *)(l->dedup.base + (gen & 1) * 128);
     CHECK(lot > 1);
     for (uint64_t i = 1; i <= lot; i++) EQ(claim(i, i, 0, &first), DEDUP_FIRST);
@@ -179,7 +179,34 @@ TEST(lots, "numbers are given out in lots; those of one who is gone are missed f
     EQ(claim(5000, 5000, 0, &first), DEDUP_FIRST);
     EQ(ld_acq(next) & 0xffffff, 4 * lot);
     table(20 * MS, 100);
-    EQ(l->dedup.lot, 1);   /* of a small table each number counts */
+    EQ(l->dedup.lot_lg, 0);   /* of a small table each number counts */
+}
+
+TEST(far_apart, "the first message of an id is known by its own id, however far the ids of the messages of one lot are apart") {
+    table(20 * MS, 100000);
+    static const uint64_t IDS[] = { 5, 6, (1 << 27) + 4, (1 << 27) + 5, UINT64_C(1) << 40, 7, 8, (UINT64_C(1) << 40) + 1, UINT64_MAX >> 1, 1 };
+    uint64_t first = 0;
+    for (uint64_t i = 0; i < sizeof IDS / sizeof *IDS; i++) EQ(claim(100 + i, IDS[i], 5 * MS, &first), DEDUP_FIRST);
+    for (uint64_t i = 0; i < sizeof IDS / sizeof *IDS; i++) {
+        EQ(claim(100 + i, 1000 + i, 15 * MS, &first), DEDUP_DUPLICATE);
+        EQ(first, IDS[i]);
+        EQ(claim(100 + i, IDS[i], 15 * MS, &first), DEDUP_FIRST);   /* its own */
+    }
+}
+
+TEST(long_windows, "an id of a long window is known until it is over, and forgotten a four-thousandth of it later") {
+    static const uint64_t WINDOWS[] = { 4096, 4097, 8193, 86400000, 86400001 };
+    for (uint64_t i = 0; i < sizeof WINDOWS / sizeof *WINDOWS; i++) {
+        uint64_t window = WINDOWS[i] * MS, first = 0, id = 1;
+        for (uint64_t at = 0; at < window; at += window / 7 + 1) {
+            table(window, 1000);
+            EQ(claim(5, id, at, &first), DEDUP_FIRST);
+            EQ(claim(5, id + 1, at + window, &first), DEDUP_DUPLICATE);
+            EQ(first, id);
+            EQ(claim(5, id + 2, at + window + window / 4096 + 2 * MS, &first), DEDUP_FIRST);
+            id += 10;
+        }
+    }
 }
 
 TEST(own, "a message that has claimed its id before has it, however old that is") {

@@ -3,7 +3,8 @@
  *
  * head   = gen<<6 | of this generation:2 | of the one before:2 | entry+1     (the filter: a bit per key)
  * next   = gen<<2 | count
- * entry  = two words: the id; and id | key<<2 | before<<3 | next<<4 | gen<<6, which stands for all that is mixed with the id
+ * entry  = two words: key | gen<<1; and before | next<<1 | gen<<3, where gen stands for what both are mixed with
+ * first  = the id: lots are of one number
  */
 #ifndef NE
 #define NE 2                    /* entries in each half */
@@ -34,7 +35,8 @@
 #define HI(w) ((w) & 3)
 #define XG(w) ((w) >> 2)
 #define XN(w) ((w) & 3)
-#define REST(id, k, b, n, g) ((id) | ((k) << 2) | ((b) << 3) | ((n) << 4) | ((g) << 6))
+#define KEYED(k, g) ((k) | ((g) << 1))
+#define REST(b, n, g) ((b) | ((n) << 1) | ((g) << 3))
 #define BIT(k) (4 << (k))
 #ifdef MUT_FILTER_FORGETS
 #define AS_OF(w) (HG(w) == g -> (w) : (HG(w) + 1 == g -> (g << 6) | HI(w) : g << 6))
@@ -57,7 +59,7 @@
 byte G = 1;                     /* the clock */
 byte head;
 byte nxt[2];
-byte eid[4], erest[4];          /* half*NE + n */
+byte first_of[4], ekey[4], erest[4];    /* half*NE + n */
 byte state[4];                  /* of messages 1..3 */
 bit dead[4];
 byte crashes, working = NPUB;
@@ -73,30 +75,37 @@ byte claimg[4], keyof[4];
 inline walk() {
     do
     :: atomic { i == 0 || found != 0 -> i = 0; h = 0; x = 0; y = 0; break }
-    :: atomic { i != 0 && found == 0 -> x = eid[(h & 1) * NE + i - 1] };
-       atomic {
-          y = erest[(h & 1) * NE + i - 1];
-          if
-          :: (y & 3) != x || x == 0 -> i = 0          /* torn, or never written: leads nowhere */
-          :: else ->
+    :: atomic { i != 0 && found == 0 -> y = erest[(h & 1) * NE + i - 1] };
+       if
+       :: atomic { ekey[(h & 1) * NE + i - 1] == KEYED(key, h) -> skip };
+          atomic {
+             first = first_of[(h & 1) * NE + i - 1];
              if
 #ifdef MUT_OWN_UNKNOWN
-             :: ((y >> 2) & 1) == key && x == id -> found = 2; first = x
+             :: first == id -> found = 2
 #else
-             :: ((y >> 2) & 1) == key && x == id -> found = 1; first = x
+             :: first == id -> found = 1
 #endif
-             :: ((y >> 2) & 1) == key && x != id && (y >> 6) + 1 >= g -> found = 2; first = x
+             :: first != id -> found = 2
+             fi
+          }
+       :: atomic { ekey[(h & 1) * NE + i - 1] != KEYED(key, h) ->
+             if
+             :: (y >> 3) != h -> i = 0                /* torn, or never written: leads nowhere */
              :: else ->
-                i = (y >> 4) & 3;
+                i = (y >> 1) & 3;
                 if
-                :: ((y >> 3) & 1) && h == g -> h = g - 1
-                :: ((y >> 3) & 1) && h != g -> i = 0
+                :: (y & 1) && h == g -> h = g - 1
+                :: (y & 1) && h != g -> i = 0
                 :: else
                 fi
-             fi
-          fi
-       }
+             fi }
+       fi
     od
+}
+
+inline still() {                /* is the number ours yet? */
+    atomic { w = XG(nxt[g & 1]); if :: i != 0 && w != g -> g = w; ok = 0; i = 0 :: else fi }
 }
 
 inline won() {                  /* the head CAS is the claim */
@@ -127,14 +136,26 @@ inline claim() {
           if
           :: i != 0 ->
 #ifdef MUT_PLAIN_ENTRY
-             if :: atomic { mine = i; mineg = g; eid[E] = id } :: CRASH fi
+             if :: atomic { mine = i; mineg = g; first_of[E] = id; ekey[E] = KEYED(key, g) } :: CRASH fi
 #else
-             atomic { x = eid[(g & 1) * NE + i - 1] };
-             atomic { y = erest[(g & 1) * NE + i - 1] };
-             atomic { w = XG(nxt[g & 1]); if :: w != g -> g = w; ok = 0; i = 0 :: else fi };
+#ifdef MUT_PLAIN_FIRST
+             if :: atomic { first_of[(g & 1) * NE + i - 1] = id } :: CRASH fi;
+#else
+             atomic { x = first_of[(g & 1) * NE + i - 1] };
+             still();
              if
-             :: atomic { i != 0 && eid[(g & 1) * NE + i - 1] == x -> mine = i; mineg = g; stands = y; eid[E] = id }
-             :: atomic { i != 0 && eid[(g & 1) * NE + i - 1] != x -> skip }
+             :: atomic { i != 0 && first_of[(g & 1) * NE + i - 1] == x -> first_of[(g & 1) * NE + i - 1] = id }
+             :: atomic { i != 0 && first_of[(g & 1) * NE + i - 1] != x -> i = 0 }
+             :: atomic { i == 0 -> skip }
+             :: CRASH
+             fi;
+#endif
+             atomic { x = (i != 0 -> ekey[(g & 1) * NE + i - 1] : 0) };
+             atomic { y = (i != 0 -> erest[(g & 1) * NE + i - 1] : 0) };
+             still();
+             if
+             :: atomic { i != 0 && ekey[(g & 1) * NE + i - 1] == x -> mine = i; mineg = g; stands = y; ekey[E] = KEYED(key, g) }
+             :: atomic { i != 0 && ekey[(g & 1) * NE + i - 1] != x -> skip }
              :: atomic { i == 0 -> skip }
              :: CRASH
              fi
@@ -157,7 +178,7 @@ inline claim() {
 #endif
           if :: ok && found != 0 -> res = found; ok = 0 :: ok && found == 0 && none -> res = 3; ok = 0 :: else fi;
           found = 0; x = 0;
-          y = REST(id, key, HG(wa) + 1 == g, HI(AS_OF(wa)), g)
+          y = REST(HG(wa) + 1 == g, HI(AS_OF(wa)), g)
        };
        if                                             /* what it leads to; behind another one, if it has lost to that */
 #ifdef MUT_PLAIN_ENTRY

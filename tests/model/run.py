@@ -158,6 +158,7 @@ MUTANTS = [
     ("OWN_UNKNOWN", "dedup", ("MAXC=1", "LASTG=1")),
     ("NO_R2", "dedup", ("STEP=2",)),
     ("PLAIN_ENTRY", "dedup", DEDUP_2),
+    ("PLAIN_FIRST", "dedup", DEDUP_2),
     ("NOT_TIED", "forward", ()),
     ("NOT_SENT", "forward", ()),
     ("COMMIT_IGNORED", "forward", ()),
