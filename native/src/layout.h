@@ -126,6 +126,7 @@ typedef struct {             /* one queue as this process sees it; options are a
     uint32_t lot;            /* how many make a wake-up worth while */
     shmq_au64 spin_ns;       /* adaptive: how long a consumer spins before it sleeps */
     shmq_au64 room_ns;       /* the same for a producer */
+    shmq_au32 gather_skip, gather_rest;   /* how often gathering is still left out, and how often after it was last in vain: wait.c */
     shmq_au64 idle_ns;       /* how long this process has slept here in vain */
     shmq_queue_options options;
     uint64_t again_from[SHMQ_LEVELS];   /* before this position no redelivered message of that level waits */

@@ -247,6 +247,13 @@ int ring_next(shmq_ctx *ctx, local_ring *r, uint64_t *at, ring_item *out) {
     return SHMQ_EMPTY;
 }
 
+/* Is that position, at most RING_SLACK beyond the tail, filled, or filled and cleared? */
+int ring_passed(local_ring *r, uint64_t position) {
+    uint64_t s = ld_acq(&r->slots[position & r->mask]);
+    int64_t d = round_diff(slot_round(s), position >> r->lg);
+    return d > 0 || (d == 0 && !slot_is_empty(s));
+}
+
 /* Does the slot still name that life of the block? Then what was read of its header before this was that life's. */
 int ring_still(local_ring *r, const ring_item *item) { return ld_acq(&r->slots[item->position & r->mask]) == item->slot; }
 

@@ -13,6 +13,7 @@ uint64_t ring_backed(local_ring *r);
 int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint64_t max_depth);
 int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out);
 int ring_next(shmq_ctx *ctx, local_ring *r, uint64_t *at, ring_item *out);
+int ring_passed(local_ring *r, uint64_t position);
 int ring_still(local_ring *r, const ring_item *item);
 void ring_taken(local_ring *r, const ring_item *item);
 int ring_holds(local_ring *r, uint64_t position, uint32_t idx);
