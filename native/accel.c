@@ -5,7 +5,7 @@
  *
  *   QueueBase     publish(bytes, **fields) and publish_many(list of bytes) that just work; the rest: _publish_slow, _publish_many_slow
  *   ConsumerBase  get, get_many, __next__ with their waiting; outcomes other than a delivery: _recover(rc, deadline_ns)
- *   DeliveryBase  payload, ack() that just works; the rest: _ack_failed(rc)
+ *   DeliveryBase  payload, headers and ack() that just work; the rest: _headers_slow(), _ack_failed(rc)
  *
  * THE GIL is kept on the fast path and protects every member of these objects. It is released only for spinning and
  * sleeping, and for copying BIG payloads. The core's own lock is never held across any of that.
@@ -86,7 +86,7 @@ typedef struct {
 } DeliveryObject;
 
 static PyTypeObject QueueType, ConsumerType, DeliveryType;
-static PyObject *str_publish_slow, *str_publish_many_slow, *str_loan_slow, *str_recover, *str_deadline, *str_ack_failed, *str_ack_many_failed;
+static PyObject *str_publish_slow, *str_publish_many_slow, *str_loan_slow, *str_recover, *str_deadline, *str_ack_failed, *str_ack_many_failed, *str_headers_slow;
 static DeliveryObject *pool[POOL];
 static unsigned pooled;
 
@@ -425,6 +425,8 @@ static PyObject *delivery_meta(DeliveryObject *self, void *unused) {
     if (self->meta || self->small_size) return Py_XNewRef(self->meta);
     Py_RETURN_NONE;
 }
+#include "accel_headers.h"
+
 static PyObject *delivery_settled(DeliveryObject *self, void *unused) { (void)unused; return PyBool_FromLong(self->l.state != LIVE); }
 static PyObject *delivery_redelivered(DeliveryObject *self, void *unused) { (void)unused; return PyBool_FromLong((long)self->l.d.redelivered); }
 static PyObject *delivery_thread(DeliveryObject *self, void *unused) { (void)unused; return PyLong_FromUnsignedLong(self->l.thread); }
@@ -437,6 +439,7 @@ static PyMethodDef delivery_methods[] = {
     {NULL, NULL, 0, NULL}};
 static PyGetSetDef delivery_getset[] = {
     {"payload", (getter)delivery_payload, NULL, PyDoc_STR("The message's bytes, copied once.\n\nUp to 4 KiB they are copied at delivery, larger ones on first use, which must be before the settle."), NULL},
+    {"headers", (getter)delivery_headers, NULL, PyDoc_STR("The message's headers, decoded anew at each use.\n\nA dead letter's include `x-error`, `x-death-reason` (\"retries\", \"rejected\", \"expired\" or\n\"overflow\"), `x-death-queue`, `x-death-time` (seconds since 1970) and `x-attempts`."), NULL},
     {"redelivered", (getter)delivery_redelivered, NULL, PyDoc_STR("True when it was delivered before."), NULL},
     {"_meta", (getter)delivery_meta, NULL, NULL, NULL},
     {"_address", (getter)delivery_address, NULL, NULL, NULL},
@@ -1120,7 +1123,7 @@ PyMODINIT_FUNC PyInit__accel(void);
 PyMODINIT_FUNC PyInit__accel(void) {
     static const struct { PyObject **where; const char *text; } names[] = {
         {&str_publish_slow, "_publish_slow"}, {&str_publish_many_slow, "_publish_many_slow"}, {&str_loan_slow, "_loan_slow"}, {&str_recover, "_recover"},
-        {&str_deadline, "_deadline"}, {&str_ack_failed, "_ack_failed"}, {&str_ack_many_failed, "_ack_many_failed"},
+        {&str_deadline, "_deadline"}, {&str_headers_slow, "_headers_slow"}, {&str_ack_failed, "_ack_failed"}, {&str_ack_many_failed, "_ack_many_failed"},
         {&str_put_slow, "_put_slow"}, {&str_get_slow, "_get_slow"}, {&str_load, "_load"}, {&str_full, "_full"}, {&str_none, "_none"}, {&str_ring, "ring"}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!(*names[i].where = PyUnicode_InternFromString(names[i].text))) return NULL;

@@ -2,7 +2,7 @@
  *
  * Part of accel.c (included there once). Only the plain cases are done here: exact types, values in range, up to FIELDS_MOST bytes
  * when encoded. Everything else, every error included, is left to Queue._publish_slow, which does the same and says why not. The
- * encoding of headers is shmq/message.py's; tests/unit/test_message.py holds both to each other.
+ * encoding of headers is shmq/message.py's; tests/unit/test_message.py holds both to each other. accel_headers.h reads it.
  */
 #define FIELDS_MOST 2048
 #define SECONDS_MOST 3e9     /* below the hundred years that Python checks */
@@ -143,82 +143,4 @@ static bool fields_get(const QueueObject *self, shmq_message *m, uint8_t *buffer
     m->meta_size = (uint32_t)(e.at - buffer);
     m->meta = m->meta_size ? buffer : NULL;
     return true;
-}
-
-/* ---- and back -------------------------------------------------------------------------------------------------------- */
-
-typedef struct { const uint8_t *at, *end; } decoder;
-
-static const char *field_get_bytes(decoder *d, Py_ssize_t *n) {   /* NULL: nothing that the encoder writes */
-    uint64_t size = 0;
-    for (unsigned shift = 0;; shift += 7) {
-        if (d->at == d->end || shift > 28) return NULL;
-        size |= (uint64_t)(*d->at & 0x7f) << shift;
-        if (*d->at++ < 0x80) break;
-    }
-    if (size > (uint64_t)(d->end - d->at)) return NULL;
-    *n = (Py_ssize_t)size;
-    d->at += size;
-    return (const char *)d->at - size;
-}
-
-static PyObject *field_get_text(decoder *d, bool text) {
-    Py_ssize_t n;
-    const char *data = field_get_bytes(d, &n);
-    if (!data) return NULL;
-    return text ? PyUnicode_DecodeUTF8(data, n, "surrogatepass") : PyBytes_FromStringAndSize(data, n);
-}
-
-static PyObject *field_get_int(decoder *d) {
-    Py_ssize_t n;
-    const char *data = field_get_bytes(d, &n);
-    if (!data || n < 1 || n > 8) return NULL;
-    unsigned long long v = (signed char)data[n - 1] < 0 ? ~0ull : 0;
-    for (Py_ssize_t i = n; i-- > 0;) v = v << 8 | (unsigned char)data[i];
-    return PyLong_FromLongLong((long long)v);
-}
-
-static PyObject *field_get_value(decoder *d, uint8_t kind) {
-    double x;
-    switch (kind) {
-    case 0: return Py_NewRef(Py_None);
-    case 1: return Py_NewRef(Py_False);
-    case 2: return Py_NewRef(Py_True);
-    case 3: return field_get_int(d);
-    case 4:
-        if (d->end - d->at < 8 || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__) return NULL;
-        memcpy(&x, d->at, 8);
-        d->at += 8;
-        return PyFloat_FromDouble(x);
-    case 5: case 7: case 8: return field_get_text(d, true);
-    case 6: case 9: case 10: return field_get_text(d, false);
-    default: return NULL;
-    }
-}
-
-/* decode_headers(bytes) -> (headers, key or None, dedup_id or None); None: let Python decode it, or say what is wrong */
-static PyObject *decode_fields(PyObject *module, PyObject *blob) {
-    (void)module;
-    if (!PyBytes_CheckExact(blob)) Py_RETURN_NONE;
-    decoder d = {(const uint8_t *)PyBytes_AS_STRING(blob), (const uint8_t *)PyBytes_AS_STRING(blob) + PyBytes_GET_SIZE(blob)};
-    PyObject *headers = PyDict_New(), *key = Py_NewRef(Py_None), *dedup = Py_NewRef(Py_None), *result = NULL;
-    bool sound = headers != NULL;
-    while (sound && d.at < d.end) {
-        uint8_t kind = *d.at++;
-        PyObject *name = field_get_text(&d, true), *value = name ? field_get_value(&d, kind) : NULL;
-        if (!value) sound = false;
-        else if (kind < 7) sound = PyDict_SetItem(headers, name, value) == 0;
-        else Py_XSETREF(*(kind & 1 ? &dedup : &key), Py_NewRef(value));
-        Py_XDECREF(name);
-        Py_XDECREF(value);
-    }
-    if (sound) result = PyTuple_Pack(3, headers, key, dedup);
-    else if (!PyErr_Occurred() || !PyErr_ExceptionMatches(PyExc_MemoryError)) {
-        PyErr_Clear();
-        result = Py_NewRef(Py_None);
-    }
-    Py_XDECREF(headers);
-    Py_DECREF(key);
-    Py_DECREF(dedup);
-    return result;
 }

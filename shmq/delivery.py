@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shmq._native import DeliveryBase, decode_fields, ffi, lib
+from shmq._native import DeliveryBase, ffi, lib
 from shmq.errors import RESULTS, InvalidOption, StaleDelivery, explain
 from shmq.message import (
     Decoded,
@@ -249,17 +249,7 @@ class Delivery(DeliveryBase):
         """Name of the queue that it came from."""
         return self._consumer.queue_name  # type: ignore[no-any-return]
 
-    @property
-    def headers(self) -> dict[str, HeaderValue]:
-        """The message's headers, decoded anew at each use.
-
-        A dead letter's include `x-error`, `x-death-reason` ("retries", "rejected", "expired" or
-        "overflow"), `x-death-queue`, `x-death-time` (seconds since 1970) and `x-attempts`.
-        """
-        if not (self._extra or self._reason):  # no dead letter, nobody's error
-            meta: bytes | None = self._meta
-            quick = decode_fields(meta) if meta else None
-            return quick[0] if quick else decode_headers(meta).headers if meta else {}
+    def _headers_slow(self) -> dict[str, HeaderValue]:
         return headers_of(
             self._meta,
             self._extra,

@@ -251,6 +251,18 @@ class DeliveryBase:
         _end_of_views(lease)
 
     @property
+    def headers(self) -> dict[str, str | bytes | int | float | bool | None]:
+        """The message's headers, decoded anew at each use.
+
+        A dead letter's include `x-error`, `x-death-reason` ("retries", "rejected", "expired" or
+        "overflow"), `x-death-queue`, `x-death-time` (seconds since 1970) and `x-attempts`.
+        """
+        return self._headers_slow()
+
+    def _headers_slow(self) -> dict[str, str | bytes | int | float | bool | None]:
+        raise NotImplementedError
+
+    @property
     def redelivered(self) -> bool:
         """True when it was delivered before."""
         return bool(self._lease.d.redelivered)

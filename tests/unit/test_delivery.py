@@ -49,6 +49,23 @@ def test_a_delivery_has_all_of_the_message(rig: Rig) -> None:
     assert "settled" in repr(d)
 
 
+def test_headers_have_the_names_that_they_were_published_with(rig: Rig) -> None:
+    # Of all lengths, many of each, alike at both ends, and not only ASCII: more than are kept.
+    names = [f"{c * n}{i}{c * n}" for n in range(20) for c in "aé€" for i in range(5)]
+    names += ["", "x" * 300, "\udc80"]
+    queue = rig.queue()
+    consumer = queue.subscribe()
+    for lap in range(2):
+        for number, name in enumerate(names):
+            extra: dict[str, Any] = {"key": "k", "dedup_id": "d"} if lap else {}
+            queue.publish(b"", headers={name: number, "seq": name}, **extra)
+            d = consumer.get(timeout=0)
+            assert d.headers == {name: number, "seq": name}
+            assert d.headers is not d.headers
+            assert (d.key, d.dedup_id) == (extra.get("key"), extra.get("dedup_id"))
+            d.ack()
+
+
 def test_deliveries_cannot_be_made_or_pickled(rig: Rig) -> None:
     with pytest.raises(
         TypeError,
