@@ -100,8 +100,10 @@ native:
 	$(MAKE) -C native all WERROR=$(WERROR)
 
 san:
-	$(MAKE) -C native test SAN=asan WERROR=$(WERROR)
-	$(MAKE) -C native test SAN=tsan WERROR=$(WERROR)
+	for s in asan tsan; do \
+	    $(MAKE) -C native -j$$(nproc) tests SAN=$$s WERROR=$(WERROR); \
+	    $(MAKE) -C native test SAN=$$s WERROR=$(WERROR); \
+	done
 
 lint: dev
 	$(PY) -m ruff check .
