@@ -21,7 +21,6 @@
 #define SPIN_MAX UINT64_C(60000)
 #define GATHER_STALL UINT64_C(1000)
 #define GATHER_REST 4095u
-#define NOWHERE UINT64_MAX
 #define GLANCES 48   /* 1.5 microseconds */
 
 static int items_ready(shmq_ctx *ctx, local_queue *q) {
@@ -67,14 +66,16 @@ static int spin(shmq_ctx *ctx, local_queue *q, int (*ready)(shmq_ctx *, local_qu
     return 0;
 }
 
-/* How many messages have come since a consumer had taken all: of `most` positions from *from on, where n are known to be filled.
- * *from == NOWHERE: from the first one that it has not taken. */
-static uint32_t come(shmq_ctx *ctx, local_queue *q, uint64_t *from, uint32_t n, uint32_t most) {
+typedef struct { uint64_t live, from; } place;   /* positions are of one queue only: another thread may open another one here meanwhile */
+
+/* How many messages have come since a consumer had taken all: of `most` positions from at->from on, where n are known to be filled.
+ * at->live == 0: from the first one that it has not taken. */
+static uint32_t come(shmq_ctx *ctx, local_queue *q, place *at, uint32_t n, uint32_t most) {
     if (ctx_enter(ctx) != SHMQ_OK) return most;
     op_begin(ctx);
-    if (*from == NOWHERE) *from = q->work.head;
-    if (queue_status(q) != SHMQ_OK) n = most;
-    while (n < most && ring_passed(&q->work, *from + n)) n++;
+    if (at->live == 0) *at = (place){ q->live, q->work.head };
+    if (q->live != at->live || queue_status(q) != SHMQ_OK) n = most;
+    while (n < most && ring_passed(&q->work, at->from + n)) n++;
     op_end(ctx);
     ctx_unlock(ctx);
     return n;
@@ -86,19 +87,20 @@ static uint32_t come(shmq_ctx *ctx, local_queue *q, uint64_t *from, uint32_t n, 
  * times, twice as many each time it is in vain again: messages that come one by one are not held up, but for one in thousands. */
 static void gather(shmq_ctx *ctx, local_queue *q) {
     uint32_t lot = q->lot, skip = ld32_rlx(&q->gather_skip), rest = ld32_rlx(&q->gather_rest), n = 0;
-    uint64_t from = NOWHERE, last = shmq_now();
+    place at = { 0, 0 };
+    uint64_t last = shmq_now();
     if (skip) { st32_rlx(&q->gather_skip, skip - 1); return; }
     if (lot < 2) return;
     for (;;) {
         for (int i = 0; i < 8; i++) {
-            if (come(ctx, q, &from, lot - 1, lot) == lot) { st32_rlx(&q->gather_rest, 0); return; }
+            if (come(ctx, q, &at, lot - 1, lot) == lot) { st32_rlx(&q->gather_rest, 0); return; }
             pause_cpu();
             pause_cpu();
         }
         uint64_t now = shmq_now();
         if (now - last < GATHER_STALL) continue;
         uint32_t before = n;
-        n = come(ctx, q, &from, n, lot);
+        n = come(ctx, q, &at, n, lot);
         if (n < before + 2) break;
         last = now;
     }
