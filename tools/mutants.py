@@ -71,12 +71,13 @@ WHAT = {
     56: "a queue's number is used again while a dead publisher's messages for it may still be sent on",
     57: "a message that dies forgets that it has expired before it says that it is dead",
     58: "the filter forgets the ids of the last generation",
+    59: "the first id of a lot is not mixed with the generation",
 }
 
 
 # The test that is about it comes before the sweep, which would be content, or long at it.
 QUICK = {
-    **dict.fromkeys((20, 21, 22, 23, 58), "test_dedup"),
+    **dict.fromkeys((20, 21, 22, 23, 58, 59), "test_dedup"),
     **dict.fromkeys((24, 25, 26, 27), "test_forward"),
     **dict.fromkeys((30,), "test_level"),
     **dict.fromkeys((32, 33, 34, 35, 36, 38), "test_order"),

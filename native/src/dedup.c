@@ -19,9 +19,9 @@
  *     nothing exactly one succeeds, however long one of them was stopped. (A word can come back only 2^19 generations
  *     later, by chance: when that bucket is then given the same number of an entry.)
  * I2  A linked entry, and the first of its lot, are not changed while their generation is g or g-1. They are written by CASes
- *     from what stood there while the number was still good, all but the first mixed with the generation (in which a number is
- *     given once): one who was stopped in the midst for two generations fails, instead of writing into what belongs to another
- *     one by now.
+ *     from what stood there while the number was still good, each mixed with the generation (in which a number is given once; an
+ *     id, of a message that is recovered late, may come again): one who was stopped in the midst for two generations fails,
+ *     instead of writing into what belongs to another one by now.
  * I3  What a walk says, match or none, is believed only when neither half has been given to a later generation meanwhile (R2).
  * I4  Nothing is ever cleared: a bucket whose gen is neither g nor g-1 is empty. Times decide within the two generations. One
  *     of somebody who is ahead of us is taken for empty as well; but he took a number before he wrote it, so that R2, which
@@ -190,7 +190,7 @@ static int take_lot(shmq_ctx *ctx, local_dedup *t, uint64_t gen, uint64_t id) {
     uint64_t old = ld_acq(first);
     int rc = still(t, gen);
     if (rc != SHMQ_OK) return rc;
-    if (!cas(first, old, id)) return SHMQ_BUSY;   /* one who slept for two generations has spoilt it */
+    if (!cas(first, old, MUTANT(59) ? id : id ^ mix(gen, 0))) return SHMQ_BUSY;   /* one who slept for two generations has spoilt it */
     t->lot_gen = gen;
     t->lot_first = id;
     t->lot_next = (uint32_t)n;
@@ -232,7 +232,7 @@ static int find(local_dedup *t, uint64_t gen, uint64_t w, const hash128 *key, ui
         entry *e = entry_at(t, g, idx);
         uint64_t last = ld_acq(&e->word[1]) ^ mix(g, 1);
         if ((ld_acq(&e->word[0]) ^ mix(g, 0)) == key->hi) {
-            uint64_t eid = ld_acq(first_of(t, g, idx)) + (last >> ID_AT), ticks = (last >> TIME_AT & TIME_MASK) + 1;
+            uint64_t eid = (ld_acq(first_of(t, g, idx)) ^ (MUTANT(59) ? 0 : mix(g, 0))) + (last >> ID_AT), ticks = (last >> TIME_AT & TIME_MASK) + 1;
             *first = eid;
             if (eid == id && !MUTANT(23)) return OURS;
             if ((g - 1) * t->window_ms + ticks * t->tick_ms - 1 + t->window_ms >= ms) return THEIRS;

@@ -102,7 +102,7 @@ typedef struct {             /* what this process knows of one ring; head and ta
     uint32_t lg, ring;       /* ring = queue*16 + lane */
 } local_ring;
 
-#define TABLE_OF_IDS 4       /* part of the fingerprint: to be raised with the drawing in dedup.c */
+#define TABLE_OF_IDS 5       /* part of the fingerprint: to be raised with the drawing in dedup.c */
 typedef struct {             /* the table of ids of a queue; base == NULL: it has none. See dedup.c */
     uint8_t *base;
     uint64_t window_ms, tick_ms, bucket_bytes, entry_bytes, half_bytes, mask;

@@ -194,6 +194,21 @@ TEST(far_apart, "the first message of an id is known by its own id, however far 
     }
 }
 
+TEST(recovered_late, "who was stopped while the half was given to later generations writes nothing there, be it for the same message again") {
+    uint64_t first = 0, gen;
+    for (uint64_t again = 2; again <= 4; again += 2) {
+        table(20 * MS, 100000);
+        gen = base / MS / 20 + 1;
+        uint8_t *entries = l->dedup.base + SHMQ_PAGE + l->dedup.bucket_bytes + (gen & 1) * l->dedup.half_bytes;
+        shmq_au64 *words[3] = { (shmq_au64 *)entries, (shmq_au64 *)entries + 1, (shmq_au64 *)(entries + l->dedup.entry_bytes) }, seen[3];
+        EQ(claim(9, 1, 5 * MS, &first), DEDUP_FIRST);   /* by one who is killed */
+        for (int i = 0; i < 3; i++) seen[i] = ld_acq(words[i]);   /* by one who is stopped in the next generation of this half */
+        l->dedup.lot_gen = 0;
+        EQ(claim(9, 1, again * 20 * MS + 5 * MS, &first), DEDUP_FIRST);   /* by who recovers the dead one's */
+        for (int i = 0; i < 3; i++) CHECK(!cas(words[i], seen[i], seen[i] + 1));
+    }
+}
+
 TEST(long_windows, "an id of a long window is known until it is over, and forgotten a four-thousandth of it later") {
     static const uint64_t WINDOWS[] = { 4096, 4097, 8193, 86400000, 86400001 };
     for (uint64_t i = 0; i < sizeof WINDOWS / sizeof *WINDOWS; i++) {

@@ -4,7 +4,7 @@
  * head   = gen<<6 | of this generation:2 | of the one before:2 | entry+1     (the filter: a bit per key)
  * next   = gen<<2 | count
  * entry  = two words: key | gen<<1; and before | next<<1 | gen<<3, where gen stands for what both are mixed with
- * first  = the id: lots are of one number
+ * first  = id | gen<<2: lots are of one number
  */
 #ifndef NE
 #define NE 2                    /* entries in each half */
@@ -36,6 +36,11 @@
 #define XG(w) ((w) >> 2)
 #define XN(w) ((w) & 3)
 #define KEYED(k, g) ((k) | ((g) << 1))
+#ifdef MUT_FIRST_UNMIXED
+#define FIRST_GEN(g) 0
+#else
+#define FIRST_GEN(g) (g)
+#endif
 #define REST(b, n, g) ((b) | ((n) << 1) | ((g) << 3))
 #define BIT(k) (4 << (k))
 #ifdef MUT_FILTER_FORGETS
@@ -57,7 +62,7 @@
 #define FREED 4                 /* killed before the commit, or refused: nothing happened */
 
 byte G = 1;                     /* the clock */
-byte head;
+short head;
 byte nxt[2];
 byte first_of[4], ekey[4], erest[4];    /* half*NE + n */
 byte state[4];                  /* of messages 1..3 */
@@ -79,7 +84,7 @@ inline walk() {
        if
        :: atomic { ekey[(h & 1) * NE + i - 1] == KEYED(key, h) -> skip };
           atomic {
-             first = first_of[(h & 1) * NE + i - 1];
+             first = ((first_of[(h & 1) * NE + i - 1] >> 2) == FIRST_GEN(h) -> first_of[(h & 1) * NE + i - 1] & 3 : 0);
              if
 #ifdef MUT_OWN_UNKNOWN
              :: first == id -> found = 2
@@ -136,15 +141,15 @@ inline claim() {
           if
           :: i != 0 ->
 #ifdef MUT_PLAIN_ENTRY
-             if :: atomic { mine = i; mineg = g; first_of[E] = id; ekey[E] = KEYED(key, g) } :: CRASH fi
+             if :: atomic { mine = i; mineg = g; first_of[E] = id | (FIRST_GEN(g) << 2); ekey[E] = KEYED(key, g) } :: CRASH fi
 #else
 #ifdef MUT_PLAIN_FIRST
-             if :: atomic { first_of[(g & 1) * NE + i - 1] = id } :: CRASH fi;
+             if :: atomic { first_of[(g & 1) * NE + i - 1] = id | (FIRST_GEN(g) << 2) } :: CRASH fi;
 #else
              atomic { x = first_of[(g & 1) * NE + i - 1] };
              still();
              if
-             :: atomic { i != 0 && first_of[(g & 1) * NE + i - 1] == x -> first_of[(g & 1) * NE + i - 1] = id }
+             :: atomic { i != 0 && first_of[(g & 1) * NE + i - 1] == x -> first_of[(g & 1) * NE + i - 1] = id | (FIRST_GEN(g) << 2) }
              :: atomic { i != 0 && first_of[(g & 1) * NE + i - 1] != x -> i = 0 }
              :: atomic { i == 0 -> skip }
              :: CRASH
@@ -214,7 +219,8 @@ inline decide() {
 }
 
 proctype Publisher(byte id, key) {
-    byte me, g, wa, h, found, first, mine, mineg, stands, res, i, x, y, w;
+    short wa;
+    byte me, g, h, found, first, mine, mineg, stands, res, i, x, y, w;
     bit ok, none;
     me = id;
     if :: atomic { state[id] = MOVE } :: atomic { crashes < MAXC -> crashes++; state[id] = FREED; goto killed } fi;
@@ -228,7 +234,8 @@ killed:
 #define LEFT(i) (dead[i] && state[i] == MOVE)
 
 proctype Recoverer() {          /* does not die; what a dying one leaves is again MOVE of a dead */
-    byte me = 9, id, key, g, wa, h, found, first, mine, mineg, stands, res, i, x, y, w;
+    short wa;
+    byte me = 9, id, key, g, h, found, first, mine, mineg, stands, res, i, x, y, w;
     bit ok, none;
     do
     :: atomic { LEFT(1) || LEFT(2) || LEFT(3) ->

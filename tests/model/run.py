@@ -47,6 +47,7 @@ REUSE = ("NM=2", "MAXC=2", "RESTARTS=1", "IMMORTAL=5")
 ORDER = ("NM=3", "NACKS=1", "MAXC=0", "NA=1", "NC=2")
 DEDUP_2 = ("K1=1", "STEP=2")
 DEDUP_1 = ("K1=1", "NE=1")
+DEDUP_LATE = ("NE=1", "LASTG=5", "STEP=2", "MAXC=1", "NPUB=2")
 WAIT = ("NC=2", "NPUB=2", "MAXC=1", "LEAVES=1")
 
 MODELS = [
@@ -93,6 +94,7 @@ MODELS = [
     Job("dedup: entries of 2 ids, used again", "dedup", DEDUP_2),
     Job("dedup: 2 ids, one entry", "dedup", DEDUP_1),
     Job("dedup: 2 ids, 3 generations", "dedup", ("K1=1",)),
+    Job("dedup: recovered two generations late, 1 crash", "dedup", DEDUP_LATE),
     Job("forward: 2 recoverers, 2 crashes", "forward", ("MAXC=2",)),
     Job("fan: 1 message, 3 crashes", "fan", ("ROUNDS=1", "MAXC=3")),
     Job("fan: 2 messages, 1 crash", "fan", ("ROUNDS=2", "MAXC=1")),
@@ -159,6 +161,7 @@ MUTANTS = [
     ("NO_R2", "dedup", ("STEP=2",)),
     ("PLAIN_ENTRY", "dedup", DEDUP_2),
     ("PLAIN_FIRST", "dedup", DEDUP_2),
+    ("FIRST_UNMIXED", "dedup", DEDUP_LATE),
     ("NOT_TIED", "forward", ()),
     ("NOT_SENT", "forward", ()),
     ("COMMIT_IGNORED", "forward", ()),
