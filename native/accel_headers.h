@@ -30,7 +30,7 @@ static PyObject *field_get_text(decoder *d, bool text) {
     return text ? PyUnicode_DecodeUTF8(data, n, "surrogatepass") : PyBytes_FromStringAndSize(data, n);
 }
 
-static PyObject *names[NAMES];   /* ASCII all */
+static PyObject *kept_names[NAMES];   /* ASCII all */
 
 /* A header's name. */
 static PyObject *field_get_name(decoder *d) {
@@ -41,7 +41,7 @@ static PyObject *field_get_name(decoder *d) {
     uint64_t first = 0, last = 0;
     memcpy(&first, data, n < 8 ? (size_t)n : 8);
     memcpy(&last, data + (n < 8 ? 0 : n - 8), n < 8 ? (size_t)n : 8);
-    PyObject **place = &names[((first ^ last * 31 ^ (uint64_t)n) * UINT64_C(0x9e3779b97f4a7c15)) >> 58];
+    PyObject **place = &kept_names[((first ^ last * 31 ^ (uint64_t)n) * UINT64_C(0x9e3779b97f4a7c15)) >> 58];
     if (*place && PyUnicode_GET_LENGTH(*place) == n && memcmp(PyUnicode_1BYTE_DATA(*place), data, (size_t)n) == 0) return Py_NewRef(*place);
     PyObject *name = PyUnicode_DecodeUTF8(data, n, "surrogatepass");
     if (name && PyUnicode_IS_COMPACT_ASCII(name)) Py_XSETREF(*place, Py_NewRef(name));

@@ -165,8 +165,8 @@ static int back(shmq_ctx *ctx, local_dedup *t, uint64_t gen, uint64_t backed) {
     return rc;
 }
 
-/* Does that number in generation gen still name what is this process' own? What was read before this of its memory is then not a
- * later one's (I2). OK, MOVED, or BUSY: no time does that, somebody has damaged it. */
+/* Does the half still belong to generation gen? Then what was read before this of the memory behind a number of ours is no later
+ * one's (I2). OK, MOVED, or BUSY: no time does that, somebody has damaged it. */
 static int still(local_dedup *t, uint64_t gen) {
     uint64_t now = next_gen(ld_acq(&half(t, gen)->next));
     return now == gen ? SHMQ_OK : now > gen ? MOVED : SHMQ_BUSY;
