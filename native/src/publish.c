@@ -66,7 +66,7 @@ uint64_t publish_footprint(uint64_t size, uint32_t meta_size) { return meta_size
 const hash128 *publish_key(shmq_ctx *ctx, local_queue *q, const shmq_message *m, hash128 *key) {
     if (m->dedup == NULL || q->dedup.base == NULL) return NULL;
     key->lo = dedup_spot(ctx, m);
-    dedup_prefetch(q, key->lo);   /* again after shmq_publish_soon: a hint that finds no translation of its address may bring that only */
+    dedup_prefetch(q, key->lo);
     key->hi = hash_sip(ctx->secret, m->dedup, m->dedup_size);
     return key;
 }
@@ -78,6 +78,7 @@ void shmq_publish_soon(shmq_ctx *ctx, uint64_t qref, shmq_message *m) {
     if (m->dedup == NULL || q->dedup.base == NULL) return;
     m->spot = dedup_spot(ctx, m);
     m->spotted = dedup_tag(ctx);
+    dedup_prefetch(q, m->spot);
 }
 
 /* What lies behind payload and headers: the key of the id, if there is one, and the delivery that this message replaces. */

@@ -88,9 +88,9 @@ static uint32_t come(shmq_ctx *ctx, local_queue *q, place *at, uint32_t n, uint3
 static void gather(shmq_ctx *ctx, local_queue *q) {
     uint32_t lot = q->lot, skip = ld32_rlx(&q->gather_skip), rest = ld32_rlx(&q->gather_rest), n = 0;
     place at = { 0, 0 };
-    uint64_t last = shmq_now();
     if (skip) { st32_rlx(&q->gather_skip, skip - 1); return; }
     if (lot < 2) return;
+    uint64_t last = shmq_now();
     for (;;) {
         for (int i = 0; i < 8; i++) {
             if (come(ctx, q, &at, lot - 1, lot) == lot) { st32_rlx(&q->gather_rest, 0); return; }
