@@ -101,7 +101,7 @@ int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     local_queue *q, *dead;
     int rc = queue_open_local(ctx, fate_home(f), &q);
     if (rc != SHMQ_OK && rc != SHMQ_E_NOTFOUND) { settle_quarantine(ctx, idx, ctl); return rc; }
-    if (rc == SHMQ_E_NOTFOUND) { settle_free(ctx, idx, ctl); return SHMQ_OK; }
+    if (rc == SHMQ_E_NOTFOUND || queue_status(q) == SHMQ_GONE) { settle_free(ctx, idx, ctl); return SHMQ_OK; }   /* ends with its queue */
     uint32_t to = q->options.dead_letter;
     if (reason == SHMQ_R_EXPIRED) bump(&q->counters->expired, 1);
     if ((reason == SHMQ_R_EXPIRED && q->options.expired) || to >= SHMQ_QUEUES || to == fate_home(f) || queue_open_local(ctx, to, &dead) != SHMQ_OK

@@ -14,6 +14,7 @@ import pytest
 from rig import Rig, memory
 from test_queue import in_child
 
+from shmq._native import lib
 from shmq.delivery import Delivery, error_headers
 from shmq.errors import StaleDelivery
 from shmq.message import decode_headers
@@ -159,6 +160,31 @@ def test_reject_is_a_dead_letter_at_once(rig: Rig) -> None:
     assert first.headers["x-attempts"] == 1
     with pytest.raises(TypeError, match="reason: found 5"):
         one(queue).reject(5)
+
+
+@pytest.mark.parametrize("how", ["nack", "reject", "close", "expire"])
+def test_what_is_given_back_to_a_deleted_queue_ends_with_it(rig: Rig, how: str) -> None:
+    """Whoever still holds something there keeps the queue's record from being used again."""
+    dead = rig.queue("dead")
+    queue = rig.queue(max_retries=0, dead_letter=dead)
+    consumer = queue.subscribe()
+    queue.publish(b"x", ttl=0.01 if how == "expire" else 60)
+    delivery = consumer.get(timeout=0)
+    rig.client.call(lib.shmq_queue_delete, queue._qref)
+    if how == "close":
+        consumer.close()
+    elif how == "expire":
+        while time.time() < delivery.timestamp + 0.02:
+            time.sleep(0.001)
+        delivery.nack(delay=0)
+    else:
+        getattr(delivery, how)()
+    stats = dead.stats()
+    assert (stats.ready, stats.delayed, stats.dead_lettered) == (0, 0, 0)
+    lib.shmq_queue_collect(rig.client.ctx)
+    assert rig.audit() == {}
+    again = rig.queue(max_retries=0, dead_letter=dead)
+    assert (again.stats().ready, again.stats().dead_lettered) == (0, 0)
 
 
 def test_a_long_error_keeps_its_end() -> None:
