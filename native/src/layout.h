@@ -131,7 +131,7 @@ typedef struct {             /* one queue as this process sees it; options are a
     shmq_queue_options options;
     uint64_t again_from[SHMQ_LEVELS];   /* before this position no redelivered message of that level waits */
     local_ring level[SHMQ_LEVELS];      /* levels 1 to 9; level 0 is work */
-    uint64_t room;           /* ordered: how many messages may still be published before all are counted again */
+    uint64_t room_until;     /* ordered: up to this position of the ring there is room, as counted one by one */
     shmq_au64 *keys;         /* order = key, strict: what each lane is busy with */
     local_dedup dedup;
 } local_queue;

@@ -112,13 +112,13 @@ void order_settled(local_queue *q, const shmq_delivery *d) {
 
 /* max_depth counts messages; the ring has four times as many places, since those passed over keep theirs, and head with them. */
 int order_full(local_queue *q) {
-    if (q->room) { q->room--; return 0; }
     uint64_t depth = ring_depth(&q->work);
     if (depth < q->max_depth) return 0;
     if (depth > q->work.mask) return 1;
+    if ((int64_t)(q->room_until - q->work.tail) > 0) return 0;   /* whoever publishes moves the tail */
     uint64_t filled = ring_filled(&q->work);
     if (filled >= q->max_depth) return 1;
-    q->room = (q->max_depth - filled) / 16;   /* others count too */
+    q->room_until = q->work.tail + (q->max_depth - filled);
     return 0;
 }
 

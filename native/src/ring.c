@@ -150,7 +150,7 @@ int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint6
                 CRASH_POINT("enqueued");
                 if (MUTANT(6)) st_rlx(&b->pos, pos_make(r->ring, t));
                 r->tail = t + 1;
-                if (((t + 1) & 15) == 0) raise_to(r, &r->ends->tail, t + 1);
+                if ((t + 1) % RING_HINTS == 0) raise_to(r, &r->ends->tail, t + 1);
                 if (MUTANT(3)) st_rel(&b->ctl, ctl_to(ctl, SHMQ_READY, 0));
                 else cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_READY, 0));   /* fails when it was taken meanwhile: fine */
                 return SHMQ_OK;
@@ -218,7 +218,7 @@ void ring_taken(local_ring *r, const ring_item *item) {
     CRASH_POINT("taken");
     if (!MUTANT(1)) cas(&r->slots[item->position & r->mask], item->slot, slot_empty(slot_round(item->slot) + 1));
     if (item->position == r->head) r->head++;   /* else it was taken from the middle: those before it stay */
-    if ((r->head & 15) == 0) raise_to(r, &r->ends->head, r->head);
+    if (r->head % RING_HINTS == 0) raise_to(r, &r->ends->head, r->head);
 }
 
 /* The first takeable block from *at on, without moving head; *at moves to its position, or to where the ring ends. Positions
@@ -296,6 +296,12 @@ uint64_t ring_depth(local_ring *r) {
     return gap(r, t, h) > 0 ? (uint64_t)gap(r, t, h) : 0;
 }
 
+/* Are `most` there? For who must not rely on an enqueue that counts: what others have put in is looked for, but the shared
+ * head, which their takers write, only when ours does not show that there is room. */
+int ring_full(local_ring *r, uint64_t most) {
+    return gap(r, tail_hint(r), r->head) + RING_HINTS >= (int64_t)most && ring_depth(r) >= most;
+}
+
 /* How many slots are filled: less than the depth where messages were taken from the middle. Looks at each. */
 uint64_t ring_filled(local_ring *r) {
     uint64_t n = 0, left = ring_depth(r);
@@ -309,7 +315,7 @@ uint64_t ring_filled(local_ring *r) {
 /* Near enough and cheap: hints move every 16th position. */
 uint64_t ring_about(local_ring *r) {
     uint64_t t = tail_hint(r), h = head_hint(r);
-    return (gap(r, t, h) > 0 ? (uint64_t)gap(r, t, h) : 0) + 16;
+    return (gap(r, t, h) > 0 ? (uint64_t)gap(r, t, h) : 0) + RING_HINTS;
 }
 
 int ring_seems_empty(local_ring *r) {

@@ -6,6 +6,7 @@
 typedef struct { uint64_t ctl, slot, position; uint32_t idx; } ring_item;
 
 #define RING_CHUNK 8192   /* slots of a long ring that get memory at a time */
+#define RING_HINTS 16     /* the shared ends are moved up every so many positions */
 #define RING_SLACK 64     /* so many slots beyond the tail have memory: readers look a little ahead */
 #define RING_LONG 17      /* lg from which on a ring gets its memory as it goes */
 
@@ -19,6 +20,7 @@ void ring_taken(local_ring *r, const ring_item *item);
 int ring_holds(local_ring *r, uint64_t position, uint32_t idx);
 int ring_clear(local_ring *r, uint64_t position, uint32_t idx);
 uint64_t ring_depth(local_ring *r);
+int ring_full(local_ring *r, uint64_t most);
 uint64_t ring_about(local_ring *r);
 uint64_t ring_filled(local_ring *r);
 int ring_rebuild(local_ring *r);

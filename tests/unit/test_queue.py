@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rig import Rig, memory
 
+from shmq.client import Client
 from shmq.errors import (
     MessageTooLarge,
     QueueClosed,
@@ -26,6 +27,8 @@ from shmq.errors import (
 )
 from shmq.message import Message
 from shmq.queue import Queue
+from shmq.segment import open_segment
+from shmq.topic import Topic
 
 
 @pytest.fixture
@@ -190,6 +193,48 @@ def test_drop_oldest_makes_room(rig: Rig) -> None:
     for i in range(10):
         queue.publish(b"%d" % i)
     assert drained(queue) == [b"7", b"8", b"9"]
+
+
+@pytest.mark.parametrize("depth", [1, 5, 40])
+@pytest.mark.parametrize("way", ["plain", "id", "level", "loan", "copy", "forward"])
+def test_what_others_have_published_counts_at_once(rig: Rig, way: str, depth: int) -> None:
+    """One who has not published since cannot know it from what it remembers of the ring."""
+    topic = rig.topic()
+    copies = topic.subscribe("s", max_depth=depth)
+    first = rig.queue(max_depth=depth, dedup_window=60)
+    if way == "copy":
+        first = Queue(rig.client, copies.queue_name)
+    source = rig.queue("source")
+    other = Client(open_segment(rig.client.name))
+    try:
+        second = Queue(other, first.name, first._qref)
+        second.depth()  # looks at the empty ring
+        for i in range(depth):
+            if way == "copy":
+                topic.publish(b"%d" % i, timeout=0)
+            else:
+                first.publish(b"%d" % i, timeout=0)
+        with pytest.raises(QueueFull):
+            if way == "plain":
+                second.publish(b"x", timeout=0)
+            elif way == "id":
+                second.publish(b"x", timeout=0, dedup_id="x")
+            elif way == "level":
+                second.publish(b"x", timeout=0, priority=3)
+            elif way == "loan":
+                with second.loan(1, timeout=0, dedup_id="x"):
+                    pass
+            elif way == "copy":
+                Topic(other, "t", topic._qref).publish(b"x", timeout=0)
+            else:
+                source.publish(b"x")
+                Queue(other, "source", source._qref).subscribe().get(timeout=0).forward(
+                    second, timeout=0
+                )
+        assert first.depth() == depth
+    finally:
+        copies.close()
+        other.detach()
 
 
 # ---- publish_many -------------------------------------------------------------------------------
