@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import hypothesis.strategies as st
@@ -72,7 +73,7 @@ fields = st.fixed_dictionaries(
         "priority": st.integers(0, 9),
         "ttl": times | st.just(math.inf),
         "delay": times,
-        "dedup_id": st.sampled_from("uvw"),
+        "dedup_id": st.sampled_from("uvwxyz"),
     },
 )
 
@@ -98,6 +99,15 @@ clients = st.sampled_from(CLIENTS)
 queue_names = st.sampled_from(QUEUES)
 
 
+@dataclass(eq=False)
+class Lease:
+    """A message in somebody's hands, once: one that came back and was given to the same one again is another."""
+
+    note: Note
+    delivery: Any
+    end: float
+
+
 class Hand:
     """A consumer, and what it has."""
 
@@ -106,12 +116,18 @@ class Hand:
         self.group: str | None = None
         self.taken = 0
         """deliveries as a member of a group with turns"""
-        self.had: list[tuple[Note, Any, float]] = []
-        """note, delivery, end of the lease"""
+        self.had: list[Lease] = []
         self.ahead: list[Note] = []
         self.prefetch = 1
         self.passing: str | None = None
         """the ephemeral subscription that ends with it"""
+
+    def holds(self, lease: Lease) -> bool:
+        """Return whether it is in force: a consumer may have an older one of the same message."""
+        note = lease.note
+        if self.shelf.held.get(note) is not self or note in self.ahead:
+            return False
+        return lease is [each for each in self.had if each.note is note][-1]
 
 
 class SegmentMachine(RuleBasedStateMachine):
@@ -457,7 +473,7 @@ class SegmentMachine(RuleBasedStateMachine):
             other.taken for other in self.hands if other.shelf is hand.shelf and other.group
         )
 
-    def lease(self, shelf: Shelf) -> float:
+    def lease_end(self, shelf: Shelf) -> float:
         return self.now() + shelf.ack_timeout if shelf.ack_timeout else math.inf
 
     @rule(pick=picks, n=st.sampled_from([1, 1, 1, 4]))
@@ -474,9 +490,9 @@ class SegmentMachine(RuleBasedStateMachine):
         hand = hands[pick % len(hands)]
         shelf, mode = hand.shelf, hand.consumer.ack_mode
         if mode == "auto":
-            for note, _, _ in hand.had:
-                if note in shelf.held and shelf.held[note] is hand:
-                    shelf.release(note)
+            for lease in hand.had:
+                if hand.holds(lease):
+                    shelf.release(lease.note)
                     shelf.counts["acked"] += 1
             hand.had.clear()
         try:
@@ -508,7 +524,7 @@ class SegmentMachine(RuleBasedStateMachine):
             if mode == "none":
                 shelf.release(note)
             else:
-                hand.had.append((note, d, self.lease(shelf)))
+                hand.had.append(Lease(note, d, self.lease_end(shelf)))
 
     def next_for(self, hand: Hand) -> Note | None:
         shelf = hand.shelf
@@ -555,15 +571,12 @@ class SegmentMachine(RuleBasedStateMachine):
         else:
             assert abs(d.ttl - (note.expires - note.published)) < 1
 
-    def one(self, pick: int) -> tuple[Hand, Note, Any, bool]:
+    def one(self, pick: int) -> tuple[Hand, Lease, bool]:
         """Some delivery that somebody was given: is its lease still held?"""
         having = [hand for hand in self.hands if hand.had]
         hand = having[pick % len(having)]
-        note, delivery, _ = hand.had[pick // 7 % len(hand.had)]
-        return hand, note, delivery, hand.shelf.held.get(note) is hand
-
-    def over(self, hand: Hand, note: Note) -> None:
-        hand.had = [each for each in hand.had if each[0] is not note]
+        lease = hand.had[pick // 7 % len(hand.had)]
+        return hand, lease, hand.holds(lease)
 
     @precondition(lambda self: any(hand.had for hand in self.hands))
     @rule(
@@ -573,21 +586,20 @@ class SegmentMachine(RuleBasedStateMachine):
         text=st.sampled_from([None, "boom"]),
     )
     def settle(self, pick: int, how: str, delay: Any, text: Any) -> None:
-        hand, note, delivery, held = self.one(pick)
-        shelf = hand.shelf
+        hand, lease, held = self.one(pick)
+        shelf, note = hand.shelf, lease.note
         arguments = {"nack": (delay,), "reject": (text,), "touch": (2 * UNIT,)}.get(how, ())
         try:
-            getattr(delivery, how)(*arguments)
+            getattr(lease.delivery, how)(*arguments)
         except shmq.StaleDelivery:
             assert not held
-            self.over(hand, note)
+            hand.had.remove(lease)
             return
         assert held
         if how == "touch":
-            end = self.now() + 2 * UNIT if shelf.ack_timeout else math.inf
-            hand.had = [(n, d, end if n is note else e) for n, d, e in hand.had]
+            lease.end = self.now() + 2 * UNIT if shelf.ack_timeout else math.inf
             return
-        self.over(hand, note)
+        hand.had.remove(lease)
         if how == "ack":
             shelf.release(note)
             shelf.counts["acked"] += 1
@@ -609,7 +621,8 @@ class SegmentMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(hand.had for hand in self.hands))
     @rule(pick=picks, name=queue_names, given=fields, own=st.booleans())
     def forward(self, pick: int, name: str, given: dict[str, Any], own: bool) -> None:
-        hand, note, delivery, held = self.one(pick)
+        hand, lease, held = self.one(pick)
+        note = lease.note
         everywhere = [n for s in self.shelves.values() for n in s.everything()]
         own = own and sum(n.payload == note.payload for n in everywhere) == 1
         to, queue = self.shelves[name], self.handle(name, hand.client)
@@ -629,15 +642,15 @@ class SegmentMachine(RuleBasedStateMachine):
         if held:
             wanted = self.expect(to, put, given.get("delay", 0))
         try:
-            found = delivery.forward(queue, payload, timeout=0, **given)
+            found = lease.delivery.forward(queue, payload, timeout=0, **given)
         except (shmq.StaleDelivery, shmq.QueueFull, shmq.QueueClosed) as error:
             if held:
                 self.refused(wanted, error)
             elif isinstance(error, shmq.StaleDelivery):
-                self.over(hand, note)
+                hand.had.remove(lease)
             return
         assert held
-        self.over(hand, note)
+        hand.had.remove(lease)
         hand.shelf.release(note)
         hand.shelf.counts["acked"] += 1
         hand.shelf.counts["forwarded"] += 1
@@ -737,9 +750,9 @@ class SegmentMachine(RuleBasedStateMachine):
 
         def back() -> None:
             for hand in self.hands:
-                for note, _, end in hand.had:
-                    if hand.shelf.held.get(note) is hand and end <= self.now():
-                        hand.shelf.come_back(note, True, taken_back=True)
+                for lease in hand.had:
+                    if hand.holds(lease) and lease.end <= self.now():
+                        hand.shelf.come_back(lease.note, True, taken_back=True)
 
         self.loosely(back)
 
