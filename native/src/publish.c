@@ -89,14 +89,16 @@ void publish_trailer(shmq_ctx *ctx, uint32_t idx, const shmq_message *m, const h
     st_rlx(&block_at(ctx, idx)->fate, ld_rlx(&block_at(ctx, idx)->fate) | flags | (key ? FATE_DEDUP : 0));
 }
 
-/* Exact for one at a time, also for those whose way in is not bounded: a message with an id, a copy, the first of its level. */
-int publish_full(shmq_ctx *ctx, local_queue *q, const shmq_message *m) {
+/* `counted`: the way into the ring is bounded itself, and what we remember of its ends will do. Not so for a message with an id,
+ * a copy, a forward, the first one of its level. */
+int publish_full(shmq_ctx *ctx, local_queue *q, const shmq_message *m, int counted) {
     if (q->max_bytes) {
         uint64_t b = ld_rlx(&q->shared->bytes);
         if (b && b + m->size > q->max_bytes) return 1;
     }
     uint32_t lanes = queue_lanes(ctx, q);
     if (RARE(lanes || m->priority)) return level_full(q, lanes);
+    if (counted && (int64_t)(q->work.tail - q->work.head) < (int64_t)q->max_depth) return 0;
     return ring_full(&q->work, q->max_depth);
 }
 
@@ -137,17 +139,17 @@ int publish_make_room(shmq_ctx *ctx, local_queue *q) {   /* overflow = drop-olde
 }
 
 /* OK when there is room for one more, be it by dropping the oldest; else FULL. */
-static inline int room(shmq_ctx *ctx, local_queue *q, const shmq_message *m) {
-    for (int tries = 0; publish_full(ctx, q, m); tries++)
+static inline int room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, int counted) {
+    for (int tries = 0; publish_full(ctx, q, m, counted); tries++)
         if (tries == 64 || publish_make_room(ctx, q) != SHMQ_OK) { bump(&q->counters->full, 1); return SHMQ_FULL; }
     return SHMQ_OK;
 }
 /* What is delayed comes later, and a duplicate not at all: neither waits for room, nor costs others theirs. */
 static inline int needs_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
-    return !m->delay_ns && !(m->dedup && q->dedup.base && publish_full(ctx, q, m) && dedup_known(ctx, q, m, now));
+    return !m->delay_ns && !(m->dedup && q->dedup.base && publish_full(ctx, q, m, 0) && dedup_known(ctx, q, m, now));
 }
 int publish_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
-    return needs_room(ctx, q, m, now) ? room(ctx, q, m) : SHMQ_OK;
+    return needs_room(ctx, q, m, now) ? room(ctx, q, m, 0) : SHMQ_OK;
 }
 
 /* A complete NEW block with an id (I3). An error: the caller owns it still, under *ctl. Of a duplicate m->id is the first one's. */
@@ -182,7 +184,7 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
     if (rc != SHMQ_OK) return rc;
     if (m->size > ctx->geometry.max_message)
         return fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
-    rc = needs_room(ctx, q, m, now) ? room(ctx, q, m) : SHMQ_OK;
+    rc = needs_room(ctx, q, m, now) ? room(ctx, q, m, once == NULL) : SHMQ_OK;
     if (rc != SHMQ_OK) return rc;
     rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + (once ? DEDUP_TRAILER + 7 : 0), &idx, &ctl);
     if (rc != SHMQ_OK) return rc;
@@ -316,7 +318,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
                 if (rc == SHMQ_OK && waiter_present(&q->shared->evt)) evt = &q->shared->evt;
             }
         } else for (int tries = 0; rc == SHMQ_OK; tries++) {
-            rc = !m->delay_ns && publish_full(ctx, q, m) ? SHMQ_FULL : publish_launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority, q->most);
+            rc = !m->delay_ns && publish_full(ctx, q, m, 1) ? SHMQ_FULL : publish_launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority, q->most);
             if (rc != SHMQ_FULL || tries == 64 || publish_make_room(ctx, q) != SHMQ_OK) break;
             rc = SHMQ_OK;
         }

@@ -252,7 +252,7 @@ static int widowed(shmq_ctx *ctx, const shmq_queue *rec) {
 static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_message *m, uint64_t now) {
     if (queue_status(q) != SHMQ_OK || widowed(ctx, q->shared)) return 0;
     if (q->shared->filter_size && !filter_passes(q->shared, m->meta, m->meta_size)) return 0;
-    for (int tries = 0; !m->delay_ns && publish_full(ctx, q, m); tries++) {
+    for (int tries = 0; !m->delay_ns && publish_full(ctx, q, m, 0); tries++) {
         if (tries == 0 && m->dedup && q->dedup.base && dedup_known(ctx, q, m, now)) break;   /* a duplicate needs no room */
         if (q->options.overflow == SHMQ_DISCONNECT) {
             bump(&q->counters->disconnected, 1);   /* before: who finds it closed asks whether it was cut off */
