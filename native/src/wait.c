@@ -19,7 +19,8 @@
 #define ROOM_MIN UINT64_C(20000)   /* a consumer that is at it takes a lot in 5 to 15 microseconds; and one that is to wake us looks at the
                                     * clock for each message: 4.3 instead of 5.0 M/s, for as long as our spins are too short */
 #define SPIN_MAX UINT64_C(60000)
-#define GATHER_STALL UINT64_C(1000)
+#define GATHER_STALL UINT64_C(3000)
+#define GATHER_MOST UINT64_C(16000)
 #define GATHER_REST 4095u
 #define GLANCES 48   /* 1.5 microseconds */
 
@@ -82,15 +83,16 @@ static uint32_t come(shmq_ctx *ctx, local_queue *q, place *at, uint32_t n, uint3
 }
 
 /* A consumer that follows its producer slot by slot takes its cache lines away for each message, as space_lot says of the other way
- * round. So one that has just waited lets a lot come together, for as long as two come in a microsecond: by then most of a lot of a
- * producer at work have. It looks at the last place, far from where the producer writes. Where it was in vain it is left out the next
- * times, twice as many each time it is in vain again: messages that come one by one are not held up, but for one in thousands. */
+ * round. So one that has just waited lets a lot come together, for 16 microseconds, or until less than two come in three: a producer
+ * that is followed in that way by a core far away takes up to 0.6 for one with an id, and 0.5 when it is not. It looks at the last
+ * place, far from where the producer writes. Where it was in vain it is left out the next times, twice as many each time it is in
+ * vain again: messages that come one by one are not held up, but for one in thousands. */
 static void gather(shmq_ctx *ctx, local_queue *q) {
     uint32_t lot = q->lot, skip = ld32_rlx(&q->gather_skip), rest = ld32_rlx(&q->gather_rest), n = 0;
     place at = { 0, 0 };
     if (skip) { st32_rlx(&q->gather_skip, skip - 1); return; }
     if (lot < 2) return;
-    uint64_t last = shmq_now();
+    uint64_t last = shmq_now(), end = last + GATHER_MOST;
     for (;;) {
         for (int i = 0; i < 8; i++) {
             if (come(ctx, q, &at, lot - 1, lot) == lot) { st32_rlx(&q->gather_rest, 0); return; }
@@ -102,6 +104,7 @@ static void gather(shmq_ctx *ctx, local_queue *q) {
         uint32_t before = n;
         n = come(ctx, q, &at, n, lot);
         if (n < before + 2) break;
+        if (now > end) return;
         last = now;
     }
     rest = rest < GATHER_REST ? 2 * rest + 1 : GATHER_REST;
