@@ -1,7 +1,7 @@
 /* Sleeping and waking: no wake-up is lost, no sleep is endless, whoever dies. */
 #include "harness.h"
-#include "queue.h"
 #include "waiter.h"
+#include "wait.c"   /* instead of the library's: what it does between two looks is no function of its own outside */
 
 TEST(bit, "a wake-up that finds nobody clears the bit, so that the next publisher pays nothing") {
     shmq_ctx *a = segment(64 << 20, 1 << 20);
@@ -32,7 +32,7 @@ TEST(timeout, "a wait ends at its deadline") {
     EQ(shmq_wait_word(a, SHMQ_WORD_ATTACH, shmq_read_word(a, SHMQ_WORD_ATTACH), start + 50 * MS), SHMQ_TIMEOUT);
 }
 
-TEST(gather, "who has waited lets some come together while they do, and ever more rarely where they do not") {
+TEST(gathers, "who has waited lets some come together while they do, and ever more rarely where they do not") {
     shmq_ctx *a = segment(64 << 20, 1 << 20);
     uint64_t q = QUEUE(a, "q", 1000), small = QUEUE(a, "small", 2);
     local_queue *l;
@@ -59,6 +59,25 @@ TEST(gather, "who has waited lets some come together while they do, and ever mor
     EQ(shmq_glance(a, small), SHMQ_OK);
     EQ(queue_local(a, small, &l), 0);
     EQ(ld32_rlx(&l->gather_rest), 0);   /* a lot is one */
+}
+
+TEST(gather_elsewhere, "a queue that takes the place of another one is not looked into at that one's positions") {
+    shmq_ctx *a = segment(256 << 20, 1 << 20);
+    uint64_t q = QUEUE(a, "q", 16), n = 20000;
+    local_queue *l, *r;
+    for (uint64_t i = 0; i < n; i++) { EQ(put(a, q, i), SHMQ_OK); EQ(get(a, q), i); }
+    EQ(put(a, q, n), SHMQ_OK);
+    EQ(queue_local(a, q, &l), 0);
+    place at = { 0, 0 };
+    EQ(come(a, l, &at, 0, 4), 1);
+    EQ(at.from, n);
+    for (int i = 1; i < 64; i++) { char name[8]; snprintf(name, sizeof name, "%d", i); QUEUE(a, name, 1); }   /* no fresh records any more */
+    EQ(shmq_queue_delete(a, q), 0);
+    uint64_t next = QUEUE(a, "r", 1 << 20);   /* there, its ring has no memory yet */
+    EQ(queue_local(a, next, &r), 0);
+    EQ(next & 0xffff, q & 0xffff);
+    CHECK(r == l && r->live != at.live);
+    EQ(come(a, l, &at, 1, 4), 4);   /* as if all had come: go and look */
 }
 
 static void nothing(int s) { (void)s; }
