@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -118,6 +119,8 @@ class Hand:
         """deliveries as a member of a group with turns"""
         self.had: list[Lease] = []
         self.ahead: list[Note] = []
+        self.moved: Counter[Note] = Counter()
+        """by how much the clock was moved since it was read ahead: its reader's copy of the times is not"""
         self.prefetch = 1
         self.passing: str | None = None
         """the ephemeral subscription that ends with it"""
@@ -531,7 +534,7 @@ class SegmentMachine(RuleBasedStateMachine):
         while True:
             while hand.ahead:
                 note = hand.ahead.pop(0)
-                if note.expires > self.now():
+                if note.expires + hand.moved.pop(note, 0) > self.now():
                     return note
                 shelf.release(note)
                 shelf.kill(note, "expired")
@@ -539,6 +542,7 @@ class SegmentMachine(RuleBasedStateMachine):
                 note = shelf.take(hand)
                 if note is not None:
                     hand.ahead.append(note)
+                    hand.moved.pop(note, None)
             if not hand.ahead:
                 return None
 
@@ -733,6 +737,8 @@ class SegmentMachine(RuleBasedStateMachine):
     def advance(self, units: int) -> None:
         if self.clock.can_pass(units * UNIT * NS):
             self.clock.advance(units * UNIT * NS)
+            for hand in self.hands:
+                hand.moved.update(dict.fromkeys(hand.ahead, units * UNIT))
 
     @rule()
     def fire(self) -> None:
