@@ -8,10 +8,12 @@ The last line is ``N passed, N failed``.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -55,13 +57,13 @@ def main() -> int:
             "g++ or the Relacy headers are missing: apt-get install g++ relacy-dev", file=sys.stderr
         )
         return 3
+    todo = [(name, each) for name, mutations in CASES.items() for each in (None, *mutations)]
     passed = failed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        for name, mutations in CASES.items():
-            for mutation in (None, *mutations):
-                good, figure = run(Path(folder), name, mutation)
-                passed, failed = passed + good, failed + (not good)
-                print(f"{'ok  ' if good else 'FAIL'} {name:5} {mutation or '':12} {figure}")
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(lambda case: run(Path(folder), *case), todo)
+        for (name, mutation), (good, figure) in zip(todo, results, strict=True):
+            passed, failed = passed + good, failed + (not good)
+            print(f"{'ok  ' if good else 'FAIL'} {name:5} {mutation or '':12} {figure}")
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 
