@@ -16,7 +16,7 @@ from shmq.client import Client
 from shmq.options import QueueOptions
 from shmq.queue import Queue
 from shmq.records import make_record
-from shmq.segment import create_segment
+from shmq.segment import create_segment, open_segment
 from shmq.topic import Topic
 
 
@@ -37,6 +37,15 @@ class Rig:
         kind = (lib.SHMQ_KIND_TOPIC, 0)
         qref = make_record(self.client, f"/{name}", QueueOptions(**options), kind)
         return Topic(self.client, name, self.client.check(qref, name))
+
+    @contextmanager
+    def another(self) -> Iterator[Client]:
+        """Attach once more, as another process would."""
+        client = Client(open_segment(self.client.name))
+        try:
+            yield client
+        finally:
+            client.detach()
 
     def fire_timers(self) -> None:
         ctx = self.client.ctx

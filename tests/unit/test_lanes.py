@@ -21,7 +21,6 @@ from shmq.client import Client
 from shmq.errors import QueueEmpty, QueueFull
 from shmq.message import Message
 from shmq.queue import Queue
-from shmq.segment import open_segment
 
 FOREVER = {"max_retries": None, "retry_backoff": 0, "retry_backoff_max": 60.0}
 
@@ -103,29 +102,25 @@ def test_max_depth_counts_all_levels(rig: Rig) -> None:
 def test_max_depth_counts_what_waits_behind_a_key_whoever_published_it(rig: Rig) -> None:
     """The places of what was taken from the middle are no messages; those of others are."""
     queue = rig.queue(max_depth=40, order="key")
-    other = Client(open_segment(rig.client.name))
-    try:
+    with rig.another() as other, queue.subscribe() as consumer:
         second = Queue(other, "q", queue._qref)
-        with queue.subscribe() as consumer:
-            queue.publish_many([Message(b"busy", key="a")] * 2)
-            busy = consumer.get(timeout=0)
-            free = 0  # a key that shares no lane with the busy one
-            for _ in range(100):
-                queue.publish(b"x", key=str(free), timeout=0)
-                try:
-                    consumer.get(timeout=0).ack()
-                except QueueEmpty:
-                    free += 1
+        queue.publish_many([Message(b"busy", key="a")] * 2)
+        busy = consumer.get(timeout=0)
+        free = 0  # a key that shares no lane with the busy one
+        for _ in range(100):
             queue.publish(b"x", key=str(free), timeout=0)
-            for _ in range(40 - queue.stats().ready):
-                second.publish(b"x", key=str(free), timeout=0)
-            for publisher in (queue, second):
-                with pytest.raises(QueueFull):
-                    publisher.publish(b"x", key=str(free), timeout=0)
-            assert queue.stats().ready == 40
-            busy.ack()
-    finally:
-        other.detach()
+            try:
+                consumer.get(timeout=0).ack()
+            except QueueEmpty:
+                free += 1
+        queue.publish(b"x", key=str(free), timeout=0)
+        for _ in range(40 - queue.stats().ready):
+            second.publish(b"x", key=str(free), timeout=0)
+        for publisher in (queue, second):
+            with pytest.raises(QueueFull):
+                publisher.publish(b"x", key=str(free), timeout=0)
+        assert queue.stats().ready == 40
+        busy.ack()
 
 
 def test_a_loan_goes_to_its_level(rig: Rig) -> None:

@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rig import Rig, memory
 
-from shmq.client import Client
 from shmq.errors import (
     MessageTooLarge,
     QueueClosed,
@@ -27,7 +26,6 @@ from shmq.errors import (
 )
 from shmq.message import Message
 from shmq.queue import Queue
-from shmq.segment import open_segment
 from shmq.topic import Topic
 
 
@@ -205,8 +203,7 @@ def test_what_others_have_published_counts_at_once(rig: Rig, way: str, depth: in
     if way == "copy":
         first = Queue(rig.client, copies.queue_name)
     source = rig.queue("source")
-    other = Client(open_segment(rig.client.name))
-    try:
+    with copies, rig.another() as other:
         second = Queue(other, first.name, first._qref)
         second.depth()  # looks at the empty ring
         for i in range(depth):
@@ -232,9 +229,6 @@ def test_what_others_have_published_counts_at_once(rig: Rig, way: str, depth: in
                     second, timeout=0
                 )
         assert first.depth() == depth
-    finally:
-        copies.close()
-        other.detach()
 
 
 # ---- publish_many -------------------------------------------------------------------------------
