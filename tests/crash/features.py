@@ -474,14 +474,17 @@ class Chaos:
         (self.folder / "no-more").touch()
         self.tend_to_the_end("no-more", ("source", "-in", "publisher", "passer-by", "timer"))
         deadline = time.monotonic() + DRAIN_S
-        left: list[str] = ["?"]
-        while left and time.monotonic() < deadline:
+        left, empty = ["?"], 0
+        while (
+            empty < 2 and time.monotonic() < deadline
+        ):  # twice: one look may miss what moves on meanwhile
             time.sleep(0.1)
             left = [
                 f"{q.name}: {q.ready} ready, {q.unsettled} unsettled, {q.delayed} delayed"
-                for q in self.broker.stats().queues
+                for q in self.broker.stats().streams()
                 if q.ready + q.unsettled + q.delayed
             ]
+            empty = 0 if left else empty + 1
             for who, pid in list(self.pids.items()):
                 done, status = os.waitpid(pid, os.WNOHANG)
                 if done:
@@ -628,7 +631,7 @@ class Ledger:
                     if done and before > done[0] + life:
                         self.bad.append(f"late: {label} {(before - done[0] - life) / 1e6:.1f} ms")
                     if at < began + delay:
-                        self.bad.append(f"early: {label}")
+                        self.bad.append(f"early: {label} {(began + delay - at) / 1e6:.3f} ms")
         for number, reason in self.dead["timed"].items():
             if reason != "expired":
                 self.bad.append(f"nowhere: {number} of timed is dead by {reason}")
