@@ -11,6 +11,8 @@
 enum { DEDUP_FIRST = 0, DEDUP_DUPLICATE = 1 };   /* dedup_claim, dedup_decide, dedup_settle; or an error */
 
 uint64_t dedup_bytes(const shmq_queue_options *options);
+/* Does its id count here? Elsewhere it is a word like any other. */
+static inline int dedup_asked(const local_queue *q, const shmq_message *m) { return m->dedup && q->dedup.base; }
 void dedup_open(local_queue *q, uint8_t *base);
 void dedup_forget(uint8_t *base, const shmq_queue_options *options);
 int dedup_claim(shmq_ctx *ctx, local_queue *q, const hash128 *key, uint64_t id, uint64_t now, uint64_t *first);

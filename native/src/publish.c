@@ -64,7 +64,7 @@ uint64_t publish_footprint(uint64_t size, uint32_t meta_size) { return meta_size
 
 /* The key of the id that a message is to be published with, where it counts; NULL: none. */
 const hash128 *publish_key(shmq_ctx *ctx, local_queue *q, const shmq_message *m, hash128 *key) {
-    if (m->dedup == NULL || q->dedup.base == NULL) return NULL;
+    if (!dedup_asked(q, m)) return NULL;
     key->lo = dedup_spot(ctx, m);
     dedup_prefetch(q, key->lo);
     key->hi = hash_sip(ctx->secret, m->dedup, m->dedup_size);
@@ -75,7 +75,7 @@ const hash128 *publish_key(shmq_ctx *ctx, local_queue *q, const shmq_message *m,
  * while the rest is made. Without the lock and without a look at the segment: a stale base is a prefetch in vain. */
 void shmq_publish_soon(shmq_ctx *ctx, uint64_t qref, shmq_message *m) {
     local_queue *q = &ctx->local[qref_index(qref) % SHMQ_QUEUES];
-    if (m->dedup == NULL || q->dedup.base == NULL) return;
+    if (!dedup_asked(q, m)) return;
     m->spot = dedup_spot(ctx, m);
     m->spotted = dedup_tag(ctx);
     dedup_prefetch(q, m->spot);
@@ -146,7 +146,7 @@ static inline int room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, int
 }
 /* What is delayed comes later, and a duplicate not at all: neither waits for room, nor costs others theirs. */
 static inline int needs_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
-    return !m->delay_ns && !(m->dedup && q->dedup.base && publish_full(ctx, q, m, 0) && dedup_known(ctx, q, m, now));
+    return !m->delay_ns && !(dedup_asked(q, m) && publish_full(ctx, q, m, 0) && dedup_known(ctx, q, m, now));
 }
 int publish_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
     return needs_room(ctx, q, m, now) ? room(ctx, q, m, 0) : SHMQ_OK;

@@ -94,14 +94,23 @@ static int spent(local_queue *q, uint64_t fate) {
     return fate_attempts(fate) > q->options.max_retries && (fate_reason(fate) == 0 || q->options.dead_letter != SHMQ_NO_QUEUE);
 }
 
+/* The queue where fate says that idx is at home. *q = NULL: there is none, and the block, which the caller owned, is over. */
+static int home_of(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, uint64_t fate, local_queue **q) {
+    int rc = queue_open_local(ctx, fate_home(fate), q);
+    if (rc == SHMQ_OK && queue_status(*q) != SHMQ_GONE) return SHMQ_OK;
+    *q = NULL;
+    if (rc != SHMQ_OK && rc != SHMQ_E_NOTFOUND) { settle_quarantine(ctx, idx, ctl); return rc; }   /* never lost for a reason of ours */
+    settle_free(ctx, idx, ctl);   /* ends with its queue */
+    return SHMQ_OK;
+}
+
 /* Let a dead letter go to its queue, or free it where there is none. The caller owns idx in MOVE. */
 int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     shmq_block *b = block_at(ctx, idx);
     uint64_t f = ld_rlx(&b->fate);
     local_queue *q, *dead;
-    int rc = queue_open_local(ctx, fate_home(f), &q);
-    if (rc != SHMQ_OK && rc != SHMQ_E_NOTFOUND) { settle_quarantine(ctx, idx, ctl); return rc; }
-    if (rc == SHMQ_E_NOTFOUND || queue_status(q) == SHMQ_GONE) { settle_free(ctx, idx, ctl); return SHMQ_OK; }   /* ends with its queue */
+    int rc = home_of(ctx, idx, ctl, f, &q);
+    if (q == NULL) return rc;
     uint32_t to = q->options.dead_letter;
     if (reason == SHMQ_R_EXPIRED) bump(&q->counters->expired, 1);
     if ((reason == SHMQ_R_EXPIRED && q->options.expired) || to >= SHMQ_QUEUES || to == fate_home(f) || queue_open_local(ctx, to, &dead) != SHMQ_OK
@@ -136,9 +145,8 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     shmq_block *b = block_at(ctx, idx);
     uint64_t f = ld_rlx(&b->fate);
     local_queue *q;
-    int rc = queue_open_local(ctx, fate_home(f), &q);
-    if (rc != SHMQ_OK && rc != SHMQ_E_NOTFOUND) { settle_quarantine(ctx, idx, ctl); return rc; }   /* never lost for a reason of ours */
-    if (rc == SHMQ_E_NOTFOUND || queue_status(q) == SHMQ_GONE) { settle_free(ctx, idx, ctl); return SHMQ_OK; }
+    int rc = home_of(ctx, idx, ctl, f, &q);
+    if (q == NULL) return rc;
     if ((f & FATE_DEDUP) && !MUTANT(22)) {   /* committed, and its publisher could not say whether it is the first */
         uint64_t first;
         rc = dedup_settle(ctx, q, idx, ctl, &first);

@@ -253,7 +253,7 @@ static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_mess
     if (queue_status(q) != SHMQ_OK || widowed(ctx, q->shared)) return 0;
     if (q->shared->filter_size && !filter_passes(q->shared, m->meta, m->meta_size)) return 0;
     for (int tries = 0; !m->delay_ns && publish_full(ctx, q, m, 0); tries++) {
-        if (tries == 0 && m->dedup && q->dedup.base && dedup_known(ctx, q, m, now)) break;   /* a duplicate needs no room */
+        if (tries == 0 && dedup_asked(q, m) && dedup_known(ctx, q, m, now)) break;   /* a duplicate needs no room */
         if (q->options.overflow == SHMQ_DISCONNECT) {
             bump(&q->counters->disconnected, 1);   /* before: who finds it closed asks whether it was cut off */
             queue_turn(ctx, queue_gen(q->live) << 16 | index, SHMQ_Q_CLOSED);
@@ -281,7 +281,7 @@ static void put_child(shmq_ctx *ctx, uint32_t d, uint32_t parent, uint32_t index
     st_rlx(&b->due_ns, m->delay_ns ? later(now, m->delay_ns) : 0);
     st32_rlx(&b->extra, ld32_rlx(&b->extra) & 255);
     unsigned origin = q->lanes & SHMQ_LANES_ORDERED ? order_lane(ctx, q, m, m->id) : index;
-    uint64_t once = m->dedup && q->dedup.base ? FATE_DEDUP : 0;
+    uint64_t once = dedup_asked(q, m) ? FATE_DEDUP : 0;
     st_rlx(&b->fate, fate_make(index, origin, 0, 0, 0, 0, m->priority > 15 ? 15 : m->priority, m->meta_size != 0) | once);
 }
 
@@ -320,7 +320,7 @@ int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, u
         rc = admits(ctx, l->to[i], q, m, now);
         if (rc == SHMQ_FULL) { bump(&t->counters->full, 1); return rc; }
         if (rc == 0) continue;
-        if (m->dedup && q->dedup.base) {
+        if (dedup_asked(q, m)) {
             flags |= FATE_DEDUP;
             if ((rc = dedup_room(ctx, q, m, now)) != SHMQ_OK) return rc;
         }
