@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from features import Ledger
+from ledger import Ledger
 
 pytestmark = pytest.mark.crash
 
@@ -35,7 +35,7 @@ def test_chaos_over_all_features_leaves_every_message_accounted_for(tmp_path: Pa
     assert "; 0 violations" in done.stdout.splitlines()[-1]
 
 
-# kind, time, words: see Role. Each of these is a story with one fault.
+# kind, time, words: see roles.Log. Each of these is a story with one fault.
 WRONG = {
     "lost: w-0 of work": "p 1 work w-0\nP 2 work w-0 7\ng 3 work w-0 7 3 1",
     "nowhere: w-1 of work": "g 3 work w-1 8 3 1\na 4 work 8",

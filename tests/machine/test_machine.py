@@ -9,14 +9,25 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
+from draw import (
+    CLIENTS,
+    KEYS,
+    QUEUES,
+    TOPICS,
+    UNIT,
+    clients,
+    fields,
+    filters,
+    options,
+    picks,
+    queue_names,
+)
+from hand import Hand, Lease
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -37,100 +48,11 @@ from shmq.queue import Queue
 from shmq.topic import Topic, subscribe_pattern, unsubscribe
 
 NS = 1_000_000_000
-UNIT = 10  # seconds; whatever takes time takes a multiple of it, and no step takes as long
-KEYS = ["a", "b", "c"]
-QUEUES = ["q0", "q1", "q2"]
-TOPICS = ["t.a", "t.b"]
-CLIENTS = range(3)
 STEPS = 60
 COUNTS = (
     "published", "delivered", "acked", "nacked", "rejected", "redelivered", "dead_lettered",
     "expired", "dropped", "recovered", "returned", "deduped", "forwarded",
 )  # fmt: skip
-
-times = st.integers(1, 3).map(lambda n: n * UNIT)
-options = st.fixed_dictionaries(
-    {
-        "max_depth": st.sampled_from([1, 2, 3, 5, 5, 100, 100]),
-        "max_bytes": st.sampled_from([None, None, 60]),
-        "overflow": st.sampled_from(["block", "drop-oldest"]),
-        "ttl": st.none() | times,
-        "max_retries": st.sampled_from([0, 1, 3, None]),
-        "retry_backoff": st.sampled_from([0, 0, UNIT]),
-        "ack_timeout": st.none() | times,
-        "expired": st.sampled_from(["dead-letter", "drop"]),
-        "dead_letter": st.sampled_from([None, "dead", "dead"]),
-        "priorities": st.sampled_from([1, 3, 10]),
-        "aging": st.sampled_from([None, None, 1e-9]),
-        "dedup_window": st.sampled_from([None, 1e6]),
-        "order": st.sampled_from(["fifo", "fifo", "key", "key", "strict"]),
-    }
-)
-filters = st.sampled_from([None, None, {"eu": True}, {"eu": True, "n": 1}])
-fields = st.fixed_dictionaries(
-    {},
-    optional={
-        "headers": st.sampled_from([{"eu": True}, {"eu": True, "n": 1}, {"eu": 1, "x": b"y"}]),
-        "priority": st.integers(0, 9),
-        "ttl": times | st.just(math.inf),
-        "delay": times,
-        "dedup_id": st.sampled_from("uvwxyz"),
-    },
-)
-
-
-def alive(given: dict[str, Any]) -> dict[str, Any]:
-    """Return fields with a ttl beyond the delay: others are refused."""
-    if "delay" in given:
-        given["ttl"] = given.get("ttl", math.inf) + given["delay"]
-    return given
-
-
-def sensible(chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return options without those that would be idle: these are refused."""
-    if chosen["order"] != "fifo" or chosen["priorities"] == 1:
-        chosen["aging"] = None
-    return chosen
-
-
-fields = fields.map(alive)
-options = options.map(sensible)
-picks = st.integers(0, 1 << 16)
-clients = st.sampled_from(CLIENTS)
-queue_names = st.sampled_from(QUEUES)
-
-
-@dataclass(eq=False)
-class Lease:
-    """A message in somebody's hands, once: one that came back and was given to the same one again is another."""
-
-    note: Note
-    delivery: Any
-    end: float
-
-
-class Hand:
-    """A consumer, and what it has."""
-
-    def __init__(self, shelf: Shelf, consumer: Any, client: int) -> None:
-        self.shelf, self.consumer, self.client = shelf, consumer, client
-        self.group: str | None = None
-        self.taken = 0
-        """deliveries as a member of a group with turns"""
-        self.had: list[Lease] = []
-        self.ahead: list[Note] = []
-        self.moved: Counter[Note] = Counter()
-        """by how much the clock was moved since it was read ahead: its reader's copy of the times is not"""
-        self.prefetch = 1
-        self.passing: str | None = None
-        """the ephemeral subscription that ends with it"""
-
-    def holds(self, lease: Lease) -> bool:
-        """Return whether it is in force: a consumer may have an older one of the same message."""
-        note = lease.note
-        if self.shelf.held.get(note) is not self or note in self.ahead:
-            return False
-        return lease is [each for each in self.had if each.note is note][-1]
 
 
 class SegmentMachine(RuleBasedStateMachine):
@@ -507,13 +429,13 @@ class SegmentMachine(RuleBasedStateMachine):
         except shmq.QueueEmpty:
             deliveries = []
         except (shmq.QueueClosed, shmq.QueueNotFound) as error:
-            assert self.next_for(hand) is None
+            assert hand.next(self.now()) is None
             over = shelf.closed and not shelf.everything()
             self.refused("QueueNotFound" if shelf.gone else "QueueClosed" if over else "", error)
             return
         wanted: list[Note] = []
         while len(wanted) < n and self.is_its_turn(hand):
-            note = self.next_for(hand)
+            note = hand.next(self.now())
             if note is None:
                 break
             hand.taken += 1
@@ -522,58 +444,12 @@ class SegmentMachine(RuleBasedStateMachine):
             f"next of {shelf.name} {shelf.options}"
         )
         for note, d in zip(wanted, deliveries, strict=True):
-            self.compare(note, d, hand)
+            hand.compare(note, d, self.now())
             shelf.handed_out(note)
             if mode == "none":
                 shelf.release(note)
             else:
                 hand.had.append(Lease(note, d, self.lease_end(shelf)))
-
-    def next_for(self, hand: Hand) -> Note | None:
-        shelf = hand.shelf
-        while True:
-            while hand.ahead:
-                note = hand.ahead.pop(0)
-                if note.expires + hand.moved.pop(note, 0) > self.now():
-                    return note
-                shelf.release(note)
-                shelf.kill(note, "expired")
-            for _ in range(hand.prefetch if not shelf.gone else 0):
-                note = shelf.take(hand)
-                if note is not None:
-                    hand.ahead.append(note)
-                    hand.moved.pop(note, None)
-            if not hand.ahead:
-                return None
-
-    def compare(self, note: Note, d: Any, hand: Hand) -> None:
-        if note.id > 0:
-            assert d.id == note.id
-        note.id = d.id
-        assert d.attempt == note.attempts + 1
-        assert d.redelivered == note.again
-        assert d.priority == note.priority
-        assert d.key == note.key
-        assert d.dedup_id == note.dedup_id
-        headers = d.headers
-        if note.reason:
-            assert headers.pop("x-death-reason") == note.reason
-            where = headers.pop("x-death-queue")
-            assert note.origin is not None
-            assert where == note.origin.name or (note.origin.gone and where.startswith("queue "))
-            assert headers.pop("x-attempts") == note.died_attempts
-            error = headers.pop("x-error")
-            assert note.error is None or error == note.error
-            ago = time.time() - headers.pop("x-death-time"), self.now() - note.died
-            if hand.prefetch == 1:  # else it is from before the clock was moved
-                assert abs(ago[0] - ago[1]) < 5, f"died {ago[0]} s ago, not {ago[1]}"
-        elif note.error is not None:
-            assert headers.pop("x-error") == note.error
-        assert headers == note.headers
-        if note.expires == math.inf:
-            assert d.ttl is None
-        else:
-            assert abs(d.ttl - (note.expires - note.published)) < 1
 
     def one(self, pick: int) -> tuple[Hand, Lease, bool]:
         """Some delivery that somebody was given: is its lease still held?"""
