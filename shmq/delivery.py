@@ -37,6 +37,7 @@ __all__ = ["Delivery"]
 
 ACK, NACK, REJECT, RELEASE = 0, 1, 2, 3
 MAX_ERROR_BYTES = 8192
+ONE_MOMENT_NS = 100_000  # readings of two clocks no further apart are of one moment
 EAGER = 4096  # payloads up to this size are bytes already
 DEATHS = ("", "retries", "rejected", "expired", "overflow")
 _NO_ERROR = {
@@ -323,7 +324,11 @@ def error_headers(text: str) -> bytes:
 
 def wall_clock(monotonic_ns: int) -> float:
     """Return the wall clock time (seconds since 1970) of a CLOCK_MONOTONIC time."""
-    return (time.time_ns() - lib.shmq_now() + monotonic_ns) / NS
+    for _ in range(16):
+        before, wall, after = lib.shmq_now(), time.time_ns(), lib.shmq_now()
+        if after - before < ONE_MOMENT_NS:  # else the process was stopped in between
+            break
+    return (wall - (before + after) // 2 + monotonic_ns) / NS
 
 
 def ttl_of(published_ns: int, expires_ns: int) -> float | None:

@@ -7,6 +7,7 @@ import pickle
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -14,6 +15,7 @@ import pytest
 from rig import Rig, memory
 from test_queue import in_child
 
+from shmq import delivery as module
 from shmq._native import lib
 from shmq.delivery import Delivery, error_headers
 from shmq.errors import StaleDelivery
@@ -48,6 +50,32 @@ def test_a_delivery_has_all_of_the_message(rig: Rig) -> None:
     d.ack()
     assert (d.payload, d.headers, d.key, d.attempt) == (b"p", {"a": 1, "b": b"2"}, "k", 1)
     assert "settled" in repr(d)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_timestamp_is_right_though_its_reader_was_stopped(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    published = time.time()
+    d = one(rig.queue())
+    reads = 0
+
+    def stopped_after(read: Any) -> Any:
+        def reading() -> int:
+            nonlocal reads
+            found = int(read())
+            if reads == which:
+                time.sleep(0.3)
+            reads += 1
+            return found
+
+        return reading
+
+    shmq_now, time_ns = module.lib.shmq_now, time.time_ns
+    monkeypatch.setattr(module, "lib", SimpleNamespace(shmq_now=stopped_after(shmq_now)))
+    monkeypatch.setattr(module, "time", SimpleNamespace(time_ns=stopped_after(time_ns)))
+    assert d.timestamp == pytest.approx(published, abs=0.1)
+    assert reads > which
 
 
 def test_headers_have_the_names_that_they_were_published_with(rig: Rig) -> None:
