@@ -11,17 +11,9 @@ import pytest
 
 from shmq._native import ffi, lib
 from shmq.errors import BrokerExists, BrokerNotRunning
-from shmq.segment import (
-    HEAD_BYTES,
-    KEY_MARK,
-    Segment,
-    create_segment,
-    list_segments,
-    observe,
-    open_segment,
-    posix_name,
-    sysv_keys,
-)
+from shmq.segment import Segment, create_segment, list_segments, observe, open_segment
+from shmq.segment.header import HEAD_BYTES
+from shmq.segment.names import KEY_MARK, posix_name, sysv_keys
 
 
 @pytest.fixture
@@ -161,7 +153,7 @@ def test_an_unfinished_segment_that_is_taken_away_meanwhile_is_not_there(
     """Its creator gave up, or somebody cleaned, between two looks of one who wants to open it."""
     path = Path("/dev/shm") / posix_name(broker_name)[1:]
     path.write_bytes(bytes(HEAD_BYTES))
-    monkeypatch.setattr("shmq.segment.time.sleep", lambda _: path.unlink(missing_ok=True))
+    monkeypatch.setattr("shmq.segment.access.time.sleep", lambda _: path.unlink(missing_ok=True))
     try:
         with pytest.raises(BrokerNotRunning, match="none of that name"):
             open_segment(broker_name)
