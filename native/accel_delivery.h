@@ -1,0 +1,319 @@
+/* accel_delivery.h: a delivery of the accelerator: a message in hand, its payload, and the ways to settle it.
+ *
+ * Part of accel.c (included there once), whose head says how deliveries and consumers know each other.
+ */
+static DeliveryObject *delivery_new(ConsumerObject *c) {
+    DeliveryObject *o;
+    if (c->pooled && pooled) {
+        o = pool[--pooled];
+        (void)PyObject_Init((PyObject *)o, c->type);
+    } else {
+        o = (DeliveryObject *)c->type->tp_alloc(c->type, 0);
+        if (!o) return NULL;
+        if (PyType_IS_GC(c->type)) PyObject_GC_UnTrack(o);   /* every class made in Python has a GC head; no cycles here */
+    }
+    o->payload = o->meta = o->extra = NULL;
+    o->l.views = 0;
+    o->l.state = SETTLED;
+    o->l.looped = o->l.orphan = o->small_size = 0;
+    o->ctx = c->ctx;
+    Py_INCREF(c);
+    o->consumer = c;
+    return o;
+}
+
+/* May the memory of its instances be used again for instances of such types? Only if it is all alike: a GC head, our struct,
+ * and nothing of a subclass's own before or after. */
+static bool type_is_pooled(PyTypeObject *type) {
+    unsigned long own = 0;
+#ifdef Py_TPFLAGS_MANAGED_DICT
+    own |= Py_TPFLAGS_MANAGED_DICT;
+#endif
+#ifdef Py_TPFLAGS_MANAGED_WEAKREF
+    own |= Py_TPFLAGS_MANAGED_WEAKREF;
+#endif
+    return type->tp_basicsize == (Py_ssize_t)sizeof(DeliveryObject) && type->tp_dictoffset == 0 && type->tp_weaklistoffset == 0
+           && PyType_IS_GC(type) && !(type->tp_flags & own);
+}
+
+static void delivery_dealloc(DeliveryObject *self) {
+    ConsumerObject *c = self->consumer;
+    if (self->l.state == LIVE && c) {
+        lease *n = PyMem_RawMalloc(sizeof *n);
+        if (n) {
+            *n = self->l;
+            n->orphan = 1;
+            n->prev->next = n;
+            n->next->prev = n;
+        } else {
+            (void)lease_settle(c, self->ctx, &self->l, RELEASE, 0, NULL, 0);
+        }
+    }
+    Py_CLEAR(self->payload);
+    Py_CLEAR(self->meta);
+    Py_CLEAR(self->extra);
+    self->consumer = NULL;
+    Py_XDECREF(c);
+    if (pooled < POOL && type_is_pooled(Py_TYPE(self)))
+        pool[pooled++] = self;
+    else
+        Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+/* Copy what must not wait: headers, and the payload if it is small or `all`. */
+static int delivery_copy(DeliveryObject *o, bool all) {
+    const shmq_delivery *d = &o->l.d;
+    if (d->size <= EAGER || all) {
+        o->payload = PyBytes_FromStringAndSize((const char *)d->data, (Py_ssize_t)d->size);
+        if (!o->payload) return -1;
+    }
+    if (d->meta_size <= META_SMALL) {
+        o->small_size = (uint8_t)d->meta_size;
+        if (d->meta_size) memcpy(o->small, d->meta, d->meta_size);
+    } else {
+        o->meta = PyBytes_FromStringAndSize((const char *)d->meta, (Py_ssize_t)d->meta_size);
+        if (!o->meta) return -1;
+    }
+    if (d->extra_size) {
+        o->extra = PyBytes_FromStringAndSize((const char *)d->extra, (Py_ssize_t)d->extra_size);
+        if (!o->extra) return -1;
+    }
+    return 0;
+}
+
+static void view_over(DeliveryObject *self) {
+    if (--self->l.views == 0 && self->l.state == VIEWED) {
+        self->l.state = SETTLED;
+        (void)shmq_view_end(self->ctx, self->l.d.held, self->l.d.idx);
+    }
+}
+
+static PyObject *ack_failed(DeliveryObject *self, int rc) {
+    PyObject *number = PyLong_FromLong(rc), *result;
+    if (!number) return NULL;
+    result = PyObject_CallMethodObjArgs((PyObject *)self, str_ack_failed, number, NULL);
+    Py_DECREF(number);
+    return result;
+}
+
+static PyObject *delivery_payload(DeliveryObject *self, void *unused) {
+    (void)unused;
+    if (self->payload) return Py_NewRef(self->payload);
+    if (self->l.state != LIVE) return ack_failed(self, SHMQ_STALE);
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)self->l.d.size);
+    if (!bytes) return NULL;
+    if (self->l.d.size < BIG) {
+        memcpy(PyBytes_AS_STRING(bytes), self->l.d.data, self->l.d.size);
+    } else {
+        self->l.views++;   /* another thread may settle meanwhile */
+        Py_BEGIN_ALLOW_THREADS
+        memcpy(PyBytes_AS_STRING(bytes), self->l.d.data, self->l.d.size);
+        Py_END_ALLOW_THREADS
+        view_over(self);
+    }
+    if (self->payload)
+        Py_DECREF(bytes);
+    else
+        self->payload = bytes;
+    return Py_NewRef(self->payload);
+}
+
+static PyObject *delivery_ack(DeliveryObject *self, PyObject *unused) {
+    (void)unused;
+    lease *l = &self->l;
+    int rc = SHMQ_STALE;
+    if (l->state == LIVE) rc = lease_settle(self->consumer, self->ctx, l, ACK, 0, NULL, 0);
+    if (rc < 0) return ack_failed(self, rc);
+    Py_RETURN_NONE;
+}
+
+/* _settle(kind, delay_ns, extra: bytes or None) -> result of the core */
+static PyObject *delivery_settle(DeliveryObject *self, PyObject *const *args, Py_ssize_t n) {
+    if (n != 3) return PyErr_Format(PyExc_TypeError, "_settle: found %zd arguments, expected 3", n);
+    long kind = PyLong_AsLong(args[0]);
+    if (kind == -1 && PyErr_Occurred()) return NULL;
+    uint64_t delay = PyLong_AsUnsignedLongLong(args[1]);
+    if (delay == UINT64_MAX && PyErr_Occurred()) return NULL;
+    const char *extra = NULL;
+    Py_ssize_t size = 0;
+    if (args[2] != Py_None) {
+        extra = PyBytes_AsString(args[2]);
+        if (!extra) return NULL;
+        size = PyBytes_GET_SIZE(args[2]);
+    }
+    if (self->l.state != LIVE) return PyLong_FromLong(SHMQ_STALE);
+    return PyLong_FromLong(lease_settle(self->consumer, self->ctx, &self->l, (int)kind, delay, extra, (uint32_t)size));
+}
+
+/* What a message is made of, as both _send and _forward get it: payload, meta or None, ttl, delay, priority, key, dedup. */
+typedef struct { shmq_message m; Py_buffer payload, meta; } parts;
+
+static void parts_release(parts *p) {
+    if (p->payload.obj) PyBuffer_Release(&p->payload);
+    if (p->meta.obj) PyBuffer_Release(&p->meta);
+}
+
+static int parts_get(parts *p, PyObject *const *args) {
+    memset(p, 0, sizeof *p);
+    shmq_message *m = &p->m;
+    for (int i = 5; i < 7; i++)
+        if (args[i] != Py_None && !PyBytes_CheckExact(args[i])) {
+            PyErr_Format(PyExc_TypeError, "found a key that is not bytes");
+            return -1;
+        }
+    m->ttl_ns = PyLong_AsUnsignedLongLong(args[2]);
+    m->delay_ns = PyLong_AsUnsignedLongLong(args[3]);
+    m->priority = (uint32_t)PyLong_AsUnsignedLong(args[4]);
+    if (PyErr_Occurred()) return -1;
+    if (args[0] != Py_None && PyObject_GetBuffer(args[0], &p->payload, PyBUF_SIMPLE) < 0) return -1;
+    if (args[1] != Py_None && PyObject_GetBuffer(args[1], &p->meta, PyBUF_SIMPLE) < 0) {
+        parts_release(p);
+        return -1;
+    }
+    m->data = p->payload.buf;
+    m->size = (uint64_t)p->payload.len;
+    m->meta = p->meta.buf;
+    m->meta_size = (uint32_t)p->meta.len;
+    if (args[5] != Py_None) {
+        m->key = PyBytes_AS_STRING(args[5]);
+        m->key_size = (uint32_t)PyBytes_GET_SIZE(args[5]);
+    }
+    if (args[6] != Py_None) {
+        m->dedup = PyBytes_AS_STRING(args[6]);
+        m->dedup_size = (uint32_t)PyBytes_GET_SIZE(args[6]);
+    }
+    return 0;
+}
+
+/* _forward(target, payload or None, meta or None, ttl_ns, delay_ns, priority, key, dedup) -> id, or a negative result */
+static PyObject *delivery_forward(DeliveryObject *self, PyObject *const *args, Py_ssize_t n) {
+    parts p;
+    if (n != 8) return PyErr_Format(PyExc_TypeError, "_forward: found %zd arguments, expected 8", n);
+    uint64_t target = PyLong_AsUnsignedLongLong(args[0]);
+    if (target == UINT64_MAX && PyErr_Occurred()) return NULL;
+    if (parts_get(&p, args + 1) < 0) return NULL;
+    int rc = SHMQ_STALE;
+    if (self->l.state == LIVE) {
+        if (args[1] == Py_None) {   /* its own bytes, from where they lie */
+            p.m.data = self->l.d.data;
+            p.m.size = self->l.d.size;
+        }
+        rc = lease_forward(self->consumer, self->ctx, &self->l, target, &p.m);
+    }
+    parts_release(&p);
+    return rc < 0 ? PyLong_FromLong(rc) : PyLong_FromUnsignedLongLong(p.m.id);
+}
+
+static PyObject *consumer_self(PyObject *self) { return Py_NewRef(self); }
+static int consumer_traverse(ConsumerObject *self, visitproc visit, void *arg) {
+    Py_VISIT(self->client);
+    Py_VISIT(self->type);
+    Py_VISIT(self->empty);
+    return 0;
+}
+/* Is the memory of ctx still there? A Client that is garbage together with us may have been finalized first; it detached then,
+ * which gave everything back. */
+static bool client_open(PyObject *client) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject *closed = PyObject_GetAttrString(client, "closed");
+    bool open = closed == Py_False;
+    Py_XDECREF(closed);
+    PyErr_Restore(type, value, trace);
+    return open;
+}
+
+/* What a view, its slices and the arrays over them keep alive; when it dies, nobody reads the payload any more. */
+typedef struct { PyObject_HEAD DeliveryObject *of; } PayloadObject;
+
+static PyTypeObject PayloadType;
+
+static int payload_getbuffer(PayloadObject *self, Py_buffer *buffer, int flags) {
+    shmq_delivery *d = &self->of->l.d;
+    return PyBuffer_FillInfo(buffer, (PyObject *)self, (void *)(uintptr_t)d->data, (Py_ssize_t)d->size, 1, flags);
+}
+
+static void payload_dealloc(PayloadObject *self) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);   /* a finalizer has nobody to tell */
+    if (client_open(self->of->consumer->client)) view_over(self->of);   /* else the entries went with the attachment */
+    PyErr_Restore(type, value, trace);
+    Py_DECREF(self->of);
+    PyObject_Free(self);
+}
+
+static PyBufferProcs payload_buffer = {(getbufferproc)payload_getbuffer, NULL};
+
+static PyTypeObject PayloadType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "shmq._native._accel.Payload",
+    .tp_basicsize = sizeof(PayloadObject),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_dealloc = (destructor)payload_dealloc,
+    .tp_as_buffer = &payload_buffer,
+    .tp_doc = PyDoc_STR("A payload in shared memory that somebody looks at."),
+};
+
+static PyObject *delivery_view(DeliveryObject *self, PyObject *unused) {
+    (void)unused;
+    if (self->l.state != LIVE) return ack_failed(self, SHMQ_STALE);
+    PayloadObject *payload = PyObject_New(PayloadObject, &PayloadType);
+    if (!payload) return NULL;
+    payload->of = (DeliveryObject *)Py_NewRef((PyObject *)self);
+    self->l.views++;
+    PyObject *view = PyMemoryView_FromObject((PyObject *)payload);
+    Py_DECREF(payload);
+    return view;
+}
+
+static PyObject *delivery_address(DeliveryObject *self, void *unused) { (void)unused; return PyLong_FromVoidPtr(&self->l.d); }
+static PyObject *delivery_ctx(DeliveryObject *self, void *unused) { (void)unused; return PyLong_FromVoidPtr(self->ctx); }
+static PyObject *delivery_meta(DeliveryObject *self, void *unused) {
+    (void)unused;
+    if (!self->meta && self->small_size) self->meta = PyBytes_FromStringAndSize((const char *)self->small, self->small_size);
+    if (self->meta || self->small_size) return Py_XNewRef(self->meta);
+    Py_RETURN_NONE;
+}
+#include "accel_headers.h"
+
+static PyObject *delivery_settled(DeliveryObject *self, void *unused) { (void)unused; return PyBool_FromLong(self->l.state != LIVE); }
+static PyObject *delivery_redelivered(DeliveryObject *self, void *unused) { (void)unused; return PyBool_FromLong((long)self->l.d.redelivered); }
+static PyObject *delivery_thread(DeliveryObject *self, void *unused) { (void)unused; return PyLong_FromUnsignedLong(self->l.thread); }
+
+static PyMethodDef delivery_methods[] = {
+    {"ack", (PyCFunction)delivery_ack, METH_NOARGS, PyDoc_STR("ack($self, /)\n--\n\nSettle: the message is done and its memory free.\n\nCopies nothing, blocks on nothing.\nRaises: StaleDelivery when the lease has moved on or was settled before.")},
+    {"_settle", (PyCFunction)(void (*)(void))delivery_settle, METH_FASTCALL, NULL},
+    {"_forward", (PyCFunction)(void (*)(void))delivery_forward, METH_FASTCALL, NULL},
+    {"_view", (PyCFunction)delivery_view, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL}};
+static PyGetSetDef delivery_getset[] = {
+    {"payload", (getter)delivery_payload, NULL, PyDoc_STR("The message's bytes, copied once.\n\nUp to 4 KiB they are copied at delivery, larger ones on first use, which must be before the settle."), NULL},
+    {"headers", (getter)delivery_headers, NULL, PyDoc_STR("The message's headers, decoded anew at each use.\n\nA dead letter's include `x-error`, `x-death-reason` (\"retries\", \"rejected\", \"expired\" or\n\"overflow\"), `x-death-queue`, `x-death-time` (seconds since 1970) and `x-attempts`."), NULL},
+    {"redelivered", (getter)delivery_redelivered, NULL, PyDoc_STR("True when it was delivered before."), NULL},
+    {"_meta", (getter)delivery_meta, NULL, NULL, NULL},
+    {"_address", (getter)delivery_address, NULL, NULL, NULL},
+    {"_ctx", (getter)delivery_ctx, NULL, NULL, NULL},
+    {"_settled", (getter)delivery_settled, NULL, NULL, NULL},
+    {"_thread", (getter)delivery_thread, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL}};
+#define FIELD(name, type, member) {name, type, (Py_ssize_t)(offsetof(DeliveryObject, l) + offsetof(lease, d) + offsetof(shmq_delivery, member)), READONLY, NULL}
+static PyMemberDef delivery_members[] = {
+    FIELD("attempt", T_UINT, attempt), FIELD("id", T_ULONGLONG, id), FIELD("priority", T_UINT, priority),
+    FIELD("size", T_UINT, size), FIELD("_queue", T_UINT, queue), FIELD("_reason", T_UINT, reason), FIELD("_origin", T_UINT, origin),
+    FIELD("_died_attempts", T_UINT, died_attempts), FIELD("_published_ns", T_ULONGLONG, published_ns),
+    FIELD("_expires_ns", T_ULONGLONG, expires_ns), FIELD("_died_ns", T_ULONGLONG, died_ns),
+    {"_extra", T_OBJECT, offsetof(DeliveryObject, extra), READONLY, NULL},
+    {"_consumer", T_OBJECT, offsetof(DeliveryObject, consumer), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL}};
+
+static PyTypeObject DeliveryType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "shmq._native._accel.DeliveryBase",
+    .tp_basicsize = sizeof(DeliveryObject),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_dealloc = (destructor)delivery_dealloc,
+    .tp_methods = delivery_methods,
+    .tp_getset = delivery_getset,
+    .tp_members = delivery_members,
+    .tp_doc = PyDoc_STR("One message in one consumer's hands; the part of Delivery that is called for every message."),
+};
