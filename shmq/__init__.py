@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from shmq.errors import StaleDelivery as StaleDelivery
     from shmq.errors import StorageError as StorageError
     from shmq.errors import TopicNotFound as TopicNotFound
+    from shmq.figures import Latency as Latency
+    from shmq.figures import QueueStats as QueueStats
     from shmq.group import ConsumerGroup as ConsumerGroup
     from shmq.message import Message as Message
     from shmq.options import QueueOptions as QueueOptions
-    from shmq.queue import Latency as Latency
     from shmq.queue import Queue as Queue
-    from shmq.queue import QueueStats as QueueStats
     from shmq.settings import Settings as Settings
     from shmq.stats import BrokerStats as BrokerStats
     from shmq.stats import ClientStats as ClientStats
@@ -64,7 +64,8 @@ _HOMES = {
     "ConsumerGroup": "shmq.group",
     "Delivery": "shmq.delivery",
     "Message": "shmq.message",
-    **dict.fromkeys(("Latency", "Queue", "QueueStats"), "shmq.queue"),
+    **dict.fromkeys(("Latency", "QueueStats"), "shmq.figures"),
+    "Queue": "shmq.queue",
     "QueueOptions": "shmq.options",
     "Settings": "shmq.settings",
     **dict.fromkeys(("BrokerStats", "ClientStats", "GroupStats", "MemberStats"), "shmq.stats"),

@@ -25,9 +25,10 @@ from shmq.errors import (
     QueueNotFound,
     explain,
 )
+from shmq.figures import QueueStats
 from shmq.message import deadline_of
 from shmq.options import NS, QueueOptions, check_record_name, check_share_name, parse_choice
-from shmq.queue import Queue, QueueStats
+from shmq.queue import Queue
 from shmq.records import OF_A_GROUP, is_alive, make_record, records
 from shmq.topic import Topic
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shmq.errors import BrokerNotRunning, InvalidOption, ShmqError, explain
-from shmq.queue import BOUNDS, Latency, QueueStats
+from shmq.figures import BOUNDS, Latency, QueueStats
 from shmq.segment import observe
 from shmq.settings import unpack_metrics
 from shmq.stats import BrokerStats, ClientStats, GroupStats, read_stats

@@ -9,127 +9,29 @@ A Queue is a name, a broker and a number: it pickles as the first two and attach
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from types import TracebackType
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shmq._native import QueueBase, ffi, lib, message_struct
+from shmq._native import QueueBase, ffi, lib
 from shmq.aio import wait_in_thread
 from shmq.client import Client
 from shmq.consumer import ADAPTIVE, Consumer
 from shmq.delivery import headers_of, ttl_of, wall_clock
 from shmq.errors import MessageExpired, QueueFull, explain
+from shmq.figures import QueueStats, stats_of
+from shmq.loan import Loan
 from shmq.message import Message, bytes_of, deadline_of, decode_headers, message_of
 from shmq.options import NS, parse_count
-from shmq.records import name_of, name_then, place_of
+from shmq.records import name_then
 from shmq.serializers import CONTENT_TYPE, Encoded, Serializer, find
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["BOUNDS", "COUNTERS", "Latency", "Loan", "Queue", "QueueStats"]
+__all__ = ["Queue"]
 
 CHUNK = 256
 MAX_PEEK = 1 << 24
-
-
-@dataclass(frozen=True)
-class Latency:
-    """How long something took, measured on one message in 32 of each process. Times in seconds.
-
-    The percentiles are read from a histogram with two buckets per decade, so they are good to a
-    factor of two or so; `mean` is exact for what was measured.
-    """
-
-    samples: int
-    mean: float
-    p50: float
-    p90: float
-    p99: float
-    buckets: tuple[int, ...]
-    """how many took up to `BOUNDS`[i] seconds; the last: longer than all of them"""
-
-
-@dataclass(frozen=True)
-class QueueStats:
-    """A queue's figures. States are as of now; counts are since its creation, over all processes.
-
-    Attributes:
-        name: Its name.
-        ready: Messages waiting to be taken.
-        unsettled: Messages in consumers' hands, or just on their way between two states.
-        delayed: Messages waiting for their time: delayed publishes and backed-off retries.
-        bytes: Payload bytes of the ready ones.
-        oldest_age: Seconds since the oldest ready message was published; None when there is none.
-        closed: Shut down.
-        published, delivered, acked, nacked, rejected, redelivered, dead_lettered, expired: Counts.
-        dropped: Given up for room, for want of a dead-letter queue, or purged.
-        recovered: Taken back from dead processes. returned: given back by consumers that closed.
-        full: Publishes that found the queue full.
-        deduped: Publishes dropped because their dedup_id was there within the window.
-        forwarded: Deliveries settled by a forward; counted in acked too.
-        disconnected: 1 when a subscription was cut off because it was full.
-        published_bytes, delivered_bytes: Payload bytes.
-        waited: From publish (or from when it was due, or dead) to delivery; None without samples.
-        held: From delivery to ack; None without samples.
-        at: When these figures were taken, seconds of the monotonic clock.
-        state: "live" or "closed".
-        kind: "queue", "subscription" of a topic, or "pattern": a subscription of many topics.
-        topic, subscription: Their names, of a subscription; the topic may be a pattern.
-    """
-
-    name: str
-    ready: int
-    unsettled: int
-    delayed: int
-    bytes: int
-    oldest_age: float | None
-    closed: bool
-    published: int
-    published_bytes: int
-    delivered: int
-    delivered_bytes: int
-    acked: int
-    nacked: int
-    rejected: int
-    redelivered: int
-    dead_lettered: int
-    expired: int
-    dropped: int
-    recovered: int
-    returned: int
-    wakes: int
-    sleeps: int
-    full: int
-    deduped: int
-    forwarded: int
-    disconnected: int
-    waited: Latency | None = None
-    held: Latency | None = None
-    at: float = 0.0
-    state: str = "live"
-    kind: str = "queue"
-    topic: str | None = None
-    subscription: str | None = None
-
-    def rates_since(self, earlier: QueueStats) -> dict[str, float]:
-        """Return how many per second of each count there were since ``earlier`` figures."""
-        seconds = self.at - earlier.at
-        if earlier.name != self.name or seconds <= 0:
-            raise ValueError(
-                explain(
-                    "earlier",
-                    f"figures of queue {earlier.name!r}, {seconds:g} s earlier",
-                    f"earlier ones of queue {self.name!r}",
-                    "call stats() twice and pass the first result",
-                )
-            )
-        return {
-            name: max(0, getattr(self, name) - getattr(earlier, name)) / seconds
-            for name in COUNTERS
-        }
 
 
 class Queue(QueueBase):
@@ -529,155 +431,5 @@ class Queue(QueueBase):
         return f"<shmq.Queue {self.name!r} of broker {self._client.name!r}>"
 
 
-# The first of shmq_counters in native/include/shmq.h, in its order.
-COUNTERS = (
-    "published", "published_bytes", "delivered", "delivered_bytes", "acked", "nacked", "rejected",
-    "redelivered", "dead_lettered", "expired", "dropped", "recovered", "returned", "wakes", "sleeps",
-    "full", "deduped", "forwarded", "disconnected",
-)  # fmt: skip
-_WAITED_NS, _HELD_NS, _WAITED, _HELD, _BUCKETS = 22, 23, 24, 44, 20  # the same
-
-BOUNDS = (*(x * 10.0**e for e in range(-6, 3) for x in (1, 3)), 1000.0)
-"""Upper bounds of all but the last bucket of a `Latency`, seconds."""
-
-
-def latency_of(buckets: Sequence[int], total_ns: int) -> Latency | None:
-    """Return the figures of a histogram; None without samples."""
-    samples = sum(buckets)
-    if not samples:
-        return None
-
-    def percentile(part: float) -> float:
-        wanted = part * samples
-        below = 0
-        for i, n in enumerate(buckets):
-            if n and below + n >= wanted:
-                if i == len(BOUNDS):
-                    return BOUNDS[-1]
-                low = BOUNDS[i - 1] if i else BOUNDS[0] / 3
-                return float(low * (BOUNDS[i] / low) ** ((wanted - below) / n))
-            below += n
-        return BOUNDS[-1]
-
-    return Latency(
-        samples=samples,
-        mean=total_ns / NS / samples,
-        p50=percentile(0.5),
-        p90=percentile(0.9),
-        p99=percentile(0.99),
-        buckets=tuple(buckets),
-    )
-
-
-def stats_of(info: Any, census: Any) -> QueueStats:
-    """Return the figures in a `shmq_queue_info` and a `shmq_census`."""
-    counters = list(info.counters)
-    now = lib.shmq_now()
-    live = info.state == lib.SHMQ_Q_LIVE
-    kind, topic, subscription = place_of(info)
-    return QueueStats(
-        name=name_of(info),
-        ready=census.ready,
-        unsettled=census.unsettled + census.moving,
-        delayed=census.delayed,
-        bytes=census.bytes,
-        oldest_age=max(0, now - census.oldest_ns) / NS if census.oldest_ns else None,
-        closed=not live,
-        **dict(zip(COUNTERS, counters[: len(COUNTERS)], strict=True)),
-        waited=latency_of(counters[_WAITED : _WAITED + _BUCKETS], counters[_WAITED_NS]),
-        held=latency_of(counters[_HELD : _HELD + _BUCKETS], counters[_HELD_NS]),
-        at=now / NS,
-        state="live" if live else "closed",
-        kind=kind,
-        topic=topic,
-        subscription=subscription,
-    )
-
-
 def _reopen(broker: str, name: str) -> Queue:
     return Queue(Client.connect(broker), name)
-
-
-class Loan:
-    """Memory of a message to be; see `Queue.loan`."""
-
-    __slots__ = ("_buffer", "_deadline", "_fields", "_loan", "_nbytes", "_queue", "_view", "id")
-
-    def __init__(self, queue: Queue, nbytes: int, fields: dict[str, Any]) -> None:
-        timeout = fields.pop("timeout", None)
-        self._queue = queue
-        self._nbytes = nbytes
-        if fields:
-            self._fields = queue._encoded(message_of(b"", fields))[1:]
-        else:  # as for a plain Message, without making one
-            self._fields = (None, lib.SHMQ_DELAY_DEFAULT, 0, 0, None, None)
-        self._deadline = deadline_of(timeout)
-        self._loan: Any = None
-        self._buffer: Any = None
-        self._view: memoryview | None = None
-
-    def __enter__(self) -> memoryview:
-        if self._loan is not None:
-            raise RuntimeError(
-                explain("loan", "it was entered before", "a new one", "call queue.loan() again")
-            )
-        queue = self._queue
-        loan = ffi.new("shmq_delivery *")
-        meta = self._fields[0]
-        size = len(meta) if meta is not None else 0
-        rc = lib.shmq_loan(queue._client.ctx, queue._qref, self._nbytes, size, loan)
-        if rc == lib.SHMQ_E_FORKED:
-            queue._reattach()
-            rc = lib.shmq_loan(queue._client.ctx, queue._qref, self._nbytes, size, loan)
-        queue._client.check(rc, f"queue {queue.name!r}", size=self._nbytes)
-        self._loan = loan
-        ctx, client = queue._client.ctx, queue._client
-        # Whatever becomes of this object, the block goes back when nothing can write to it any more.
-        pointer = ffi.gc(ffi.cast("char *", loan.data), lambda _: _abort(client, ctx, loan))
-        buffer = ffi.buffer(pointer, self._nbytes)
-        self._buffer = weakref.ref(buffer)
-        self._view = memoryview(buffer)
-        del buffer, pointer
-        return self._view
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        view, self._view = self._view, None
-        if view is None:
-            return
-        if error is None:
-            self._publish_unless_referred(view)
-        else:
-            _release(view)
-
-    def _publish_unless_referred(self, view: memoryview) -> None:
-        loan, queue = self._loan, self._queue
-        m, _keep = message_struct(None, *self._fields)
-        m.size = self._nbytes
-        own = ffi.new("shmq_delivery *", loan[0])
-        loan.ctl = 0  # from here on the finalizer leaves the block to us
-        if not _release(view) or self._buffer() is not None:
-            loan[0] = own[0]
-            queue._loan_refused()
-        queue._publish_loan(own, m, self._deadline)
-        self.id: int = m.id
-
-
-def _release(view: memoryview) -> bool:
-    try:
-        view.release()
-    except BufferError:
-        return False
-    return True
-
-
-def _abort(client: Client, ctx: Any, loan: Any) -> None:
-    try:
-        if loan.ctl and not client.closed:
-            lib.shmq_loan_abort(ctx, loan)
-    except BaseException:  # noqa: BLE001 - a finalizer has nobody to tell
-        pass

@@ -12,9 +12,9 @@ from typing import Any
 
 from shmq._native import ffi, lib
 from shmq.errors import explain
+from shmq.figures import COUNTERS, QueueStats, stats_of
 from shmq.group import DISPATCH, place_of_member
 from shmq.options import NS
-from shmq.queue import COUNTERS, QueueStats, stats_of
 from shmq.records import KINDS, OF_A_GROUP, is_alive, name_of, place_of
 from shmq.segment import Owner, Segment, owners_alive
 from shmq.topic import TopicStats, topic_stats_of

@@ -27,9 +27,10 @@ from shmq.errors import (
     TopicNotFound,
     explain,
 )
+from shmq.figures import COUNTERS, QueueStats
 from shmq.message import check_headers, decode_headers, encode_headers
 from shmq.options import QueueOptions, check_record_name, check_share_name, reject_unknown
-from shmq.queue import COUNTERS, Queue, QueueStats
+from shmq.queue import Queue
 from shmq.records import make_record, name_of, name_then, options_of, queue_defaults, records
 from shmq.serializers import Encoded, Serializer
 

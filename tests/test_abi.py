@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from shmq._native import ffi, lib
-from shmq.queue import COUNTERS
+from shmq.figures import COUNTERS
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = [

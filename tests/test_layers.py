@@ -33,6 +33,8 @@ FLOORS = {
     # 3: the nouns of a queue
     "shmq.message": 3,
     "shmq.delivery": 3,
+    "shmq.figures": 3,
+    "shmq.loan": 3,
     "shmq.queue": 3,
     "shmq.consumer": 3,
     "shmq.topic": 3,

@@ -11,8 +11,8 @@ from typing import Any
 
 from shmq.broker import Broker, connect
 from shmq.errors import BrokerNotRunning, ShmqError
+from shmq.figures import QueueStats
 from shmq.options import check_broker_name, parse_duration, to_ns
-from shmq.queue import QueueStats
 from shmq.segment import Segment, list_segments, observe
 from shmq.segment import clean as clean_segments
 from shmq.settings import Settings, pack_defaults

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterable
 
 from shmq.errors import InvalidOption, explain
+from shmq.figures import Latency, QueueStats
 from shmq.options import check_broker_name, parse_duration
-from shmq.queue import Latency, QueueStats
 from shmq.segment import observe
 from shmq.stats import CLIENT_COUNTERS, BrokerStats, ClientStats, read_stats
 

@@ -26,9 +26,9 @@ from shmq.errors import (
     QueueNotFound,
     TopicNotFound,
 )
+from shmq.figures import COUNTERS
 from shmq.group import ConsumerGroup
 from shmq.message import Message
-from shmq.queue import COUNTERS
 from shmq.records import info_of
 from shmq.topic import Topic, subscribe_pattern, unsubscribe
 

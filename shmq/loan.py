@@ -1,0 +1,105 @@
+"""Loan: a message written where it will be read, in shared memory.
+
+The accelerator has its own for the plain case (native/accel_loan.h); what that one does not finish comes here.
+"""
+
+from __future__ import annotations
+
+import weakref
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from shmq._native import ffi, lib, message_struct
+from shmq.client import Client
+from shmq.errors import explain
+from shmq.message import deadline_of, message_of
+
+if TYPE_CHECKING:
+    from shmq.queue import Queue
+
+__all__ = ["Loan"]
+
+
+class Loan:
+    """Memory of a message to be; see `Queue.loan`."""
+
+    __slots__ = ("_buffer", "_deadline", "_fields", "_loan", "_nbytes", "_queue", "_view", "id")
+
+    def __init__(self, queue: Queue, nbytes: int, fields: dict[str, Any]) -> None:
+        timeout = fields.pop("timeout", None)
+        self._queue = queue
+        self._nbytes = nbytes
+        if fields:
+            self._fields = queue._encoded(message_of(b"", fields))[1:]
+        else:  # as for a plain Message, without making one
+            self._fields = (None, lib.SHMQ_DELAY_DEFAULT, 0, 0, None, None)
+        self._deadline = deadline_of(timeout)
+        self._loan: Any = None
+        self._buffer: Any = None
+        self._view: memoryview | None = None
+
+    def __enter__(self) -> memoryview:
+        if self._loan is not None:
+            raise RuntimeError(
+                explain("loan", "it was entered before", "a new one", "call queue.loan() again")
+            )
+        queue = self._queue
+        loan = ffi.new("shmq_delivery *")
+        meta = self._fields[0]
+        size = len(meta) if meta is not None else 0
+        rc = lib.shmq_loan(queue._client.ctx, queue._qref, self._nbytes, size, loan)
+        if rc == lib.SHMQ_E_FORKED:
+            queue._reattach()
+            rc = lib.shmq_loan(queue._client.ctx, queue._qref, self._nbytes, size, loan)
+        queue._client.check(rc, f"queue {queue.name!r}", size=self._nbytes)
+        self._loan = loan
+        ctx, client = queue._client.ctx, queue._client
+        # Whatever becomes of this object, the block goes back when nothing can write to it any more.
+        pointer = ffi.gc(ffi.cast("char *", loan.data), lambda _: _abort(client, ctx, loan))
+        buffer = ffi.buffer(pointer, self._nbytes)
+        self._buffer = weakref.ref(buffer)
+        self._view = memoryview(buffer)
+        del buffer, pointer
+        return self._view
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        view, self._view = self._view, None
+        if view is None:
+            return
+        if error is None:
+            self._publish_unless_referred(view)
+        else:
+            _release(view)
+
+    def _publish_unless_referred(self, view: memoryview) -> None:
+        loan, queue = self._loan, self._queue
+        m, _keep = message_struct(None, *self._fields)
+        m.size = self._nbytes
+        own = ffi.new("shmq_delivery *", loan[0])
+        loan.ctl = 0  # from here on the finalizer leaves the block to us
+        if not _release(view) or self._buffer() is not None:
+            loan[0] = own[0]
+            queue._loan_refused()
+        queue._publish_loan(own, m, self._deadline)
+        self.id: int = m.id
+
+
+def _release(view: memoryview) -> bool:
+    try:
+        view.release()
+    except BufferError:
+        return False
+    return True
+
+
+def _abort(client: Client, ctx: Any, loan: Any) -> None:
+    try:
+        if loan.ctl and not client.closed:
+            lib.shmq_loan_abort(ctx, loan)
+    except BaseException:  # noqa: BLE001 - a finalizer has nobody to tell
+        pass
