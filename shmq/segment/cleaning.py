@@ -7,14 +7,12 @@ import os
 from collections.abc import Collection
 from typing import NamedTuple
 
-from shmq._native import lib
 from shmq.errors import ShmqError
 from shmq.segment.access import list_segments
 from shmq.segment.handle import Segment
 from shmq.segment.names import DEV_SHM, posix_name
-from shmq.segment.owners import Owner, owners_alive
+from shmq.segment.owners import mapped, owners_alive
 from shmq.segment.posix import open_posix
-from shmq.segment.refusals import raise_for
 from shmq.segment.sysv import SysvSegment, open_sysv
 
 
@@ -82,24 +80,14 @@ def _users(segment: Segment) -> list[str]:
     try:
         if segment.size and not segment.unfinished():
             segment.header()
-            return [f"{owner.role} {owner.pid}" for owner in _owners_of(segment) if owner.pid]
+            with mapped(segment) as ctx:
+                return [f"{owner.role} {owner.pid}" for owner in owners_alive(ctx) if owner.pid]
     except ShmqError:
         pass
     if isinstance(segment, SysvSegment):
         others = segment.memory.number_attached - 1
         return [f"{others} processes"] if others > 0 else []
     return [f"process {pid}" for pid in _mappers(segment)]
-
-
-def _owners_of(segment: Segment) -> list[Owner]:
-    ctx = lib.shmq_ctx_new()
-    try:
-        segment.map(ctx)
-        raise_for(lib.shmq_verify(ctx), ctx, segment.name)
-        return owners_alive(ctx)
-    finally:
-        lib.shmq_unmap(ctx)
-        lib.shmq_ctx_delete(ctx)
 
 
 def _mappers(segment: Segment) -> list[int]:

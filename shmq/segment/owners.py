@@ -25,17 +25,26 @@ class Owner(NamedTuple):
 
 
 @contextlib.contextmanager
-def observe(name: str) -> Iterator[tuple[Segment, Any]]:
-    """Map a broker's segment without attaching to it: yields (segment, context)."""
-    segment = open_segment(name)
+def mapped(segment: Segment) -> Iterator[Any]:
+    """Map a segment without attaching to it: yields the context."""
     ctx = lib.shmq_ctx_new()
     try:
         segment.map(ctx)
-        raise_for(lib.shmq_verify(ctx), ctx, name)
-        yield segment, ctx
+        raise_for(lib.shmq_verify(ctx), ctx, segment.name)
+        yield ctx
     finally:
         lib.shmq_unmap(ctx)
         lib.shmq_ctx_delete(ctx)
+
+
+@contextlib.contextmanager
+def observe(name: str) -> Iterator[tuple[Segment, Any]]:
+    """Map a broker's segment without attaching to it: yields (segment, context)."""
+    segment = open_segment(name)
+    try:
+        with mapped(segment) as ctx:
+            yield segment, ctx
+    finally:
         segment.close()
 
 
