@@ -34,7 +34,7 @@ uint64_t clock_resync(shmq_ctx *ctx) {
     if (!ctx->clock.trusted) return shmq_now();
     uint64_t before = __builtin_ia32_rdtsc(), now = shmq_now(), after = __builtin_ia32_rdtsc();
     ctx->clock.window = 0;
-    if (after - before > TOGETHER) return now;   /* stopped in between: all that follows would be off by that long */
+    if (after - before > TOGETHER && !MUTANT(60)) return now;   /* stopped in between: all that follows would be off by that long */
     uint64_t tsc = before + (after - before) / 2, ns = now - ctx->clock.first_ns, ticks = tsc - ctx->clock.first_tsc;
     uint64_t window = WINDOW_NS;
     if (ctx->clock.first_ns == 0 || ns > STEERED_NS || ticks == 0 || ticks >> 40) {
