@@ -8,7 +8,8 @@
  *   twice     two acks of one message returned success, or it is there although an ack returned
  *   nowhere   a message that nobody published
  *   torn      payload or headers with other bytes than published
- *   order     a first delivery overtook one of the same producer (work order: first deliveries only; of one level where there are several)
+ *   order     a first delivery overtook one of the same producer (work order: first deliveries only; of one level where there are several);
+ *             what is committed before it has its place (copies of a topic, forwards, ids) may come late if its process died in that call
  *   partial   a message of a topic got to one of its two subscriptions
  *   leaked    a block that is not FREE at the end, or FREE and not hinted
  *   hung      nobody got on for seconds
@@ -43,7 +44,8 @@ static const enum role ROLE[SLOTS] = { PRODUCER, PRODUCER, PRODUCER, PRODUCER, C
 
 /* of what uid is in a queue, or in the first subscription: notes[2 uid]; in the second: notes[2 uid + 1] */
 typedef struct {
-    _Atomic(uint8_t) pub_invoked, pub_returned, acked, doubt, drained, delivered, delayed, unsure, told;
+    _Atomic(uint8_t) pub_invoked, pub_returned, acked, doubt, drained, delivered, delayed, unsure, told, outlived;   /* outlived: with an id, its process died before it had returned */
+    _Atomic(uint32_t) life;     /* which of its slot's processes has begun with it */
     _Atomic(uint32_t) parent;   /* what it is the replacement of, + 1 */
     uint32_t sum, sum_doubt;    /* with all its replacements: at the end */
 } note;
@@ -53,8 +55,9 @@ static struct shared {
     _Atomic(uint64_t) newest[QUEUES][SLOTS][3];   /* highest first delivery that has returned */
     struct { _Atomic(uint64_t) uid; uint32_t to, size; } open[SLOTS];   /* with an id: published, or to be published again */
     _Atomic(uint64_t) steps[SLOTS];
+    _Atomic(uint32_t) life[SLOTS];
     _Atomic(uint64_t) torn, nowhere, disorder, twice, strange, attached, published, acks, stale, nacks, rejects, touches, views, loans, released, fired, expired, reaped, peeks, nomem;
-    _Atomic(uint64_t) told, ids, again, forwards, forwards_told, outlived;
+    _Atomic(uint64_t) told, ids, again, forwards, forwards_told, outlived, late;
     _Atomic(uint64_t) disorder_at, disorder_of, disorder_behind;
     _Atomic(int64_t) strange_rc;
     _Atomic(uint64_t) strange_line;
@@ -115,7 +118,8 @@ static shmq_ctx *attach(void) {
 }
 
 static const uint8_t KEY[SLOTS] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 };   /* a key for each producer: its order holds there too */
-static void invoked(uint64_t uid, uint32_t to, int yes) {
+static void invoked(uint64_t uid, uint32_t to, uint32_t slot, int yes) {
+    notes[2 * uid].life = notes[2 * uid + 1].life = S->life[slot];
     notes[2 * uid].pub_invoked = (uint8_t)yes;
     if (to == TOPIC) notes[2 * uid].told = notes[2 * uid + 1].pub_invoked = (uint8_t)yes;
 }
@@ -153,7 +157,7 @@ static void produce(shmq_ctx *c, uint32_t slot) {
     static uint8_t b[8][70000];
     shmq_message m[8];
     uint64_t uid[8];
-    if (S->open[slot].uid) { S->again++; publish_open(c, slot, b[0]); }
+    if (S->open[slot].uid) { S->again++; notes[2 * S->open[slot].uid].outlived = notes[2 * S->open[slot].uid + 1].outlived = 1; publish_open(c, slot, b[0]); }
     for (;;) {
         S->steps[slot]++;
         if (S->next > MOST - 100000) { usleep(1000); continue; }
@@ -174,7 +178,7 @@ static void produce(shmq_ctx *c, uint32_t slot) {
         if (n == 1 && (qi == KEYS || qi == TOPIC) && m[0].delay_ns == 0 && rnd(2)) {   /* with an id */
             S->open[slot].to = qi;
             S->open[slot].size = (uint32_t)m[0].size;
-            invoked(uid[0], qi, 1);
+            invoked(uid[0], qi, slot, 1);
             S->open[slot].uid = uid[0];
             publish_open(c, slot, b[0]);
             continue;
@@ -186,24 +190,24 @@ static void produce(shmq_ctx *c, uint32_t slot) {
                 S->loans++;
                 write_message((uint8_t *)(uintptr_t)loan.data, uid[0], slot, (uint32_t)m[0].size);
                 if (rnd(4) == 0) { if ((rc = shmq_loan_abort(c, &loan)) != 0) STRANGE(rc); continue; }
-                invoked(uid[0], qi, 1);
+                invoked(uid[0], qi, slot, 1);
                 rc = shmq_loan_publish(c, qref[qi], &loan, &m[0]);
                 if (rc == 0) returned(uid[0], qi);
-                else if (rc == SHMQ_FULL) { invoked(uid[0], qi, 0); shmq_loan_abort(c, &loan); }
+                else if (rc == SHMQ_FULL) { invoked(uid[0], qi, slot, 0); shmq_loan_abort(c, &loan); }
                 else STRANGE(rc);
             } else if (rc == SHMQ_E_NOMEM) S->nomem++;
             else STRANGE(rc);
             continue;
         }
         for (uint32_t done = 0; done < n;) {
-            for (uint32_t i = done; i < n; i++) invoked(uid[i], qi, 1);
+            for (uint32_t i = done; i < n; i++) invoked(uid[i], qi, slot, 1);
             rc = n == 1 ? publish_to(c, qi, &m[0]) : qi == TOPIC ? shmq_topic_publish_many(c, qref[qi], m + done, n - done) : shmq_publish_many(c, qref[qi], m + done, n - done);
             if (n == 1 && rc == 0) rc = 1;
             if (rc > 0) {
                 for (int i = 0; i < rc; i++) returned(uid[done + (uint32_t)i], qi);
                 done += (uint32_t)rc;
             } else if (rc == SHMQ_FULL) wait_room(c, qi, slot);
-            else if (rc == SHMQ_E_NOMEM) { S->nomem++; for (uint32_t i = done; i < n; i++) invoked(uid[i], qi, 0); break; }
+            else if (rc == SHMQ_E_NOMEM) { S->nomem++; for (uint32_t i = done; i < n; i++) invoked(uid[i], qi, slot, 0); break; }
             else { STRANGE(rc); break; }
         }
         if (rnd(16) == 0) usleep(rnd(300));
@@ -221,7 +225,7 @@ static int forward(shmq_ctx *c, shmq_delivery *d, uint64_t n, uint32_t slot) {
     shmq_message m = { .data = b, .size = size, .key = &KEY[slot], .key_size = 1, .priority = (uint32_t)(uid % 3), .dedup = rnd(2) ? &uid : NULL, .dedup_size = 8,
                        .ttl_ns = rnd(20) ? 0 : 1000000 + rnd(20000000) };
     notes[2 * uid].parent = (uint32_t)n + 1;
-    invoked(uid, to, 1);
+    invoked(uid, to, slot, 1);
     int rc = shmq_forward(c, d, qref[to], &m);
     if (rc == SHMQ_OK) {
         returned(uid, to);
@@ -229,7 +233,7 @@ static int forward(shmq_ctx *c, shmq_delivery *d, uint64_t n, uint32_t slot) {
         S->forwards_told += to == TOPIC;
         return 1;
     }
-    invoked(uid, to, 0);
+    invoked(uid, to, slot, 0);
     notes[2 * uid].parent = 0;
     if (rc == SHMQ_STALE) { S->stale++; return 1; }
     if (rc == SHMQ_E_NOMEM) S->nomem++;
@@ -278,6 +282,15 @@ static void settle_one(shmq_ctx *c, shmq_delivery *d, uint64_t n, uint32_t slot)
     }
 }
 
+/* Was n committed by a process that died before n had its place, and is what came before it of a process after that one? */
+static int comes_late(uint64_t n, uint64_t before) {
+    note *late = &notes[n];
+    int committed_first = late->outlived || ((notes[n & ~UINT64_C(1)].told || late->parent) && !late->pub_returned);
+    if (!committed_first || late->life == notes[before].life) return 0;
+    S->late++;
+    return 1;
+}
+
 static void consume(shmq_ctx *c, uint32_t slot) {
     static shmq_delivery d[16];
     static const uint8_t FROM[12] = { PLAIN, PLAIN, PLAIN, LEASED, LEASED, LEVELS, LEVELS, KEYS, KEYS, SUB_LEVELS, SUB_KEYS, SUB_KEYS };
@@ -300,8 +313,8 @@ static void consume(shmq_ctx *c, uint32_t slot) {
             if (uids[i] == 0) continue;
             if (d[i].attempt != 1 || d[i].redelivered || notes[uids[i]].delayed) continue;
             uint64_t *last = &before[from][level_of_queue(qi, uids[i])];
-            if (uids[i] <= *last && S->disorder++ == 0) { S->disorder_at = qi; S->disorder_of = uids[i]; S->disorder_behind = *last; }
-            *last = uids[i];
+            if (uids[i] <= *last && !comes_late(uids[i], *last) && S->disorder++ == 0) { S->disorder_at = qi; S->disorder_of = uids[i]; S->disorder_behind = *last; }
+            if (uids[i] > *last) *last = uids[i];
         }
         for (int i = 0; i < n; i++) {   /* returned: later takes must give later ones */
             uint32_t from;
@@ -401,6 +414,7 @@ static void tidy(shmq_ctx *c, uint32_t slot) {
 }
 
 static pid_t spawn(uint32_t slot) {
+    S->life[slot]++;
     pid_t pid = fork();
     if (pid < 0) { perror("fork"); exit(3); }
     if (pid) return pid;
@@ -548,11 +562,11 @@ int main(int argc, char **argv) {
     if (S->strange) printf("STRANGE: %lu unexpected results, the first: rc %ld at line %lu\n", (uint64_t)S->strange, (long)S->strange_rc, (uint64_t)S->strange_line);
     if (S->disorder) {
         note *of = &notes[S->disorder_of], *behind = &notes[S->disorder_behind];
-        printf("ORDER: in queue %lu message %lu came after %lu; forwarded %d %d, returned %d %d\n", (uint64_t)S->disorder_at, (uint64_t)S->disorder_of / 2,
-               (uint64_t)S->disorder_behind / 2, of->parent != 0, behind->parent != 0, of->pub_returned, behind->pub_returned);
+        printf("ORDER: in queue %lu message %lu came after %lu; forwarded %d %d, returned %d %d, of its processes the %u and the %u\n", (uint64_t)S->disorder_at, (uint64_t)S->disorder_of / 2,
+               (uint64_t)S->disorder_behind / 2, of->parent != 0, behind->parent != 0, of->pub_returned, behind->pub_returned, of->life, behind->life);
     }
-    printf("%lu to a topic, %lu with ids, %lu of them by a dead producer's successor; %lu forwarded, %lu of them to a topic; %lu sweeps for expired ones\n", (uint64_t)S->told,
-           (uint64_t)S->ids, (uint64_t)S->again, (uint64_t)S->forwards, (uint64_t)S->forwards_told, (uint64_t)S->outlived);
+    printf("%lu to a topic, %lu with ids, %lu of them by a dead producer's successor; %lu forwarded, %lu of them to a topic; %lu sweeps for expired ones; %lu of the dead came late\n", (uint64_t)S->told,
+           (uint64_t)S->ids, (uint64_t)S->again, (uint64_t)S->forwards, (uint64_t)S->forwards_told, (uint64_t)S->outlived, (uint64_t)S->late);
     printf("%lu SIGKILLs, %lu SIGSTOPs in %.1f s; %lu attached; %lu published, %lu acked, %lu nacked, %lu rejected, %lu released, %lu touched, %lu views, %lu loans, %lu peeks, %lu stale, "
            "%lu leases ended, %lu timers fired, %lu deaths recovered, %lu no memory; %lu left at the end, %lu in doubt\n",
            kills, stops, ran, (uint64_t)S->attached, (uint64_t)S->published, (uint64_t)S->acks, (uint64_t)S->nacks, (uint64_t)S->rejects, (uint64_t)S->released, (uint64_t)S->touches,

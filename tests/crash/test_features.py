@@ -42,6 +42,8 @@ WRONG = {
     "refused: w-2 of work": "p 1 work w-2\nx 2 work w-2\ng 3 work w-2 9 3 1\na 4 work 9",
     "after: w-3 of work": "p 1 work w-3\nP 2 work w-3 7\ng 3 work w-3 7 3 1\na 4 work 7\nA 5 work 7\ng 7 work w-3 7 6 2",
     "order: k-1 of keyed": "p 1 keyed k-1\np 2 keyed k-2\ng 3 keyed k-2 2 3 1\ng 5 keyed k-1 4 3 1",
+    "order: p.0-6 of /events.a/keyed": "p 1 events.a p.0-6\nP 2 events.a p.0-6 7\np 3 events.a p.0-12\nP 4 events.a p.0-12 8\n"
+    "g 5 /events.a/keyed p.0-12 8 4 1\ng 7 /events.a/keyed p.0-6 7 6 1",
     "late: t-0": "p 1 timed t-0 0:0.5\nP 2 timed t-0 7\ng 600000001 timed t-0 7 600000000 1\na 600000002 timed 7",
     "early: t-1": "p 1 timed t-1 0.2:60\nP 2 timed t-1 7\ng 9 timed t-1 7 8 1\na 10 timed 7",
     "twice: job-1 in mid": "g 3 mid job-1 7 2 1\ng 3 mid job-1 8 2 1",
@@ -61,3 +63,14 @@ def test_the_accounts_notice(fault: str, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.check()
     assert any(bad.startswith(fault) for bad in ledger.bad), ledger.bad
+
+
+def test_what_a_dead_publisher_did_not_know_of_may_come_late_to_a_subscription(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "log").write_text(
+        WRONG["order: p.0-6 of /events.a/keyed"].replace("P 2 events.a p.0-6 7\n", "")
+    )
+    ledger = Ledger(tmp_path)
+    ledger.check()
+    assert not [bad for bad in ledger.bad if bad.startswith("order")]
