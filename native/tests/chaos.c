@@ -44,7 +44,7 @@ static const enum role ROLE[SLOTS] = { PRODUCER, PRODUCER, PRODUCER, PRODUCER, C
 
 /* of what uid is in a queue, or in the first subscription: notes[2 uid]; in the second: notes[2 uid + 1] */
 typedef struct {
-    _Atomic(uint8_t) pub_invoked, pub_returned, acked, doubt, drained, delivered, delayed, unsure, told, outlived;   /* outlived: with an id, its process died before it had returned */
+    _Atomic(uint8_t) pub_invoked, pub_returned, acked, doubt, drained, delivered, delayed, unsure, told, inherited;   /* inherited: with an id, its process died before it had returned */
     _Atomic(uint32_t) life;     /* which of its slot's processes has begun with it */
     _Atomic(uint32_t) parent;   /* what it is the replacement of, + 1 */
     uint32_t sum, sum_doubt;    /* with all its replacements: at the end */
@@ -157,7 +157,7 @@ static void produce(shmq_ctx *c, uint32_t slot) {
     static uint8_t b[8][70000];
     shmq_message m[8];
     uint64_t uid[8];
-    if (S->open[slot].uid) { S->again++; notes[2 * S->open[slot].uid].outlived = notes[2 * S->open[slot].uid + 1].outlived = 1; publish_open(c, slot, b[0]); }
+    if (S->open[slot].uid) { S->again++; notes[2 * S->open[slot].uid].inherited = notes[2 * S->open[slot].uid + 1].inherited = 1; publish_open(c, slot, b[0]); }
     for (;;) {
         S->steps[slot]++;
         if (S->next > MOST - 100000) { usleep(1000); continue; }
@@ -285,7 +285,7 @@ static void settle_one(shmq_ctx *c, shmq_delivery *d, uint64_t n, uint32_t slot)
 /* Was n committed by a process that died before n had its place, and is what came before it of a process after that one? */
 static int comes_late(uint64_t n, uint64_t before) {
     note *late = &notes[n];
-    int committed_first = late->outlived || ((notes[n & ~UINT64_C(1)].told || late->parent) && !late->pub_returned);
+    int committed_first = late->inherited || ((notes[n & ~UINT64_C(1)].told || late->parent) && !late->pub_returned);
     if (!committed_first || late->life == notes[before].life) return 0;
     S->late++;
     return 1;
