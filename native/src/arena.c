@@ -298,12 +298,12 @@ void arena_limbo_check(shmq_ctx *ctx, uint32_t idx) {
     if (ctl_state(c) != SHMQ_LIMBO) return;
     /* an attached block (home: no queue) is kept by an entry that names its parent: the text is read through that lease */
     uint32_t parent = fate_home(ld_rlx(&b->fate)) == SHMQ_NO_QUEUE ? (uint32_t)ld_rlx(&b->due_ns) : idx;
-    uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
-    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
+    uint32_t owners = owners_used(ctx);
+    for (uint32_t o = 0; o < owners; o++) {
         if (owner_state(ld_sc(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
-        uint32_t n = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
+        uint32_t n = held_used(ctx, o);
         shmq_held *h = ctx->held_base + (uint64_t)o * SHMQ_HELD;
-        for (uint32_t i = 0; i < n && i < cap && i < SHMQ_HELD; i++) {
+        for (uint32_t i = 0; i < n; i++) {
             uint64_t e = ld_sc(&h[i].word);
             if (e && (held_idx(e) == idx || held_idx(e) == parent) && !MUTANT(10)) return;
         }

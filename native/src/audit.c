@@ -16,11 +16,11 @@ static int alive(shmq_ctx *ctx, unsigned owner) {
 static int named_by_living(shmq_ctx *ctx, uint32_t idx) {   /* itself, or, of an attached block, its parent */
     shmq_block *b = block_at(ctx, idx);
     uint32_t parent = fate_home(ld_rlx(&b->fate)) == SHMQ_NO_QUEUE ? (uint32_t)ld_rlx(&b->due_ns) : idx;
-    uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
-    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
+    uint32_t owners = owners_used(ctx);
+    for (uint32_t o = 0; o < owners; o++) {
         if (!alive(ctx, o)) continue;
-        uint32_t n = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
-        for (uint32_t i = 0; i < n && i < cap && i < SHMQ_HELD; i++) {
+        uint32_t n = held_used(ctx, o);
+        for (uint32_t i = 0; i < n; i++) {
             uint64_t e = ld_acq(&ctx->held_base[(uint64_t)o * SHMQ_HELD + i].word);
             if (e && (held_idx(e) == idx || held_idx(e) == parent)) return 1;
         }
@@ -84,18 +84,18 @@ int shmq_audit(shmq_ctx *ctx, shmq_audit_report *out) {
         uint64_t n = class_hwm(ctx, k);
         for (uint64_t i = 0; i < n; i++) audit_block(ctx, ctx->classes[k].first + (uint32_t)i, out);
     }
-    uint32_t queues = ld32_acq(&ctx->header->queue_hwm);
-    for (uint32_t i = 0; i < queues && i < SHMQ_QUEUES; i++) {
+    uint32_t queues = queues_used(ctx);
+    for (uint32_t i = 0; i < queues; i++) {
         for (unsigned lane = 0; lane < SHMQ_LANES; lane++) {
             local_ring *ring = queue_ring(ctx, i * SHMQ_LANES + lane);
             if (ring) audit_ring(ctx, ring, out);
         }
     }
-    uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
-    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
+    uint32_t owners = owners_used(ctx);
+    for (uint32_t o = 0; o < owners; o++) {
         if (!alive(ctx, o)) continue;
-        uint32_t n = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
-        for (uint32_t i = 0; i < n && i < cap && i < SHMQ_HELD; i++) {
+        uint32_t n = held_used(ctx, o);
+        for (uint32_t i = 0; i < n; i++) {
             uint64_t e = ld_acq(&ctx->held_base[(uint64_t)o * SHMQ_HELD + i].word);
             out->held += e && !block_known(ctx, held_idx(e));
         }

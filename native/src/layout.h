@@ -202,6 +202,16 @@ static inline int fail(shmq_ctx *ctx, int rc, uint32_t what, uint64_t offset, ui
 static inline void ctx_lock(shmq_ctx *ctx);
 static inline void ctx_unlock(shmq_ctx *ctx);
 
+/* How far tables are in use. Each is a word that anybody may have damaged: read here and nowhere else, and never beyond its table. */
+static inline uint32_t clamped(uint32_t n, uint32_t most) { return n < most ? n : most; }
+static inline uint32_t owners_used(shmq_ctx *ctx) { return clamped(ld32_acq(&ctx->header->owner_hwm), SHMQ_OWNERS); }
+static inline uint32_t queues_used(shmq_ctx *ctx) { return clamped(ld32_acq(&ctx->header->queue_hwm), SHMQ_QUEUES); }
+static inline uint32_t held_used(shmq_ctx *ctx, uint32_t owner) {   /* held entries of that record which have memory, and were ever used */
+    shmq_owner *o = &ctx->owners[owner];
+    uint32_t n = ld32_acq(&o->held_hwm);
+    return clamped(clamped(n, ld32_acq(&o->held_cap)), SHMQ_HELD);
+}
+
 static inline shmq_block *block_at(shmq_ctx *ctx, uint32_t idx) { return &ctx->blocks[idx]; }
 static inline unsigned class_of(shmq_ctx *ctx, uint32_t idx) { return ctx->unit_class[idx / SHMQ_UNIT_BLOCKS]; }
 static inline uint8_t *payload_of(shmq_ctx *ctx, uint32_t idx) {

@@ -42,13 +42,13 @@ int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next) {
     int n = 0, rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     *next = 0;
-    uint32_t owners = ld32_acq(&ctx->header->leases) ? ld32_acq(&ctx->header->owner_hwm) : 0;
+    uint32_t owners = ld32_acq(&ctx->header->leases) ? owners_used(ctx) : 0;
     op_begin(ctx);
-    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
+    for (uint32_t o = 0; o < owners; o++) {
         if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
-        uint32_t used = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
+        uint32_t used = held_used(ctx, o);
         shmq_held *h = ctx->held_base + (uint64_t)o * SHMQ_HELD;
-        for (uint32_t i = 0; i < used && i < cap && i < SHMQ_HELD; i++) {
+        for (uint32_t i = 0; i < used; i++) {
             uint64_t e = ld_acq(&h[i].word), deadline = ld_acq(&h[i].deadline);
             if (e == 0 || deadline == 0 || (held_flags(e) & SHMQ_HELD_VIEW) || ld_acq(&h[i].word) != e) continue;
             if (deadline > now) { if (*next == 0 || deadline < *next) *next = deadline; }
@@ -63,12 +63,12 @@ int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next) {
 /* For a consumer that would sleep: one message of this queue that another one has only read ahead. Under the ctx lock, in op. */
 int lease_steal(shmq_ctx *ctx, local_queue *q, uint32_t index) {
     if (!__atomic_load_n(&q->shared->ahead, __ATOMIC_ACQUIRE)) return 0;
-    uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
-    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
+    uint32_t owners = owners_used(ctx);
+    for (uint32_t o = 0; o < owners; o++) {
         if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
-        uint32_t used = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
+        uint32_t used = held_used(ctx, o);
         shmq_held *h = ctx->held_base + (uint64_t)o * SHMQ_HELD;
-        for (uint32_t i = 0; i < used && i < cap && i < SHMQ_HELD; i++) {
+        for (uint32_t i = 0; i < used; i++) {
             uint64_t e = ld_acq(&h[i].word);
             if (e == 0 || held_flags(e) != 0 || !block_known(ctx, held_idx(e))) continue;
             if (fate_home(ld_rlx(&block_at(ctx, held_idx(e))->fate)) != index) continue;

@@ -207,8 +207,8 @@ int shmq_owner_snapshot(shmq_ctx *ctx, uint32_t owner, shmq_owner_info *out) {
     out->attached_ns = ld_rlx(&o->attached_ns);
     out->op = ld_rlx(&o->op);
     out->settled = ld32_acq(&o->settled);
-    uint32_t n = ld32_acq(&o->held_hwm), cap = ld32_acq(&o->held_cap);
-    for (uint32_t i = 0; out->state == SHMQ_OWNER_ALIVE && i < n && i < cap && i < SHMQ_HELD; i++)
+    uint32_t n = held_used(ctx, owner);
+    for (uint32_t i = 0; out->state == SHMQ_OWNER_ALIVE && i < n; i++)
         out->held += ld_rlx(&ctx->held_base[(uint64_t)owner * SHMQ_HELD + i].word) != 0;
     return SHMQ_OK;
 }
@@ -254,8 +254,8 @@ int shmq_reap(shmq_ctx *ctx, int look_for_exec) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ld32_rlx(&ctx->attached)) return SHMQ_E_DETACHED;
     int n = 0;
-    uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
-    for (uint32_t i = 0; i < owners && i < SHMQ_OWNERS; i++) {
+    uint32_t owners = owners_used(ctx);
+    for (uint32_t i = 0; i < owners; i++) {
         uint64_t w = ld_acq(&ctx->owners[i].word);   /* the word first, then the proof, then the CAS of exactly that word */
         if (owner_state(w) == SHMQ_OWNER_FREE) continue;
         if (shmq_owner_prove(ctx, i, look_for_exec) != SHMQ_OK) continue;

@@ -36,8 +36,8 @@ static int barrier_everywhere(void) { return (int)syscall(SYS_membarrier, MEMBAR
 /* ---- the admin lock (I1) ---- */
 
 static int holder_gone(shmq_ctx *ctx, uint64_t word) {
-    uint32_t n = ld32_acq(&ctx->header->owner_hwm);
-    for (uint32_t i = 0; i < n && i < SHMQ_OWNERS; i++) {
+    uint32_t n = owners_used(ctx);
+    for (uint32_t i = 0; i < n; i++) {
         if (ld_acq(&ctx->owners[i].word) != word) continue;
         return shmq_owner_prove(ctx, i, 0) == SHMQ_OK;   /* OK = proven dead */
     }
@@ -121,7 +121,7 @@ static int ring_open(shmq_ctx *ctx, shmq_queue *rec, uint32_t index, unsigned la
 }
 
 int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
-    if (index >= SHMQ_QUEUES || index >= ld32_acq(&ctx->header->queue_hwm)) return SHMQ_E_NOTFOUND;
+    if (index >= queues_used(ctx)) return SHMQ_E_NOTFOUND;
     shmq_queue *rec = &ctx->queues[index];
     local_queue *q = &ctx->local[index];
     uint64_t w = ld_acq(&rec->word);
@@ -222,8 +222,8 @@ void queue_bytes_out(local_queue *q, uint64_t size) {
 /* ---- creating ---- */
 
 static int64_t find_name(shmq_ctx *ctx, const char *name, uint32_t *free_index) {
-    uint32_t n = ld32_acq(&ctx->header->queue_hwm);
-    for (uint32_t i = 0; i < n && i < SHMQ_QUEUES; i++) {
+    uint32_t n = queues_used(ctx);
+    for (uint32_t i = 0; i < n; i++) {
         uint64_t w = ld_acq(&ctx->queues[i].word);
         unsigned st = queue_state(w);
         if (st == SHMQ_Q_FREE && free_index && *free_index == NOBODY) *free_index = i;
@@ -236,11 +236,11 @@ static int64_t find_name(shmq_ctx *ctx, const char *name, uint32_t *free_index) 
 /* First fit between the rings of all records that are not FREE (I2). */
 static uint64_t ring_space(shmq_ctx *ctx, uint64_t bytes, uint64_t also_at, uint64_t also_bytes) {
     uint64_t at = ctx->geometry.rings, end = at + ctx->geometry.rings_size;
-    uint32_t n = ld32_acq(&ctx->header->queue_hwm);
+    uint32_t n = queues_used(ctx);
     for (int moved = 1; moved;) {
         moved = 0;
         if (also_bytes && at < also_at + also_bytes && also_at < at + bytes) { at = also_at + also_bytes; moved = 1; }
-        for (uint32_t i = 0; i < n && i < SHMQ_QUEUES; i++) {
+        for (uint32_t i = 0; i < n; i++) {
             if (queue_state(ld_acq(&ctx->queues[i].word)) == SHMQ_Q_FREE) continue;
             for (unsigned n_th = 0; n_th < PLACES; n_th++) {
                 shmq_ring_place p = *place_of(&ctx->queues[i], n_th);
@@ -273,16 +273,16 @@ static void ring_punch(shmq_ctx *ctx, shmq_ring_place p, const shmq_queue_option
 
 static uint64_t published(shmq_ctx *ctx, uint32_t index) {
     uint64_t sum = 0;
-    uint32_t n = ld32_acq(&ctx->header->owner_hwm);
-    for (uint32_t o = 0; o < n && o < SHMQ_OWNERS; o++)
+    uint32_t n = owners_used(ctx);
+    for (uint32_t o = 0; o < n; o++)
         if (ld32_acq(&ctx->owners[o].counters) & 1u << (index / 32)) sum += ld_acq(&ctx->counters[(uint64_t)o * SHMQ_QUEUES + index].published);
     return sum;
 }
 
 static void sum_counters(shmq_ctx *ctx, uint32_t index, uint64_t out[COUNTERS]) {
     memset(out, 0, COUNTERS * sizeof *out);
-    uint32_t n = ld32_acq(&ctx->header->owner_hwm);
-    for (uint32_t o = 0; o < n && o < SHMQ_OWNERS; o++) {
+    uint32_t n = owners_used(ctx);
+    for (uint32_t o = 0; o < n; o++) {
         if (!(ld32_acq(&ctx->owners[o].counters) & 1u << (index / 32))) continue;
         shmq_au64 *c = (shmq_au64 *)&ctx->counters[(uint64_t)o * SHMQ_QUEUES + index];
         for (unsigned i = 0; i < COUNTERS; i++) out[i] += ld_rlx(&c[i]);
@@ -304,7 +304,7 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
         return fail(ctx, SHMQ_E_ARG, WHAT_QUEUE, 2, options->priorities > SHMQ_LEVELS ? options->priorities : options->order, SHMQ_LEVELS, 0);
     int rc = queue_admin_enter(ctx);
     if (rc != SHMQ_OK) return rc;
-    uint32_t hwm = ld32_acq(&ctx->header->queue_hwm), index = NOBODY;
+    uint32_t hwm = queues_used(ctx), index = NOBODY;
     int64_t found = find_name(ctx, name, &index);
     if (found >= 0) { queue_admin_leave(ctx); return SHMQ_E_EXISTS; }
     if (index == NOBODY || (hwm < 64 && queue_state(queue_word_at(ctx, hwm)) == SHMQ_Q_FREE)) index = hwm;   /* a fresh record while they are cheap: old numbers live on in dead letters */
@@ -421,7 +421,7 @@ static void wake_all(shmq_queue *rec) {
 /* Safe without header.admin too: creators touch FREE records only, collectors those that are being deleted. */
 int queue_turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
     uint32_t i = qref_index(qref);
-    if (i >= ld32_acq(&ctx->header->queue_hwm) || i >= SHMQ_QUEUES) return SHMQ_GONE;
+    if (i >= queues_used(ctx)) return SHMQ_GONE;
     shmq_queue *rec = &ctx->queues[i];
     for (;;) {
         uint64_t w = ld_acq(&rec->word);
@@ -486,11 +486,11 @@ static void census_of(shmq_ctx *ctx, uint32_t from, uint32_t queues, shmq_census
 static void census(shmq_ctx *ctx, uint32_t home, shmq_census *out) { census_of(ctx, home, 1, out); }
 
 static int somebody_holds(shmq_ctx *ctx, uint32_t home) {
-    uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
-    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
+    uint32_t owners = owners_used(ctx);
+    for (uint32_t o = 0; o < owners; o++) {
         if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
-        uint32_t n = ld32_acq(&ctx->owners[o].held_hwm), cap = ld32_acq(&ctx->owners[o].held_cap);
-        for (uint32_t i = 0; i < n && i < cap && i < SHMQ_HELD; i++) {
+        uint32_t n = held_used(ctx, o);
+        for (uint32_t i = 0; i < n; i++) {
             uint64_t e = ld_acq(&ctx->held_base[(uint64_t)o * SHMQ_HELD + i].word);
             if (e == 0 || (held_flags(e) & SHMQ_HELD_VIEW) || !block_known(ctx, held_idx(e))) continue;
             shmq_block *b = block_at(ctx, held_idx(e));
@@ -534,8 +534,8 @@ int shmq_census_all(shmq_ctx *ctx, shmq_census *out, uint32_t n) {
 
 /* Is some living process inside an operation that may have begun before the last barrier? */
 static int somebody_inside(shmq_ctx *ctx) {
-    uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
-    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++)
+    uint32_t owners = owners_used(ctx);
+    for (uint32_t o = 0; o < owners; o++)
         if (o != ctx->self && owner_state(ld_acq(&ctx->owners[o].word)) == SHMQ_OWNER_ALIVE && (ld_acq(&ctx->owners[o].op) & 1)) return 1;
     return 0;
 }
@@ -555,8 +555,8 @@ int shmq_queue_collect(shmq_ctx *ctx) {
     int done = 0, rc = queue_admin_enter(ctx), fenced = 0, turned = 0;
     if (rc != SHMQ_OK) return rc;
     shmq_topic_sweep(ctx);   /* in here nobody writes a record that it reads */
-    uint32_t queues = ld32_acq(&ctx->header->queue_hwm);
-    for (uint32_t i = 0; i < queues && i < SHMQ_QUEUES; i++) {
+    uint32_t queues = queues_used(ctx);
+    for (uint32_t i = 0; i < queues; i++) {
         uint64_t w = ld_acq(&ctx->queues[i].word);
         if (queue_state(w) != SHMQ_Q_DELETING && queue_state(w) != SHMQ_Q_RETIRING) continue;
         if (!fenced++ && barrier_everywhere() != 0) { queue_admin_leave(ctx); return 0; }   /* no barrier, no re-use: all stay as they are */
@@ -573,7 +573,7 @@ int shmq_queue_collect(shmq_ctx *ctx) {
         if (!busy && c.ready + c.unsettled + c.delayed + c.moving + (MUTANT(56) ? 0 : c.fresh) == 0) turned |= cas(&ctx->queues[i].word, w, queue_make(queue_gen(w), SHMQ_Q_RETIRING));
     }
     if (turned && barrier_everywhere() != 0) fenced = 0;   /* one for all of them: each takes milliseconds */
-    for (uint32_t i = 0; fenced && i < queues && i < SHMQ_QUEUES; i++) {
+    for (uint32_t i = 0; fenced && i < queues; i++) {
         shmq_queue *rec = &ctx->queues[i];
         uint64_t w = ld_acq(&rec->word);
         if (queue_state(w) != SHMQ_Q_RETIRING || somebody_inside(ctx)) continue;   /* a recoverer that saw it DELETING may still look into its rings */
@@ -620,7 +620,7 @@ static int snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
 int shmq_queue_snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
-    if (index >= SHMQ_QUEUES || index >= ld32_acq(&ctx->header->queue_hwm)) return SHMQ_E_NOTFOUND;
+    if (index >= queues_used(ctx)) return SHMQ_E_NOTFOUND;
     int counted = ctx_enter(ctx) == SHMQ_OK, rc = SHMQ_BUSY;   /* an observer has no op word: it looks, and looks again */
     if (counted) op_begin(ctx);
     for (int tries = 0; rc == SHMQ_BUSY && tries < 100; tries++) rc = snapshot(ctx, index, out);

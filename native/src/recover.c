@@ -52,8 +52,8 @@ static int in_slot(shmq_ctx *ctx, uint32_t idx) {
 }
 
 static void announce(shmq_ctx *ctx, int closed_only) {
-    uint32_t n = ld32_acq(&ctx->header->queue_hwm);
-    for (uint32_t i = 0; i < n && i < SHMQ_QUEUES; i++) {
+    uint32_t n = queues_used(ctx);
+    for (uint32_t i = 0; i < n; i++) {
         unsigned st = queue_state(ld_acq(&ctx->queues[i].word));
         if (st == SHMQ_Q_FREE || (closed_only && st != SHMQ_Q_CLOSED)) continue;
         waiter_announce(&ctx->queues[i].evt);
@@ -84,9 +84,7 @@ static void sort(shmq_ctx *ctx, uint32_t n) {   /* heapsort: in place, no alloca
 /* The leases of p, in the order in which they were published. 0 = somebody else finished this death. */
 static int recover_held(shmq_ctx *ctx, uint32_t p, uint64_t word) {
     shmq_held *h = ctx->held_base + (uint64_t)p * SHMQ_HELD;
-    uint32_t used = ld32_acq(&ctx->owners[p].held_hwm), cap = ld32_acq(&ctx->owners[p].held_cap), n = 0;
-    if (used > cap) used = cap;
-    if (used > SHMQ_HELD) used = SHMQ_HELD;
+    uint32_t used = held_used(ctx, p), n = 0;
     for (uint32_t i = 0; i < used; i++) {
         uint64_t e = ld_acq(&h[i].word);
         if (e == 0) continue;

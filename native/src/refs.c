@@ -19,9 +19,9 @@
 #include "waiter.h"
 
 static int refs_of(shmq_ctx *ctx, uint32_t index, uint64_t gen) {
-    uint32_t owners = ld32_acq(&ctx->header->owner_hwm);
+    uint32_t owners = owners_used(ctx);
     int n = 0;
-    for (uint32_t o = 0; o < owners && o < SHMQ_OWNERS; o++) {
+    for (uint32_t o = 0; o < owners; o++) {
         uint64_t w = ld_acq(&ctx->owners[o].word);
         if (owner_state(w) != SHMQ_OWNER_ALIVE || !(ld32_acq(&ctx->owners[o].counters) & 1u << (index / 32))) continue;
         shmq_counters *c = &ctx->counters[(uint64_t)o * SHMQ_QUEUES + index];
@@ -54,13 +54,13 @@ int shmq_ref(shmq_ctx *ctx, uint64_t qref, int on) {
 int shmq_refs(shmq_ctx *ctx, uint64_t qref) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
-    if (qref_index(qref) >= SHMQ_QUEUES || qref_index(qref) >= ld32_acq(&ctx->header->queue_hwm)) return SHMQ_GONE;
+    if (qref_index(qref) >= queues_used(ctx)) return SHMQ_GONE;
     return refs_of(ctx, qref_index(qref), qref_gen(qref));
 }
 
 /* The word of queue `index` if it is COUNTED, not on its way out, and nobody has a handle on it; else 0. */
 static uint64_t abandoned(shmq_ctx *ctx, uint32_t index) {
-    if (index >= SHMQ_QUEUES || index >= ld32_acq(&ctx->header->queue_hwm)) return 0;
+    if (index >= queues_used(ctx)) return 0;
     shmq_queue *rec = &ctx->queues[index];
     uint64_t w = ld_acq(&rec->word);
     if (queue_state(w) != SHMQ_Q_LIVE && queue_state(w) != SHMQ_Q_CLOSED) return 0;

@@ -335,8 +335,8 @@ int shmq_segment_snapshot(shmq_ctx *ctx, shmq_segment_info *out) {
     }
     out->next_id = ld_rlx(&h->next_id);
     out->created_ns = h->created_ns;
-    out->owners = ld32_acq(&h->owner_hwm);
-    out->queues = ld32_acq(&h->queue_hwm);
+    out->owners = owners_used(ctx);
+    out->queues = queues_used(ctx);
     out->corrupt = ld32_rlx(&h->corrupt);
     out->anonymous = ld_rlx(&h->anonymous);
     out->closing = ld_rlx(&h->closing);
@@ -355,8 +355,8 @@ int shmq_set_flag(shmq_ctx *ctx, uint32_t which, uint64_t value) {
     st_rel(words[which], value);
     add32(&ctx->header->attach_evt, 1);   /* the supervisor waits on this word */
     futex_wake(&ctx->header->attach_evt, INT_MAX);
-    uint32_t queues = which == 1 && value ? ld32_acq(&ctx->header->queue_hwm) : 0;
-    for (uint32_t i = 0; i < queues && i < SHMQ_QUEUES; i++) {   /* closing: consumers that wait for delayed messages end */
+    uint32_t queues = which == 1 && value ? queues_used(ctx) : 0;
+    for (uint32_t i = 0; i < queues; i++) {   /* closing: consumers that wait for delayed messages end */
         waiter_announce(&ctx->queues[i].evt);
         waiter_announce(&ctx->queues[i].space);
     }

@@ -195,8 +195,8 @@ static fan_list *subscriptions(shmq_ctx *ctx, uint64_t tref, const shmq_queue *t
     uint32_t topology = ld32_acq(&ctx->header->topology);
     if (l->topic == tref && l->topology == topology) return l;
     l->n = 0;
-    uint32_t n = ld32_acq(&ctx->header->queue_hwm);
-    for (uint32_t i = 0; i < n && i < SHMQ_QUEUES; i++) {
+    uint32_t n = queues_used(ctx);
+    for (uint32_t i = 0; i < n; i++) {
         shmq_queue *rec = &ctx->queues[i];
         if (queue_state(ld_acq(&rec->word)) != SHMQ_Q_LIVE) continue;   /* once seen alive, op keeps it */
         if (rec->options.kind == SHMQ_KIND_SUBSCRIPTION ? rec->options.topic == tref : rec->options.kind == SHMQ_KIND_PATTERN && pattern_wants(rec, topic))
@@ -473,7 +473,7 @@ int shmq_topic_subscribers(shmq_ctx *ctx, uint64_t tref, uint64_t *out, uint32_t
 
 static int topic_gone(shmq_ctx *ctx, uint64_t tref) {
     if (tref == 0) return 0;
-    uint64_t w = qref_index(tref) < SHMQ_QUEUES && qref_index(tref) < ld32_acq(&ctx->header->queue_hwm) ? ld_acq(&ctx->queues[qref_index(tref)].word) : 0;
+    uint64_t w = qref_index(tref) < queues_used(ctx) ? ld_acq(&ctx->queues[qref_index(tref)].word) : 0;
     return queue_gen(w) != qref_gen(tref) || (queue_state(w) != SHMQ_Q_LIVE && queue_state(w) != SHMQ_Q_CLOSED);
 }
 
@@ -481,9 +481,9 @@ static int topic_gone(shmq_ctx *ctx, uint64_t tref) {
 int shmq_topic_sweep(shmq_ctx *ctx) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ld32_rlx(&ctx->attached)) return SHMQ_E_DETACHED;
-    uint32_t n = ld32_acq(&ctx->header->queue_hwm);
+    uint32_t n = queues_used(ctx);
     int ended = 0;
-    for (uint32_t i = 0; i < n && i < SHMQ_QUEUES; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         shmq_queue *rec = &ctx->queues[i];
         uint64_t w = ld_acq(&rec->word);
         if ((queue_state(w) != SHMQ_Q_LIVE && queue_state(w) != SHMQ_Q_CLOSED) || rec->options.kind < SHMQ_KIND_SUBSCRIPTION) continue;
@@ -495,8 +495,8 @@ int shmq_topic_sweep(shmq_ctx *ctx) {
 
 /* A process that leaves takes its own with it. */
 void topic_end_mine(shmq_ctx *ctx) {
-    uint32_t n = ld32_acq(&ctx->header->queue_hwm);
-    for (uint32_t i = 0; i < n && i < SHMQ_QUEUES; i++) {
+    uint32_t n = queues_used(ctx);
+    for (uint32_t i = 0; i < n; i++) {
         shmq_queue *rec = &ctx->queues[i];
         uint64_t w = ld_acq(&rec->word);
         if ((queue_state(w) == SHMQ_Q_LIVE || queue_state(w) == SHMQ_Q_CLOSED) && rec->ephemeral == ctx->self_word)
@@ -510,12 +510,12 @@ int64_t shmq_member_turn(shmq_ctx *ctx, uint64_t member, uint64_t taken) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     op_begin(ctx);
-    uint32_t n = ld32_acq(&ctx->header->queue_hwm), me = qref_index(member);
+    uint32_t n = queues_used(ctx), me = qref_index(member);
     uint64_t least = taken;
-    if (me >= n || me >= SHMQ_QUEUES || ld_acq(&ctx->queues[me].word) != queue_make(qref_gen(member), SHMQ_Q_LIVE)) rc = SHMQ_GONE;
+    if (me >= n || ld_acq(&ctx->queues[me].word) != queue_make(qref_gen(member), SHMQ_Q_LIVE)) rc = SHMQ_GONE;
     else if (ctx->queues[me].options.kind != SHMQ_KIND_MEMBER) rc = SHMQ_E_ARG;   /* a queue's `bytes` says something else */
     if (rc == SHMQ_OK) st_rel(&ctx->queues[me].bytes, taken);
-    for (uint32_t i = 0; rc == SHMQ_OK && i < n && i < SHMQ_QUEUES; i++) {
+    for (uint32_t i = 0; rc == SHMQ_OK && i < n; i++) {
         shmq_queue *rec = &ctx->queues[i];
         if (i == me || queue_state(ld_acq(&rec->word)) != SHMQ_Q_LIVE || rec->options.kind != SHMQ_KIND_MEMBER) continue;
         if (rec->options.topic != ctx->queues[me].options.topic || widowed(ctx, rec)) continue;
