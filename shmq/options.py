@@ -22,7 +22,6 @@ MAX_DEPTH = 1 << 23  # half of the blocks that a segment can have
 MAX_DEDUP_IDS = (1 << 24) - 2
 MAX_RETRIES = 4094  # attempts are counted in 12 bits
 MAX_SECONDS = 100 * 365 * 86400.0
-NO_QUEUE = 0xFFFF
 UNLIMITED_RETRIES = 0xFFFFFFFF
 
 OVERFLOWS = ("block", "reject", "drop-oldest", "disconnect")  # the last: of subscriptions only
@@ -375,8 +374,8 @@ class QueueOptions:
             if getattr(self, field.name) != getattr(other, field.name)
         ]
 
-    def to_core(self, dead_letter: int = NO_QUEUE, dead_word: int = 0) -> dict[str, int]:
-        """Return the members of `shmq_queue_options`; ``dead_letter`` is the queue's number."""
+    def to_core(self, dead_letter: int, dead_word: int = 0) -> dict[str, int]:
+        """Return the members of `shmq_queue_options`; ``dead_letter`` is a number, or SHMQ_NO_QUEUE."""
         return {
             "max_depth": self.max_depth,
             "max_bytes": self.max_bytes or 0,

@@ -10,7 +10,7 @@ from typing import Any
 
 from shmq._native import ffi, lib
 from shmq.client import Client
-from shmq.options import NO_QUEUE, QueueOptions, from_ns
+from shmq.options import QueueOptions, from_ns
 from shmq.settings import unpack_defaults
 
 __all__ = [
@@ -80,7 +80,7 @@ def info_of(client: Client, index: int) -> Any:
 def options_of(client: Client, info: Any) -> QueueOptions:
     """Return the options in a `shmq_queue_info`, the dead-letter queue by its name."""
     dead = info.options.dead_letter
-    name = None if dead == NO_QUEUE else name_of(info_of(client, dead))
+    name = None if dead == lib.SHMQ_NO_QUEUE else name_of(info_of(client, dead))
     return QueueOptions.from_core(info.options, name)
 
 
@@ -98,11 +98,11 @@ def queue_defaults(client: Client) -> dict[str, Any]:
 def dead_letter_place(client: Client, name: str | None) -> tuple[int, int]:
     """Return (number, word) of the dead-letter queue ``name``, made if it does not exist."""
     if name is None:
-        return NO_QUEUE, 0
+        return int(lib.SHMQ_NO_QUEUE), 0
     rc = client.call(lib.shmq_queue_open, name.encode())
     if rc in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
         options = QueueOptions.make(queue_defaults(client), {"ttl": None})
-        core = ffi.new("shmq_queue_options *", options.to_core())
+        core = ffi.new("shmq_queue_options *", options.to_core(lib.SHMQ_NO_QUEUE))
         rc = client.call(lib.shmq_queue_create, name.encode(), core)
         if rc == lib.SHMQ_E_EXISTS:  # somebody else was quicker
             rc = client.call(lib.shmq_queue_open, name.encode())

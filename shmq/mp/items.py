@@ -85,7 +85,7 @@ class Items(ItemsBase):
         plain = QueueOptions(
             max_depth=self._depth, ttl=None, max_retries=None, retry_backoff=0.0,
             retry_backoff_max=0.0, retry_jitter=0.0, priorities=1,
-        ).to_core()  # fmt: skip
+        ).to_core(lib.SHMQ_NO_QUEUE)  # fmt: skip
         plain["flags"] = lib.SHMQ_COUNTED | self._flags
         return ffi.new("shmq_queue_options *", plain)
 

@@ -15,7 +15,7 @@ from shmq._native import ffi, lib
 from shmq.client import Client
 from shmq.options import QueueOptions
 from shmq.queue import Queue
-from shmq.records import make_record
+from shmq.records import dead_letter_place, make_record
 from shmq.segment import create_segment, open_segment
 from shmq.topic import Topic
 
@@ -25,11 +25,8 @@ class Rig:
         self.client = client
 
     def queue(self, name: str = "q", dead_letter: Queue | None = None, **options: Any) -> Queue:
-        number, word = lib.SHMQ_NO_QUEUE, 0
-        if dead_letter is not None:
-            number = dead_letter._qref & 0xFFFF
-            word = dead_letter._qref >> 16 << 8 | lib.SHMQ_Q_LIVE
-        struct = ffi.new("shmq_queue_options *", QueueOptions(**options).to_core(number, word))
+        place = dead_letter_place(self.client, None if dead_letter is None else dead_letter.name)
+        struct = ffi.new("shmq_queue_options *", QueueOptions(**options).to_core(*place))
         qref = lib.shmq_queue_create(self.client.ctx, name.encode(), struct)
         return Queue(self.client, name, self.client.check(qref, name))
 

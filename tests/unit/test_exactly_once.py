@@ -12,6 +12,7 @@ import pytest
 from rig import Rig, memory
 
 import shmq
+from shmq._native import lib
 from shmq.options import QueueOptions
 
 
@@ -95,7 +96,7 @@ def test_options_survive_the_core(rig: Rig) -> None:
 
     class Core:
         def __init__(self) -> None:
-            self.__dict__.update(options.to_core())
+            self.__dict__.update(options.to_core(lib.SHMQ_NO_QUEUE))
 
     assert QueueOptions.from_core(Core()) == options
 
@@ -277,7 +278,6 @@ def test_the_parents_delivery_is_not_the_childs_to_forward(rig: Rig) -> None:
 
 def test_a_pipeline_whose_processes_are_killed_neither_loses_nor_doubles(rig: Rig) -> None:
     """Each child forwards until it is killed at a random moment; then its death is recovered."""
-    from shmq._native import lib
 
     n = 3000
     here = rig.queue("here", dedup_window=600, max_retries=None, retry_backoff=0)

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmq._native import ffi
+from shmq._native import ffi, lib
 from shmq.errors import InvalidOption, InvalidOptionType
 from shmq.options import (
-    NO_QUEUE,
     QueueOptions,
     check_broker_name,
     check_queue_name,
@@ -140,8 +139,8 @@ maybe_seconds = st.none() | st.integers(1, 10**15).map(lambda ns: ns / 1e9)
     )
 )
 def test_options_survive_the_way_through_the_core(options: QueueOptions) -> None:
-    core = options.to_core()
-    assert core["dead_letter"] == NO_QUEUE
+    core = options.to_core(lib.SHMQ_NO_QUEUE)
+    assert core["dead_letter"] == lib.SHMQ_NO_QUEUE
     struct = ffi.new("shmq_queue_options *", core)
     assert QueueOptions.from_core(types.SimpleNamespace(**core)) == options
     assert not QueueOptions.from_core(struct).differences(options)
