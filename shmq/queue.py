@@ -94,8 +94,8 @@ class Queue(QueueBase):
         With ``serializer``, a name such as "json" or an object (see `shmq.serializers`), ``message``
         is any object that it takes; the header `content-type` says how to read it.
 
-        Blocks only while the queue is full and its overflow policy is "block"; ``timeout`` seconds
-        at most (None: for ever, 0: not at all).
+        Blocks only while the queue is full and its overflow policy is "block" (or "drop-oldest", and
+        there is nothing to drop); ``timeout`` seconds at most (None: for ever, 0: not at all).
 
         Raises: QueueFull when the time is over, or at once with overflow="reject"; QueueClosed after
             shutdown(); MessageTooLarge; MessageExpired when its ttl, or the queue's, ends before it is
@@ -226,7 +226,7 @@ class Queue(QueueBase):
         if rc != lib.SHMQ_FULL:
             self._client.check(rc, f"queue {self.name!r}")
             return last
-        if last or deadline == 1 or self._overflow != lib.SHMQ_BLOCK:
+        if last or deadline == 1 or self._overflow == lib.SHMQ_REJECT:
             advice = "add consumers, wait longer (timeout=) or raise the queue's max_depth"
             if self._overflow == lib.SHMQ_REJECT:
                 advice = 'add consumers, raise max_depth, or create it with overflow="block"'
@@ -262,7 +262,7 @@ class Queue(QueueBase):
             rc = self._send(*args)
             if rc >= 0:
                 return rc
-            if rc != lib.SHMQ_FULL or last or deadline == 1 or self._overflow != lib.SHMQ_BLOCK:
+            if rc != lib.SHMQ_FULL or last or deadline == 1 or self._overflow == lib.SHMQ_REJECT:
                 last = self._wait_for_room(rc, deadline, last)
                 continue
             rc = await wait_in_thread(self._space_wait(deadline), lambda: None)

@@ -59,10 +59,10 @@ static int busy(shmq_ctx *ctx, local_queue *q, uint64_t word) {
     return fate_home(ld_rlx(&b->fate)) == q->work.ring / SHMQ_LANES || MUTANT(35);
 }
 
-static int walk(shmq_ctx *ctx, local_queue *q, int turn, int claim, local_ring **from, ring_item *out) {
+static int walk(shmq_ctx *ctx, local_queue *q, int claim, local_ring **from, ring_item *out) {
     uint64_t passed[SHMQ_KEY_LANES / 64];   /* I3 */
     int any = 0;   /* most walks pass nothing */
-    for (; turn < 2; turn++) {
+    for (int turn = 0; turn < 2; turn++) {
         if (turn == 0 && !__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) continue;
         local_ring *r = turn == 0 ? &q->again : &q->work;
         uint64_t at = r->head;
@@ -97,10 +97,7 @@ static int walk(shmq_ctx *ctx, local_queue *q, int turn, int claim, local_ring *
 }
 
 /* The first message whose lane is free or its own, the lane claimed for it. The caller CASes its ctl from out->ctl. */
-int order_find(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *out) { return walk(ctx, q, 0, 1, from, out); }
-
-/* What goes when room has to be made: of the new ones, which alone count for it. */
-int order_oldest(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *out) { return walk(ctx, q, 1, 1, from, out); }
+int order_find(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *out) { return walk(ctx, q, 1, from, out); }
 
 /* A message is over: its lane need not name it any longer. Who looks at the lane next is spared a look at the block, which is in the
  * hands, and in the cache, of somebody else by then. */
@@ -126,5 +123,5 @@ int order_none_left(shmq_ctx *ctx, local_queue *q) {
     local_ring *from;
     ring_item item;
     if (ring_seems_empty(&q->work) && (!__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) || ring_seems_empty(&q->again))) return 1;
-    return walk(ctx, q, 0, 0, &from, &item) != SHMQ_OK;
+    return walk(ctx, q, 0, &from, &item) != SHMQ_OK;
 }

@@ -6,7 +6,6 @@
 
 unsigned order_lane(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t id);
 int order_find(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *out);
-int order_oldest(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *out);
 int order_full(local_queue *q);
 void order_settled(local_queue *q, const shmq_delivery *d);
 int order_none_left(shmq_ctx *ctx, local_queue *q);

@@ -125,8 +125,9 @@ int publish_make_room(shmq_ctx *ctx, local_queue *q) {   /* overflow = drop-olde
     for (int tries = 0; tries < 64; tries++) {
         uint32_t lanes = queue_lanes(ctx, q);
         local_ring *r = &q->work;
-        int rc = lanes & SHMQ_LANES_ORDERED ? order_oldest(ctx, q, &r, &item) : level_lowest(ctx, q, lanes, &r, &item);
-        if (rc != SHMQ_OK) return lanes & SHMQ_LANES_ORDERED ? SHMQ_FULL : SHMQ_OK;   /* ordered: all are unsettled or wait for one that is */
+        /* ordered: the first one as well, also when it waits for its key; as purge does it, its lane is not asked */
+        int rc = lanes & SHMQ_LANES_ORDERED ? ring_find(ctx, r, &item) : level_lowest(ctx, q, lanes, &r, &item);
+        if (rc != SHMQ_OK) return SHMQ_OK;   /* none is ready any more: others were quicker */
         uint64_t own = ctl_next(item.ctl, SHMQ_OWNED, ctx->self);
         if (!cas(&block_at(ctx, item.idx)->ctl, item.ctl, own)) continue;
         ring_taken(r, &item);

@@ -259,8 +259,10 @@ static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_mess
             queue_turn(ctx, queue_gen(q->live) << 16 | index, SHMQ_Q_CLOSED);
             return 0;
         }
-        if (q->options.overflow == SHMQ_DROP_OLDEST && tries == 64) break;   /* others are as quick as we are; I4 has room */
-        if (publish_make_room(ctx, q) == SHMQ_OK) continue;
+        if (q->options.overflow == SHMQ_DROP_OLDEST) {   /* it never holds a publisher back */
+            if (tries < 64 && publish_make_room(ctx, q) == SHMQ_OK) continue;
+            break;   /* others are as quick as we are; I4 has room */
+        }
         bump(&q->counters->full, 1);
         ctx->blocker = queue_gen(q->live) << 16 | index;
         return SHMQ_FULL;
