@@ -181,6 +181,8 @@ class Broker:
             rc = self._call(lib.shmq_queue_create, name.encode(), core)
             if rc >= 0:
                 return Queue(self._client, name, rc)
+            if rc == lib.SHMQ_GONE:  # its dead-letter queue, which somebody deletes
+                continue
             if rc != lib.SHMQ_E_EXISTS:
                 self._client.check(rc, f"creating queue {name!r}")
             rc = self._call(lib.shmq_queue_open, name.encode())
@@ -215,7 +217,7 @@ class Broker:
         )
 
     def _options_of(self, index: int) -> QueueOptions:
-        return options_of(self._client, info_of(self._client, index))
+        return options_of(info_of(self._client, index))
 
     def get_queue(self, name: str) -> Queue:
         """Return the queue ``name``. Raises QueueNotFound when there is none."""

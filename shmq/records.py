@@ -77,11 +77,10 @@ def info_of(client: Client, index: int) -> Any:
     return info
 
 
-def options_of(client: Client, info: Any) -> QueueOptions:
+def options_of(info: Any) -> QueueOptions:
     """Return the options in a `shmq_queue_info`, the dead-letter queue by its name."""
-    dead = info.options.dead_letter
-    name = None if dead == lib.SHMQ_NO_QUEUE else name_of(info_of(client, dead))
-    return QueueOptions.from_core(info.options, name)
+    name = ffi.string(info.dead_name).decode(errors="replace")
+    return QueueOptions.from_core(info.options, name or None)
 
 
 def queue_defaults(client: Client) -> dict[str, Any]:
@@ -125,11 +124,15 @@ def make_record(
 
     ``kind`` is a `shmq_kind` and the reference of what the record belongs to (0: nothing).
     """
-    dead = dead_letter_place(client, options.dead_letter)
-    core = ffi.new("shmq_queue_options *", options.to_core(*dead))
-    core.kind, core.topic = kind
-    core.flags = flags
     blob = ffi.from_buffer(filter)
-    return client.call(
-        lib.shmq_topic_subscribe, name.encode(), core, blob, len(filter), int(ephemeral)
-    )
+    for _ in range(100):  # against others who delete the dead-letter queue at the same time
+        dead = dead_letter_place(client, options.dead_letter)
+        core = ffi.new("shmq_queue_options *", options.to_core(*dead))
+        core.kind, core.topic = kind
+        core.flags = flags
+        rc = client.call(
+            lib.shmq_topic_subscribe, name.encode(), core, blob, len(filter), int(ephemeral)
+        )
+        if rc != lib.SHMQ_GONE:
+            break
+    return rc

@@ -258,7 +258,7 @@ class Topic:
             f"/{self.name}",
             name,
             (lib.SHMQ_KIND_SUBSCRIPTION, self._qref),
-            options_of(self._client, self._info()),
+            options_of(self._info()),
             options,
             filter,
             ephemeral,
@@ -451,7 +451,7 @@ def _subscription(
         if cut_off or of_another_life:
             client.call(lib.shmq_queue_delete, rc)
             continue
-        found = options_of(client, info)
+        found = options_of(info)
         here = bytes(ffi.buffer(info.filter, info.filter_size))
         differences = [each for each in found.differences(wanted) if each[0] in options]
         if filter is not None and here != blob:

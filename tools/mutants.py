@@ -72,6 +72,7 @@ WHAT = {
     57: "a message that dies forgets that it has expired before it says that it is dead",
     58: "the filter forgets the ids of the last generation",
     59: "the first id of a lot is not mixed with the generation",
+    77: "the dead-letter queue of a queue is looked for by its number only",
     60: "readings of the two clocks that are not of one moment count",
 }
 
@@ -86,6 +87,7 @@ QUICK = {
     **dict.fromkeys((47, 48, 49, 54, 55, 56), "test_together"),
     **dict.fromkeys((50, 51, 52, 53), "test_expire"),
     **dict.fromkeys((60,), "test_clock"),
+    **dict.fromkeys((77,), "test_settle"),
 }
 
 

@@ -11,7 +11,7 @@
  *   timers     | word[4096]            hints: blocks that became DELAYED        (reserved at format)
  *   l1         | word[4096]            hints: bit = that L0 word may be nonzero (reserved at format)
  *   l0         | word[262144]          hints: bit = that block may be FREE      (reserved as the arena grows)
- *   queues     | shmq_queue[1024]      one 4 KiB record per queue               (reserved at create)
+ *   queues     | shmq_queue[1024]      one record of 8 KiB per queue            (reserved at create)
  *   counters   | shmq_counters[owner][queue]; the last row: sums when the record was made   (reserved per owner and 32 queues)
  *   held       | shmq_held[owner][65536]  leases and view hazards               (reserved stepwise per owner)
  *   blocks     | shmq_block[2^24]      64-byte block headers, never given back  (reserved as the arena grows)
@@ -194,8 +194,8 @@ typedef struct {             /* what a queue was made with; immutable */
     uint64_t backoff_ns, backoff_max_ns;
     uint64_t ack_timeout_ns; /* 0 = liveness only */
     uint64_t dedup_window_ns;
-    uint64_t dead_word;      /* queue word of the dead-letter queue at create time */
-    uint32_t dead_letter;    /* its number, or SHMQ_NO_QUEUE */
+    uint64_t dead_word;      /* queue word of the dead-letter queue when it was made. It is found by its name ever after: shmq_queue.dead_name */
+    uint32_t dead_letter;    /* its number then, or SHMQ_NO_QUEUE */
     uint32_t overflow;
     uint32_t max_retries;
     uint32_t jitter_ppm;     /* spread of the backoff, parts per million */
@@ -238,6 +238,8 @@ typedef struct {
     uint32_t ephemeral_owner;   /* its record */
     uint32_t filter_size;
     uint8_t filter[288];     /* encoded headers that a message must have, all of them, to get into the subscription */
+    char dead_name[256];     /* name of the dead-letter queue; empty: none */
+    uint8_t pad4[3840];
 } shmq_queue;
 
 typedef struct {             /* one writer each: the owner; monotone, never reset; for metrics only */
@@ -315,6 +317,7 @@ typedef struct {
     uint64_t ephemeral;
     uint32_t filter_size, owner;   /* owner: the record of the process with which it ends */
     uint8_t filter[288];
+    char dead_name[256];     /* of its dead-letter queue; empty: none */
 } shmq_queue_info;
 typedef struct { uint64_t ready, unsettled, delayed, moving, fresh, oldest_ns, bytes; } shmq_census;
 typedef struct {             /* shmq_audit: counts of violated invariants, and of blocks by state */
@@ -448,7 +451,7 @@ _Static_assert(sizeof(shmq_held) == 16, "held entry");
 _Static_assert(sizeof(shmq_block) == 64, "a block header is one line");
 _Static_assert(offsetof(shmq_block, size) == 56, "block.size");
 _Static_assert(sizeof(shmq_counters) == 512, "counters are eight lines of one writer; the first two are hot");
-_Static_assert(sizeof(shmq_queue) == 4096, "a queue record is one page");
+_Static_assert(sizeof(shmq_queue) == 8192, "a queue record is two pages");
 _Static_assert(offsetof(shmq_queue, evt) % 128 == 0, "evt has lines of its own");
 _Static_assert(offsetof(shmq_queue, space) % 128 == 0, "space has lines of its own");
 _Static_assert(offsetof(shmq_queue, ends) % 128 == 0, "ring ends have lines of their own");

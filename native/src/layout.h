@@ -129,6 +129,7 @@ typedef struct {             /* one queue as this process sees it; options are a
     shmq_au32 gather_skip, gather_rest;   /* how often gathering is still left out, and how often after it was last in vain: wait.c */
     shmq_au64 idle_ns;       /* how long this process has slept here in vain */
     shmq_queue_options options;
+    char dead_name[256];
     uint64_t again_from[SHMQ_LEVELS];   /* before this position no redelivered message of that level waits */
     local_ring level[SHMQ_LEVELS];      /* levels 1 to 9; level 0 is work */
     uint64_t room_until;     /* ordered: up to this position of the ring there is room, as counted one by one */

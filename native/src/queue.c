@@ -2,7 +2,7 @@
  *
  *   word  gen:56 | state:8       FREE --create--> LIVE --close--> CLOSED --delete--> DELETING --> RETIRING --> FREE(gen)
  *                                  LIVE ------------------------delete----^
- *   record: word | options | name | evt | space | bytes | ring ends | ring places      one page, reserved at create
+ *   record: word | options | name | evt | space | bytes | ring ends | ring places | name of its dead-letter queue      two pages, reserved at create
  *
  * I1  Records are changed under header.admin, which holds the owner word of who is at it; a proven-dead holder is replaced.
  *     The word is stored last by create: a record whose creator died stays FREE, whatever else stands in it.
@@ -131,6 +131,7 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     if (q->live == queue_make(queue_gen(w), SHMQ_Q_LIVE)) { *out = q; return SHMQ_OK; }
     local_queue fresh = { .shared = rec, .options = rec->options };
     if (fresh.options.priorities > SHMQ_LEVELS) fresh.options.priorities = SHMQ_LEVELS;   /* indexes rings: whatever stands there */
+    memcpy(fresh.dead_name, rec->dead_name, sizeof fresh.dead_name - 1);
     int counted = counters_ready(ctx, index) == SHMQ_OK;   /* a full file system must not cost messages, only their count */
     int rc = ring_open(ctx, rec, index, SHMQ_LANE_WORK, &fresh.work);
     if (rc == SHMQ_OK) rc = ring_open(ctx, rec, index, SHMQ_LANE_AGAIN, &fresh.again);
@@ -233,6 +234,29 @@ static int64_t find_name(shmq_ctx *ctx, const char *name, uint32_t *free_index) 
     return SHMQ_E_NOTFOUND;
 }
 
+/* Where dead letters of q go: to the queue of that name, whichever has it now. NULL: none has. The number is a hint of this process. */
+local_queue *queue_dead(shmq_ctx *ctx, local_queue *q) {
+    local_queue *dead;
+    if (q->options.dead_letter == SHMQ_NO_QUEUE) return NULL;
+    for (int tries = 0; tries < 2; tries++) {
+        if (queue_open_local(ctx, q->options.dead_letter, &dead) == SHMQ_OK && queue_gen(dead->live) == queue_gen(q->options.dead_word)
+            && queue_status(dead) != SHMQ_GONE) return dead == q ? NULL : dead;
+        int64_t found = MUTANT(77) ? SHMQ_E_NOTFOUND : find_name(ctx, q->dead_name, NULL);
+        if (found < 0) return NULL;
+        q->options.dead_letter = qref_index((uint64_t)found);
+        q->options.dead_word = queue_make(qref_gen((uint64_t)found), SHMQ_Q_LIVE);
+    }
+    return NULL;
+}
+
+/* Is that the word of a queue that can be told by its name? */
+static int dead_letter_sound(shmq_ctx *ctx, const shmq_queue_options *options) {
+    uint32_t i = options->dead_letter;
+    if (i == SHMQ_NO_QUEUE) return 1;
+    uint64_t w = i < queues_used(ctx) ? ld_acq(&ctx->queues[i].word) : 0;
+    return queue_gen(w) == queue_gen(options->dead_word) && (queue_state(w) == SHMQ_Q_LIVE || queue_state(w) == SHMQ_Q_CLOSED);
+}
+
 /* First fit between the rings of all records that are not FREE (I2). */
 static uint64_t ring_space(shmq_ctx *ctx, uint64_t bytes, uint64_t also_at, uint64_t also_bytes) {
     uint64_t at = ctx->geometry.rings, end = at + ctx->geometry.rings_size;
@@ -307,6 +331,7 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     uint32_t hwm = queues_used(ctx), index = NOBODY;
     int64_t found = find_name(ctx, name, &index);
     if (found >= 0) { queue_admin_leave(ctx); return SHMQ_E_EXISTS; }
+    if (!dead_letter_sound(ctx, options)) { queue_admin_leave(ctx); return SHMQ_GONE; }   /* deleted since its number was asked for */
     if (index == NOBODY || (hwm < 64 && queue_state(queue_word_at(ctx, hwm)) == SHMQ_Q_FREE)) index = hwm;   /* a fresh record while they are cheap: old numbers live on in dead letters */
     while (index == hwm && index < SHMQ_QUEUES && queue_state(queue_word_at(ctx, index)) != SHMQ_Q_FREE)
         st32_rel(&ctx->header->queue_hwm, index = ++hwm);   /* the hint was too low: that record lives */
@@ -350,6 +375,8 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     memset(rec->name, 0, sizeof rec->name);
     memcpy(rec->name, name, length);
     rec->options = *options;
+    memset(rec->dead_name, 0, sizeof rec->dead_name);
+    if (options->dead_letter != SHMQ_NO_QUEUE) memcpy(rec->dead_name, ctx->queues[options->dead_letter].name, sizeof rec->dead_name - 1);
     rec->created_ns = shmq_now();
     for (int lane = 0; lane < 11; lane++) {
         rec->place[lane] = (shmq_ring_place){ 0 };
@@ -601,6 +628,7 @@ static int snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
     out->marks = ld32_rlx(&rec->marks);
     memcpy(out->name, rec->name, sizeof out->name);
     out->name[sizeof out->name - 1] = 0;
+    memcpy(out->dead_name, rec->dead_name, sizeof out->dead_name - 1);
     out->ephemeral = rec->ephemeral;
     out->owner = rec->ephemeral_owner;
     out->filter_size = rec->filter_size <= sizeof out->filter ? rec->filter_size : 0;

@@ -6,6 +6,7 @@
 int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, int ephemeral);
 int queue_turn(shmq_ctx *ctx, uint64_t qref, unsigned state);
 int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out);
+local_queue *queue_dead(shmq_ctx *ctx, local_queue *q);
 int queue_again_ready(shmq_ctx *ctx, local_queue *q);
 int queue_admin_enter(shmq_ctx *ctx);
 void queue_admin_leave(shmq_ctx *ctx);

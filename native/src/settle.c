@@ -108,13 +108,12 @@ static int home_of(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, uint64_t fate, loc
 int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     shmq_block *b = block_at(ctx, idx);
     uint64_t f = ld_rlx(&b->fate);
-    local_queue *q, *dead;
+    local_queue *q;
     int rc = home_of(ctx, idx, ctl, f, &q);
     if (q == NULL) return rc;
-    uint32_t to = q->options.dead_letter;
     if (reason == SHMQ_R_EXPIRED) bump(&q->counters->expired, 1);
-    if ((reason == SHMQ_R_EXPIRED && q->options.expired) || to >= SHMQ_QUEUES || to == fate_home(f) || queue_open_local(ctx, to, &dead) != SHMQ_OK
-        || queue_gen(dead->live) != queue_gen(q->options.dead_word) || queue_status(dead) == SHMQ_GONE) {
+    local_queue *dead = reason == SHMQ_R_EXPIRED && q->options.expired ? NULL : queue_dead(ctx, q);
+    if (dead == NULL) {
         bump(&q->counters->dropped, 1);
         settle_free(ctx, idx, ctl);
         order_over(q);
@@ -123,7 +122,7 @@ int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     bump(&q->counters->dead_lettered, 1);
     if (MUTANT(57)) st_rlx(&b->expires_ns, 0);   /* before fate: whoever routes it anew would not know that it has expired */
     st_rlx(&b->due_ns, clock_now(ctx));
-    st_rel(&b->fate, fate_make(to, fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));   /* I3 */
+    st_rel(&b->fate, fate_make((unsigned)(dead->shared - ctx->queues), fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));   /* I3 */
     CRASH_POINT("fate");
     st_rlx(&b->expires_ns, ld_rlx(&b->due_ns));   /* the time of its death, which a backoff in its new queue leaves alone; after fate */
     order_over(q);

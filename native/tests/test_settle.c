@@ -69,9 +69,25 @@ TEST(no_dlq, "without a dead-letter queue, or when it is gone, dead messages are
     EQ(put(c, q, 1), SHMQ_OK);
     d = take1(c, q);
     EQ(shmq_queue_delete(c, dlq), SHMQ_OK);
-    uint64_t other = QUEUE(c, "dead", 10);   /* same name, perhaps the same number: not the one that was meant */
+    uint64_t other = QUEUE(c, "other", 10);   /* perhaps of the same number: not the one that was meant */
     EQ(shmq_reject(c, &d, "x", 1), SHMQ_OK);
     EQ(shmq_depth(c, other), 0);
+    nothing_left(c);
+}
+
+TEST(dlq_by_name, "dead letters go to the queue that has the name now") {
+    setting((shmq_queue_options){ .max_retries = 0 });
+    for (uint64_t i = 1; i <= 2; i++) EQ(put(c, q, i), SHMQ_OK);
+    shmq_delivery d = take1(c, q), e = take1(c, q);
+    EQ(shmq_reject(c, &d, "x", 1), SHMQ_OK);
+    EQ(shmq_queue_delete(c, dlq), SHMQ_OK);
+    EQ(shmq_reject(c, &e, "x", 1), SHMQ_OK);   /* nobody has it */
+    uint64_t other = QUEUE(c, "other", 10), dead = QUEUE(c, "dead", 10);
+    EQ(put(c, q, 3), SHMQ_OK);
+    d = take1(c, q);
+    EQ(shmq_reject(c, &d, "x", 1), SHMQ_OK);
+    EQ(shmq_depth(c, other), 0);
+    EQ(get(c, dead), 3);
     nothing_left(c);
 }
 

@@ -28,3 +28,51 @@ def test_a_dead_letter_is_never_dropped_for_being_tried_too_often(broker: shmq.B
             delivery.nack(delay=0)
         assert consumer.get(timeout=5).payload == b"x"
     assert dead.stats().dropped == 0
+
+
+def reject_one(queue: shmq.Queue, text: bytes) -> None:
+    queue.publish(text)
+    with queue.subscribe() as consumer:
+        consumer.get(timeout=5).reject("bad")
+
+
+def test_dead_letters_go_to_the_queue_that_has_the_name_now(broker: shmq.Broker) -> None:
+    work = broker.create_queue("work", dead_letter="dead")
+    reject_one(work, b"1")
+    broker.delete_queue("dead")
+    dead = broker.create_queue("dead", max_depth=1000, ttl=None)
+    reject_one(work, b"2")
+    assert [message.payload for message in dead.peek(2)] == [b"2"]
+    assert work.stats().dropped == 0
+
+
+def test_a_source_can_be_declared_again_whatever_became_of_its_dead_letter_queue(
+    broker: shmq.Broker,
+) -> None:
+    broker.create_queue("work", dead_letter="dead")
+    broker.delete_queue("dead")
+    broker.create_queue("other")  # takes the number, not the place
+    broker.create_queue("work", dead_letter="dead")
+    with pytest.raises(shmq.OptionsMismatch, match="dead_letter='dead'"):
+        broker.create_queue("work", dead_letter="other")
+    assert "dead" in broker.list_queues()
+
+
+def test_without_its_dead_letter_queue_a_rejected_message_is_dropped_and_counted(
+    broker: shmq.Broker,
+) -> None:
+    work = broker.create_queue("work", dead_letter="dead")
+    broker.delete_queue("dead")
+    reject_one(work, b"1")
+    assert work.stats().dropped == 1
+
+
+def test_a_subscription_finds_its_dead_letter_queue_by_name(broker: shmq.Broker) -> None:
+    topic = broker.create_topic("news")
+    with topic.subscribe("reader", dead_letter="dead") as reader:
+        broker.delete_queue("dead")
+        dead = broker.create_queue("dead")
+        topic.publish(b"x")
+        reader.get(timeout=5).reject("bad")
+    topic.subscribe("reader", dead_letter="dead").close()
+    assert dead.depth() == 1

@@ -1,0 +1,315 @@
+/* park.pml: messages that wait for room at their queue, sent on in order by whoever makes room. See README.md. */
+#ifndef NM
+#define NM 3                    /* messages of one source, in this order */
+#endif
+#ifndef NC
+#define NC 2                    /* consumers: processes 1..NC; 0 is the source; recoverers have the last two numbers */
+#endif
+#ifndef MAXC
+#define MAXC 1
+#endif
+#ifndef NN
+#define NN 2                    /* places for notes */
+#endif
+#ifndef AHEAD
+#define AHEAD 1                 /* messages of others that are in the ring at first: it is full */
+#endif
+#define CAP 1
+#define NP (1 + NC + 2)
+#define R0 (1 + NC)
+
+#define NONE 0                  /* not published yet */
+#define MOVE 1
+#define PARKED 2
+#define RING 3
+#define GONE 4
+
+#define NOBODY 15
+
+byte st[NM];
+byte own[NM];                   /* of MOVE */
+bit  first[NM];                 /* MOVE: it comes from the parked, where it was the first */
+byte ring[CAP];                 /* a queue of one place; 9 = empty, 8 = somebody else's message */
+bit  flag;                      /* some may be parked; with its count of changes one word */
+byte count;
+byte seq;                       /* tickets */
+byte tk[NM];                    /* a parked message's ticket: what is parked is sent on in their order */
+byte note[NN], tag[NN];         /* the last parked: which message, as of which count */
+byte turn = NOBODY;             /* who sends parked messages on */
+byte disturbed;
+bit dead[NP];                   /* died, not recovered */
+byte crashes;
+bit over;                       /* the source has published all, or died */
+byte last;                      /* ghost: the next one to be delivered at the least */
+byte left = AHEAD;
+
+#define CRASH atomic { crashes < MAXC && me != NC -> crashes++; goto killed }   /* the last consumer lives */
+
+/* private: the line, what is known of the parked in order */
+#define LOCALS byte line[NM]; byte n, x, as_of_c, as_of_d; bit whole, known; byte b, w, c, d; bit f, got; byte k
+
+/* From the ring's slots: CAS of an empty one. got = it is in. */
+inline enqueue(m) {
+    if
+    :: atomic { ring[0] == 9 -> ring[0] = m; st[m] = RING; first[m] = 0; got = 1 }
+    :: atomic { ring[0] != 9 -> got = 0 }
+    :: CRASH
+    fi
+}
+
+/* In MOVE(me). front: it was the first one, in the hands of who died at it, or met a full ring. */
+inline park(m, front) {
+    if :: atomic { seq++; k = seq } :: CRASH fi;
+    tk[m] = (front -> 0 : k);
+    if :: atomic { st[m] = PARKED; first[m] = 0; own[m] = NOBODY } :: CRASH fi;
+    if :: atomic { flag = 1; count++; k = count } :: CRASH fi;
+    if :: atomic { note[k % NN] = m; tag[k % NN] = k } :: CRASH fi;
+    k = 0
+}
+
+/* What comes next: line[x], or x == n when nothing is parked as far as known. */
+inline next_parked() {
+    if
+    :: known && as_of_d == disturbed && x < n -> skip
+    :: else ->
+       if :: atomic { d = disturbed; c = count } :: CRASH fi;
+       w = seq;
+       f = 0;
+       if
+       :: known && as_of_d == d && whole && c - as_of_c <= NN ->
+          atomic {                                    /* from the notes, if all are there */
+             n = 0; x = 0; b = as_of_c + 1; f = 1;
+             do
+             :: b > c -> break
+             :: b <= c && tag[b % NN] == b -> line[n] = note[b % NN]; n++; b++
+             :: b <= c && tag[b % NN] != b -> f = 0; break
+             od;
+             if :: f -> as_of_c = c :: else fi;
+             b = 0; if :: f -> c = 0; d = 0; w = 0 :: else fi
+          }
+       :: else
+       fi;
+       if
+       :: f -> skip
+       :: else ->
+          n = 0; x = 0; b = 0; whole = 1;
+          do
+          :: b == NM -> break
+          :: b < NM ->
+             if
+#ifdef MUT_TAKES_LATER_ONES
+             :: atomic { st[b] == PARKED -> line[n] = b; n++ }
+#else
+             :: atomic { st[b] == PARKED && tk[b] <= w -> line[n] = b; n++ }
+             :: atomic { st[b] == PARKED && tk[b] > w -> whole = 0 }
+#endif
+             :: atomic { st[b] != PARKED -> skip }
+             :: CRASH
+             fi;
+             b++
+          od;
+          atomic { as_of_c = c; as_of_d = d; known = 1; b = 0; w = 0; c = 0; d = 0 }
+          /* to be sorted by ticket: here the order of numbers is that, but for a front, which has the lowest number there is */
+       fi
+    fi
+}
+
+inline send() {
+    do
+    :: atomic { !flag -> break }
+    :: atomic { flag && ring[0] != 9 -> break }
+    :: atomic { flag && ring[0] == 9 -> skip };
+       /* the turn: from nobody, or from one who is dead and recovered */
+       if
+#ifdef MUT_TAKES_FROM_THE_DEAD
+       :: atomic { turn == NOBODY || dead[turn] -> turn = me };
+#else
+       :: atomic { turn == NOBODY -> turn = me };
+#endif
+          do
+          :: atomic { ring[0] != 9 -> break }
+          :: atomic { ring[0] == 9 -> skip };
+             next_parked();
+             if
+             :: x == n ->
+                got = 0;
+                if
+#ifdef MUT_CLEARS_BLINDLY
+                :: atomic { flag = 0; got = 1 }
+#else
+                :: atomic { whole && count == as_of_c && disturbed == as_of_d -> flag = 0; got = 1 }
+                :: atomic { !(whole && count == as_of_c && disturbed == as_of_d) -> known = 0 }   /* look again */
+#endif
+                :: CRASH
+                fi;
+                if :: got -> break :: else -> skip fi
+             :: else ->
+                b = line[x];
+                if
+                :: atomic { st[b] == PARKED -> st[b] = MOVE; own[b] = me; first[b] = 1; got = 1 }
+                :: atomic { st[b] != PARKED -> got = 0 }
+                :: CRASH
+                fi;
+                if
+                :: got ->
+                   enqueue(b);
+                   if
+                   :: got -> x++
+                   :: else ->
+#ifdef MUT_BEHIND
+                      x++; park(b, 0);
+#else
+                      park(b, 1);
+#endif
+                      break
+                   fi
+                :: else -> x++
+                fi
+             fi
+          od;
+          if :: turn = NOBODY :: CRASH fi;
+#ifdef MUT_NO_LOOK_AFTER
+          break
+#endif
+       :: atomic { turn != NOBODY -> break }
+       :: CRASH
+       fi
+    od
+}
+
+inline route(m) {
+    if
+#ifndef MUT_OVERTAKES
+    :: atomic { flag -> got = 0 }
+    :: atomic { !flag -> got = 1 };
+#else
+    :: got = 1;
+#endif
+    fi;
+    if :: got -> enqueue(m) :: else fi;
+    if
+    :: got -> skip
+    :: else ->
+       park(m, 0);
+#ifndef MUT_NO_LOOK_AFTER_PARKING
+       send()
+#endif
+    fi
+}
+
+proctype Source() {
+    byte m, me;
+    LOCALS;
+    do
+    :: m == NM -> break
+    :: m < NM ->
+       if :: atomic { st[m] = MOVE; own[m] = me } :: CRASH fi;
+       route(m);
+       m++
+    od;
+    goto done;
+killed:
+    dead[0] = 1;
+done:
+    over = 1
+}
+
+proctype Consumer(byte me) {
+    byte m;
+    LOCALS;
+endc:
+    do
+    :: atomic { ring[0] != 9 -> m = ring[0]; ring[0] = 9;
+                if
+                :: m == 8 -> left--
+                :: else -> st[m] = GONE; assert(m >= last); last = m + 1
+                fi };
+       if :: CRASH :: skip fi;
+       if :: flag -> send() :: else fi
+    :: atomic { ring[0] == 9 -> skip };
+       if :: flag -> send() :: else fi;
+       /* asleep: whoever puts something into the ring wakes; so does recovery, which is not relied on here */
+endsleep:
+       if :: ring[0] != 9 fi
+    od;
+killed:
+    dead[me] = 1
+}
+
+/* Recovers whoever is dead, itself killed at any step; its successor then recovers both. */
+proctype Recoverer(byte me) {
+    byte p, m;
+    LOCALS;
+endr:
+    do
+    :: atomic { dead[0] -> p = 0 }; goto found
+    :: atomic { dead[1] -> p = 1 }; goto found
+    :: atomic { NC == 2 && dead[2] -> p = 2 }; goto found
+    :: atomic { me == R0 + 1 && dead[R0] -> p = R0 }; goto found
+    od;
+found:
+    m = 0;
+    do
+    :: m == NM -> break
+    :: m < NM ->
+       if
+       :: atomic { st[m] == MOVE && own[m] == p -> own[m] = me; got = 1 }
+       :: atomic { !(st[m] == MOVE && own[m] == p) -> got = 0 }
+       :: CRASH
+       fi;
+       if
+       :: got ->
+          if
+          :: atomic { flag -> got = 0 }
+          :: atomic { !flag -> got = 1 }
+          fi;
+          if :: got -> enqueue(m) :: else fi;
+          if :: got -> skip :: else -> park(m, first[m]) fi
+       :: else ->
+#ifndef MUT_DEATH_KEEPS
+          if
+          :: atomic { st[m] == PARKED -> flag = 1; count++ }
+          :: atomic { st[m] != PARKED -> skip }
+          :: CRASH
+          fi
+#endif
+       fi;
+       m++
+    od;
+#ifndef MUT_UNDISTURBED
+    if :: atomic { disturbed++ } :: CRASH fi;
+#endif
+    atomic { dead[p] = 0; if :: turn == p -> turn = NOBODY :: else fi };   /* who wants the turn sees that it is over */
+#ifndef MUT_RECOVERY_DOES_NOT_SEND
+    if :: flag -> send() :: else fi;
+#endif
+    goto endr;
+killed:
+    dead[me] = 1
+}
+
+init {
+    byte p;
+    atomic {
+        ring[0] = (AHEAD -> 8 : 9);
+        p = 0;
+        do :: p < NM -> own[p] = NOBODY; p++ :: else -> break od;
+        p = 0;
+        do :: p < NN -> tag[p] = 0; p++ :: else -> break od;
+        run Source();
+        p = 1;
+        do :: p <= NC -> run Consumer(p); p++ :: else -> break od;
+        run Recoverer(R0);
+        if :: MAXC > 1 -> run Recoverer(R0 + 1) :: else fi
+    };
+    if
+    :: timeout ->
+       /* nothing can move any more: every message that was begun has arrived */
+       assert(over && left == 0);
+       p = 0;
+       do
+       :: p < NM -> assert(st[p] == GONE || st[p] == NONE); p++
+       :: else -> break
+       od
+    fi
+}
