@@ -51,6 +51,7 @@ class QueueStats:
         ready: Messages waiting to be taken.
         unsettled: Messages in consumers' hands, or just on their way between two states.
         delayed: Messages waiting for their time: delayed publishes and backed-off retries.
+        parked: Messages that are due and wait for room: retries, delayed ones, dead letters.
         bytes: Payload bytes of the ready ones.
         oldest_age: Seconds since the oldest ready message was published; None when there is none.
         closed: Shut down.
@@ -74,6 +75,7 @@ class QueueStats:
     ready: int
     unsettled: int
     delayed: int
+    parked: int
     bytes: int
     oldest_age: float | None
     closed: bool
@@ -161,6 +163,7 @@ def stats_of(info: Any, census: Any) -> QueueStats:
         ready=census.ready,
         unsettled=census.unsettled + census.moving,
         delayed=census.delayed,
+        parked=census.parked,
         bytes=census.bytes,
         oldest_age=max(0, now - census.oldest_ns) / NS if census.oldest_ns else None,
         closed=not live,

@@ -53,7 +53,7 @@ COUNTERS = {
     "returned": ("returned_messages", "Deliveries given back by consumers that closed"),
     "full": ("full_publishes", "Publishes that found the queue full"),
 }  # fmt: skip
-STATES = ("ready", "unsettled", "delayed")
+STATES = ("ready", "unsettled", "delayed", "parked")
 HISTOGRAMS = {
     "waited": ("wait_seconds", "From publish, or from when it was due, to delivery; 1 message in 32"),
     "held": ("hold_seconds", "From delivery to ack; 1 message in 32"),

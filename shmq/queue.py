@@ -355,7 +355,10 @@ class Queue(QueueBase):
         return stats_of(info, census)
 
     def purge(self) -> int:
-        """Drop every message that is ready; return how many. Unsettled and delayed ones stay."""
+        """Drop every message that is ready or waits for room; return how many.
+
+        Unsettled and delayed ones stay.
+        """
         return self._call(lib.shmq_purge)
 
     def peek(self, n: int = 1) -> list[Message]:

@@ -72,6 +72,12 @@ WHAT = {
     57: "a message that dies forgets that it has expired before it says that it is dead",
     58: "the filter forgets the ids of the last generation",
     59: "the first id of a lot is not mixed with the generation",
+    78: "what was the first to wait for room goes to the end when its sender dies",
+    79: "the turn is taken from one who is dead and not recovered",
+    83: "a message enters its queue while others wait there for room",
+    84: "who begins to wait does not look once more for room",
+    85: "recovery does not tell a queue that some wait there",
+    86: "recovery does not send on what waits for room",
     77: "the dead-letter queue of a queue is looked for by its number only",
     60: "readings of the two clocks that are not of one moment count",
 }
@@ -88,6 +94,7 @@ QUICK = {
     **dict.fromkeys((50, 51, 52, 53), "test_expire"),
     **dict.fromkeys((60,), "test_clock"),
     **dict.fromkeys((77,), "test_settle"),
+    **dict.fromkeys((78, 79, 83, 84, 85, 86), "test_park"),
 }
 
 

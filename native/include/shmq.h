@@ -61,6 +61,7 @@ typedef _Atomic(uint32_t) shmq_au32;
 #define SHMQ_TIMERS 4096
 #define SHMQ_NAME_MAX 255
 #define SHMQ_NO_QUEUE 4095
+#define SHMQ_NOTES 256
 
 enum shmq_rc {
     SHMQ_OK = 0,
@@ -95,6 +96,7 @@ enum shmq_state {
 };
 #define SHMQ_FLAG_VIEWED 1   /* ctl flag: some held entry may outlive the lease; the last free goes by LIMBO */
 #define SHMQ_FLAG_CHILD 2    /* ctl flag: a subscriber's share of a block in FAN, which has the payload */
+#define SHMQ_FLAG_PARKED 8   /* ctl flag, DELAYED: due, and waits for room at its queue (park.c). MOVE: it was the first of those */
 #define SHMQ_FLAG_FRESH 4    /* ctl flag, DELAYED and MOVE: on its first way into a ring, it was in nobody's hands yet */
 
 #define SHMQ_HELD_STARTED 1  /* held flag: handed to the user; a death counts as an attempt */
@@ -218,7 +220,7 @@ typedef struct {
     shmq_au64 word;
     uint64_t created_ns;
     shmq_au32 lanes;         /* bit n = the ring of level n > 0 has been used; SHMQ_LANES_ORDERED = order is not fifo */
-    uint32_t reserved;
+    shmq_au32 parked;        /* count:31 | some:1    messages may wait for room here; the count changes with each that begins to */
     shmq_queue_options options;
     shmq_au32 chunks;        /* so many chunks of a long work ring have memory; 0 = it is short and has all of it */
     shmq_au32 marks;         /* enum shmq_mark */
@@ -239,7 +241,13 @@ typedef struct {
     uint32_t filter_size;
     uint8_t filter[288];     /* encoded headers that a message must have, all of them, to get into the subscription */
     char dead_name[256];     /* name of the dead-letter queue; empty: none */
-    uint8_t pad4[3840];
+    shmq_au64 turn;          /* who sends on what waits for room: record+1:16 | epoch:16 | pid:32, or 0 */
+    uint8_t pad4[120];
+    shmq_au64 tickets;       /* given to those that wait for room: they are sent on in this order */
+    shmq_au32 disturbed;     /* changes when a message may have been put back in front of others that wait */
+    uint8_t pad5[116];
+    struct { shmq_au64 word; } note[SHMQ_NOTES];   /* count:40 | idx+1:24 of the last that began to wait */
+    uint8_t pad6[1536];
 } shmq_queue;
 
 typedef struct {             /* one writer each: the owner; monotone, never reset; for metrics only */
@@ -319,7 +327,7 @@ typedef struct {
     uint8_t filter[288];
     char dead_name[256];     /* of its dead-letter queue; empty: none */
 } shmq_queue_info;
-typedef struct { uint64_t ready, unsettled, delayed, moving, fresh, oldest_ns, bytes; } shmq_census;
+typedef struct { uint64_t ready, unsettled, delayed, moving, fresh, oldest_ns, bytes, parked; } shmq_census;   /* delayed: not yet due; parked: due, wait for room */
 typedef struct {             /* shmq_audit: counts of violated invariants, and of blocks by state */
     uint64_t states[16];
     uint64_t orphans;        /* NEW, OWNED or MOVE of a record that is not alive */
@@ -425,6 +433,7 @@ int shmq_expire(shmq_ctx *ctx, const uint32_t *idx, uint32_t n, uint64_t now);
 uint64_t shmq_next_expiry(shmq_ctx *ctx);
 int64_t shmq_trim(shmq_ctx *ctx, uint64_t keep_bytes);
 int shmq_bytes_resync(shmq_ctx *ctx, uint64_t queue);
+int shmq_parked_sweep(shmq_ctx *ctx);
 
 /* topics: see topic.c */
 int64_t shmq_topic_subscribe(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, uint32_t ephemeral);

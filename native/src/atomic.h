@@ -9,6 +9,7 @@
  *   EVT      evt bit set before the ring is looked at again (wait)        pairs with  EVT: slot CAS before the evt load (wake)
  *   DEAD     owner word DEAD before the ctl load that is acted on         pairs with  DEAD: owner word re-read after that ctl load (recover)
  *   EXPIRY   ctl CAS to READY or DELAYED before the look at next_expiry     pairs with  EXPIRY: next_expiry reset before the ctl load (expire)
+ *   PARKED   a message parked and said so before the look for room (park)  pairs with  PARKED: a slot cleared before the look for the parked (take)
  * On x86 a seq_cst read-modify-write is the plain locked instruction; acquire loads and release stores are plain moves.
  */
 #ifndef SHMQ_ATOMIC_H
@@ -29,6 +30,8 @@ static inline uint64_t add(shmq_au64 *p, uint64_t v) { return atomic_fetch_add_e
 static inline uint64_t sub(shmq_au64 *p, uint64_t v) { return atomic_fetch_sub_explicit(p, v, memory_order_seq_cst); }
 static inline uint64_t or64(shmq_au64 *p, uint64_t v) { return atomic_fetch_or_explicit(p, v, memory_order_seq_cst); }
 static inline uint64_t and64(shmq_au64 *p, uint64_t v) { return atomic_fetch_and_explicit(p, v, memory_order_seq_cst); }
+
+static inline void fence(void) { atomic_thread_fence(memory_order_seq_cst); }
 
 static inline uint32_t ld32_acq(shmq_au32 *p) { return atomic_load_explicit(p, memory_order_acquire); }
 static inline uint32_t ld32_sc(shmq_au32 *p) { return atomic_load_explicit(p, memory_order_seq_cst); }

@@ -21,6 +21,7 @@
  * found expired. MOVE(dead): the same. With candidates in hand: they are found again.
  */
 #include "expire.h"
+#include "park.h"
 #include "queue.h"
 #include "ring.h"
 #include "settle.h"
@@ -43,7 +44,8 @@ void expire_lower(shmq_ctx *ctx, uint64_t at) {
     futex_wake(&ctx->header->timer_evt, INT_MAX);
 }
 
-static void taken_out(local_queue *q) {   /* room for a producer; and a closed queue may be empty now */
+static void taken_out(shmq_ctx *ctx, local_queue *q) {   /* room for who waits, messages or producers; and a closed queue may be empty now */
+    if (park_some(q)) park_send_share(ctx, q, 1);
     waiter_wake(&q->shared->space);
     if (ld_rlx(&q->shared->word) != q->live) waiter_announce(&q->shared->evt);
 }
@@ -74,7 +76,7 @@ static int expire_one(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *at) {
             own = m;
         }
         settle_kill(ctx, idx, own, SHMQ_R_EXPIRED);
-        taken_out(q);
+        taken_out(ctx, q);
         return 1;
     }
     return 0;

@@ -22,6 +22,7 @@ static inline uint64_t ctl_gen(uint64_t c) { return c & GEN_MASK; }
 /* FRESH begins with NEW -> MOVE or DELAYED, and ends in the ring: who finds MOVE without it knows that it came out of one */
 static inline unsigned flags_on(uint64_t c, unsigned state) {
     unsigned f = ctl_flags(c);
+    f &= ~(unsigned)SHMQ_FLAG_PARKED;   /* said anew by who parks it (park.c) */
     if (state == SHMQ_READY || state == SHMQ_OWNED) return f & ~(unsigned)SHMQ_FLAG_FRESH;
     if ((state == SHMQ_MOVE || state == SHMQ_DELAYED) && ctl_state(c) == SHMQ_NEW) return f | SHMQ_FLAG_FRESH;
     return f;
@@ -124,6 +125,8 @@ typedef struct {             /* one queue as this process sees it; options are a
     uint32_t sampled;        /* latency of every message whose number modulo SAMPLE_EVERY is this is measured */
     uint32_t space_owed;     /* slots freed since producers were last woken */
     uint32_t lot;            /* how many make a wake-up worth while */
+    uint32_t odd;            /* room left over when it was last halved between those that wait and publishers */
+    uint64_t turn_seen, turn_op, turn_since;   /* who had the turn when we last wanted it, and since when that has not moved */
     shmq_au64 spin_ns;       /* adaptive: how long a consumer spins before it sleeps */
     shmq_au64 room_ns;       /* the same for a producer */
     shmq_au32 gather_skip, gather_rest;   /* how often gathering is still left out, and how often after it was last in vain: wait.c */
@@ -136,6 +139,17 @@ typedef struct {             /* one queue as this process sees it; options are a
     shmq_au64 *keys;         /* order = key, strict: what each lane is busy with */
     local_dedup dedup;
 } local_queue;
+
+typedef struct { uint32_t idx, entry; uint64_t key; } keyed_block;   /* a block to be sorted by something */
+
+#define MOST_DEEP 4
+#define LINES 4
+#define LINE 4096
+typedef struct {             /* of a queue: who waits for room, as far as known, in the order of tickets. See park.c */
+    uint64_t live;           /* the queue's word; another one: this line is not of that queue */
+    uint32_t count, disturbed, known, whole, n, next;   /* known: as of these; whole: nobody else waited then */
+    uint32_t idx[LINE];
+} parked_line;
 
 #define FANS 8
 typedef struct { uint64_t topic; uint32_t topology, n; uint16_t to[SHMQ_QUEUES]; } fan_list;   /* the subscriptions of a topic, as of that topology */
@@ -188,7 +202,11 @@ struct shmq_ctx {
     uint64_t secret[2];      /* the broker's, copied */
     local_queue local[SHMQ_QUEUES];   /* an entry changes under the lock only */
     fan_list fans[FANS];
-    struct { uint32_t idx; uint32_t entry; uint64_t key; } scratch[SHMQ_HELD];   /* recovery sorts here */
+    keyed_block scratch[SHMQ_HELD];   /* recovery sorts here */
+    parked_line lines[LINES];
+    keyed_block pick[LINE];        /* of which a line is made */
+    uint32_t deep;           /* queues in which room is being made, one in the course of the other: room.c */
+    shmq_queue *making[MOST_DEEP];
 };
 
 /* detail.what */

@@ -21,6 +21,7 @@
 #include "publish.h"
 #include "queue.h"
 #include "ring.h"
+#include "room.h"
 #include "settle.h"
 #include "take.h"
 #include "timers.h"
@@ -89,19 +90,6 @@ void publish_trailer(shmq_ctx *ctx, uint32_t idx, const shmq_message *m, const h
     st_rlx(&block_at(ctx, idx)->fate, ld_rlx(&block_at(ctx, idx)->fate) | flags | (key ? FATE_DEDUP : 0));
 }
 
-/* `counted`: the way into the ring is bounded itself, and what we remember of its ends will do. Not so for a message with an id,
- * a copy, a forward, the first one of its level. */
-int publish_full(shmq_ctx *ctx, local_queue *q, const shmq_message *m, int counted) {
-    if (q->max_bytes) {
-        uint64_t b = ld_rlx(&q->shared->bytes);
-        if (b && b + m->size > q->max_bytes) return 1;
-    }
-    uint32_t lanes = queue_lanes(ctx, q);
-    if (RARE(lanes || m->priority)) return level_full(q, lanes);
-    if (counted && (int64_t)(q->work.tail - q->work.head) < (int64_t)q->max_depth) return 0;
-    return ring_full(&q->work, q->max_depth);
-}
-
 /* Put a complete NEW block on its way, unless `most` are there already. On FULL the caller still owns it. */
 int publish_launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uint64_t size, unsigned priority, uint64_t most) {
     shmq_block *b = block_at(ctx, idx);
@@ -119,35 +107,15 @@ int publish_launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, ui
     return rc;
 }
 
-int publish_make_room(shmq_ctx *ctx, local_queue *q) {   /* overflow = drop-oldest */
-    ring_item item;
-    if (q->options.overflow != SHMQ_DROP_OLDEST) return SHMQ_FULL;
-    for (int tries = 0; tries < 64; tries++) {
-        uint32_t lanes = queue_lanes(ctx, q);
-        local_ring *r = &q->work;
-        /* ordered: the first one as well, also when it waits for its key; as purge does it, its lane is not asked */
-        int rc = lanes & SHMQ_LANES_ORDERED ? ring_find(ctx, r, &item) : level_lowest(ctx, q, lanes, &r, &item);
-        if (rc != SHMQ_OK) return SHMQ_OK;   /* none is ready any more: others were quicker */
-        uint64_t own = ctl_next(item.ctl, SHMQ_OWNED, ctx->self);
-        if (!cas(&block_at(ctx, item.idx)->ctl, item.ctl, own)) continue;
-        ring_taken(r, &item);
-        uint64_t move = ctl_next(own, SHMQ_MOVE, ctx->self);
-        queue_bytes_out(q, size_at(ctx, block_at(ctx, item.idx)));
-        if (cas(&block_at(ctx, item.idx)->ctl, own, move)) settle_kill(ctx, item.idx, move, SHMQ_R_OVERFLOW);
-        return SHMQ_OK;
-    }
-    return SHMQ_FULL;
-}
-
 /* OK when there is room for one more, be it by dropping the oldest; else FULL. */
 static inline int room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, int counted) {
-    for (int tries = 0; publish_full(ctx, q, m, counted); tries++)
-        if (tries == 64 || publish_make_room(ctx, q) != SHMQ_OK) { bump(&q->counters->full, 1); return SHMQ_FULL; }
+    for (int tries = 0; room_full(ctx, q, m->size, m->priority, counted); tries++)
+        if (tries == 64 || room_make(ctx, q) != SHMQ_OK) { bump(&q->counters->full, 1); return SHMQ_FULL; }
     return SHMQ_OK;
 }
 /* What is delayed comes later, and a duplicate not at all: neither waits for room, nor costs others theirs. */
 static inline int needs_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
-    return !m->delay_ns && !(dedup_asked(q, m) && publish_full(ctx, q, m, 0) && dedup_known(ctx, q, m, now));
+    return !m->delay_ns && !(dedup_asked(q, m) && room_full(ctx, q, m->size, m->priority, 0) && dedup_known(ctx, q, m, now));
 }
 int publish_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
     return needs_room(ctx, q, m, now) ? room(ctx, q, m, 0) : SHMQ_OK;
@@ -204,7 +172,7 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
     }
     for (int tries = 0; rc == SHMQ_OK; tries++) {
         rc = publish_launch(ctx, q, idx, ctl, m->size, m->priority, q->most);
-        if (rc != SHMQ_FULL || tries == 64 || publish_make_room(ctx, q) != SHMQ_OK) break;
+        if (rc != SHMQ_FULL || tries == 64 || room_make(ctx, q) != SHMQ_OK) break;
         rc = SHMQ_OK;
     }
     if (rc != SHMQ_OK) { arena_free(ctx, idx, ctl); return rc; }
@@ -319,8 +287,8 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
                 if (rc == SHMQ_OK && waiter_present(&q->shared->evt)) evt = &q->shared->evt;
             }
         } else for (int tries = 0; rc == SHMQ_OK; tries++) {
-            rc = !m->delay_ns && publish_full(ctx, q, m, 1) ? SHMQ_FULL : publish_launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority, q->most);
-            if (rc != SHMQ_FULL || tries == 64 || publish_make_room(ctx, q) != SHMQ_OK) break;
+            rc = !m->delay_ns && room_full(ctx, q, m->size, m->priority, 1) ? SHMQ_FULL : publish_launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority, q->most);
+            if (rc != SHMQ_FULL || tries == 64 || room_make(ctx, q) != SHMQ_OK) break;
             rc = SHMQ_OK;
         }
         /* still a loan: no queue's census may count it */

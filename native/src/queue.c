@@ -387,6 +387,11 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     st32_rel(&rec->lanes, keys.ready ? SHMQ_LANES_ORDERED : 0);
     st32_rlx(&rec->chunks, first < bytes[0] ? 1 : 0);
     st32_rlx(&rec->marks, 0);
+    st32_rlx(&rec->parked, 0);
+    st_rlx(&rec->turn, 0);
+    st_rlx(&rec->tickets, 0);
+    st32_rlx(&rec->disturbed, 0);
+    memset((void *)rec->note, 0, sizeof rec->note);
     rec->keys = keys;
     rec->dedup = ids ? (shmq_ring_place){ ids_at, ids_lg, 1 } : (shmq_ring_place){ 0 };
     rec->ephemeral = ephemeral ? ctx->self_word : 0;
@@ -483,13 +488,15 @@ static int counted(unsigned state) {
     return state == SHMQ_READY || state == SHMQ_OWNED || state == SHMQ_MOVE || state == SHMQ_DELAYED;
 }
 
-static void count_block(shmq_ctx *ctx, shmq_block *b, unsigned st, shmq_census *out) {
+static void count_block(shmq_ctx *ctx, shmq_block *b, uint64_t ctl, shmq_census *out) {
+    unsigned st = ctl_state(ctl);
     if (st == SHMQ_READY) {
         out->ready++;
         out->bytes += size_at(ctx, b);
         uint64_t at = ld_rlx(&b->published_ns);
         if (out->oldest_ns == 0 || at < out->oldest_ns) out->oldest_ns = at;
     } else if (st == SHMQ_OWNED) out->unsettled++;
+    else if (st == SHMQ_DELAYED && (ctl_flags(ctl) & SHMQ_FLAG_PARKED)) out->parked++;
     else if (st == SHMQ_DELAYED) out->delayed++;
     else if (st == SHMQ_MOVE) out->moving++;
     else out->fresh++;
@@ -502,10 +509,11 @@ static void census_of(shmq_ctx *ctx, uint32_t from, uint32_t queues, shmq_census
         uint64_t n = class_hwm(ctx, k);
         for (uint64_t i = 0; i < n; i++) {
             shmq_block *b = block_at(ctx, ctx->classes[k].first + (uint32_t)i);
-            unsigned st = ctl_state(ld_acq(&b->ctl));
+            uint64_t ctl = ld_acq(&b->ctl);
+            unsigned st = ctl_state(ctl);
             if (!counted(st) && st != SHMQ_NEW) continue;
             uint32_t home = fate_home(ld_rlx(&b->fate));
-            if (home - from < queues) count_block(ctx, b, st, &out[home - from]);
+            if (home - from < queues) count_block(ctx, b, ctl, &out[home - from]);
         }
     }
 }
@@ -534,7 +542,7 @@ int queue_drained(shmq_ctx *ctx, uint32_t index) {
     if (somebody_holds(ctx, index)) return 0;   /* cheap, and the usual answer */
     census(ctx, index, &c);
     if (ld_acq(&ctx->header->closing)) c.delayed = 0;   /* the broker ends: their time will not come */
-    return c.ready + c.unsettled + c.delayed + c.moving + c.fresh == 0;
+    return c.ready + c.unsettled + c.delayed + c.parked + c.moving + c.fresh == 0;
 }
 
 /* Is every message that was published settled? Messages may come while we look: if one has, its publisher may have settled
@@ -597,7 +605,7 @@ int shmq_queue_collect(shmq_ctx *ctx) {
         op_end(ctx);
         ctx_unlock(ctx);
         /* NEW as well: of the dead it may be published yet (forwards, shares), and must not get into the next queue of this number */
-        if (!busy && c.ready + c.unsettled + c.delayed + c.moving + (MUTANT(56) ? 0 : c.fresh) == 0) turned |= cas(&ctx->queues[i].word, w, queue_make(queue_gen(w), SHMQ_Q_RETIRING));
+        if (!busy && c.ready + c.unsettled + c.delayed + c.parked + c.moving + (MUTANT(56) ? 0 : c.fresh) == 0) turned |= cas(&ctx->queues[i].word, w, queue_make(queue_gen(w), SHMQ_Q_RETIRING));
     }
     if (turned && barrier_everywhere() != 0) fenced = 0;   /* one for all of them: each takes milliseconds */
     for (uint32_t i = 0; fenced && i < queues; i++) {

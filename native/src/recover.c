@@ -8,6 +8,8 @@
  *   FAN                                 FREE if its children are all over, its count put right         who ends the last one
  *   MOVE(p), in its slot                CAS to READY                                                   takers
  *   MOVE(p), not there                  CAS to MOVE(me), route by fate and due_ns, no attempt counted   nobody
+ *   MOVE(p) from the parked             the same: it goes on being the first of those (park.c)         nobody
+ *   DELAYED, PARKED                     its queue is told that some wait there                         nobody
  *   MOVE(p), forwarded                  CAS to MOVE(me), send its replacement on, free it              nobody
  *   OWNED(p)                            clear the slot, CAS to MOVE(me), attempt++ if STARTED, route    lease expiry
  *   FREE without hint bit               set the bit                                                    alloc's scan
@@ -27,9 +29,11 @@
 #include "arena.h"
 #include "forward.h"
 #include "owner.h"
+#include "park.h"
 #include "queue.h"
 #include "ring.h"
 #include "settle.h"
+#include "sort.h"
 #include "topic.h"
 #include "waiter.h"
 
@@ -61,26 +65,6 @@ static void announce(shmq_ctx *ctx, int closed_only) {
     }
 }
 
-static void sift(shmq_ctx *ctx, uint32_t root, uint32_t n) {
-    for (uint32_t child; (child = 2 * root + 1) < n; root = child) {
-        if (child + 1 < n && ctx->scratch[child + 1].key > ctx->scratch[child].key) child++;
-        if (ctx->scratch[root].key >= ctx->scratch[child].key) return;
-        typeof(ctx->scratch[0]) t = ctx->scratch[root];
-        ctx->scratch[root] = ctx->scratch[child];
-        ctx->scratch[child] = t;
-    }
-}
-
-static void sort(shmq_ctx *ctx, uint32_t n) {   /* heapsort: in place, no allocation */
-    for (uint32_t i = n / 2; i-- > 0;) sift(ctx, i, n);
-    for (uint32_t i = n; i-- > 1;) {
-        typeof(ctx->scratch[0]) t = ctx->scratch[0];
-        ctx->scratch[0] = ctx->scratch[i];
-        ctx->scratch[i] = t;
-        sift(ctx, 0, i);
-    }
-}
-
 /* The leases of p, in the order in which they were published. 0 = somebody else finished this death. */
 static int recover_held(shmq_ctx *ctx, uint32_t p, uint64_t word) {
     shmq_held *h = ctx->held_base + (uint64_t)p * SHMQ_HELD;
@@ -98,7 +82,7 @@ static int recover_held(shmq_ctx *ctx, uint32_t p, uint64_t word) {
         ctx->scratch[n].entry = i;
         ctx->scratch[n++].key = pos_position(pos) | (uint64_t)(pos_ring(pos) % SHMQ_LANES != SHMQ_LANE_AGAIN) << 63;
     }
-    sort(ctx, n);
+    keyed_sort(ctx->scratch, n);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t idx = ctx->scratch[i].idx;
         uint64_t e = ld_acq(&h[ctx->scratch[i].entry].word), c = ld_acq(&block_at(ctx, idx)->ctl);
@@ -116,6 +100,7 @@ static int recover_held(shmq_ctx *ctx, uint32_t p, uint64_t word) {
 
 static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
     int delayed = 0;
+    uint64_t parked[SHMQ_QUEUES / 64] = { 0 };   /* queues at which something waits for room, or was the first to */
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
         uint64_t n = class_hwm(ctx, k);
         for (uint64_t i = 0; i < n; i++) {
@@ -128,7 +113,12 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
                 continue;
             }
             if (st == SHMQ_LIMBO) { arena_limbo_check(ctx, idx); continue; }
-            if (st == SHMQ_DELAYED) { delayed = 1; continue; }
+            uint32_t home = fate_home(ld_rlx(&b->fate)) % SHMQ_QUEUES;
+            if (st == SHMQ_DELAYED) {
+                delayed = 1;
+                if (ctl_flags(c) & SHMQ_FLAG_PARKED) parked[home / 64] |= UINT64_C(1) << (home % 64);
+                continue;
+            }
             if (st == SHMQ_FAN) { if (!MUTANT(43)) topic_parent_check(ctx, idx); continue; }   /* p may have ended a child and not said so */
             if (ctl_owner(c) != p || (st != SHMQ_NEW && st != SHMQ_OWNED && st != SHMQ_MOVE)) continue;
             if (!still_dead(ctx, p, word)) return 0;
@@ -149,8 +139,9 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
                 /* taken from a ring of its home queue: it was on its way back there, to the front, maybe not yet marked so.
                  * But one on its first way goes behind those before it, whatever place it had in mind when its process died. */
                 unsigned from = pos_ring(ld_rlx(&b->pos)) / SHMQ_LANES;
-                uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self), f = ld_rlx(&b->fate);
+                uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | (c & (uint64_t)SHMQ_FLAG_PARKED << 56), f = ld_rlx(&b->fate);
                 if (!cas(&b->ctl, c, m)) continue;
+                if (ctl_flags(c) & SHMQ_FLAG_PARKED) parked[home / 64] |= UINT64_C(1) << (home % 64);
                 if ((f & FATE_FORWARD) && !MUTANT(27)) { forward_finish(ctx, idx, m); continue; }
                 if ((f & FATE_LEAVING) && !MUTANT(26)) {
                     st_rlx(&b->due_ns, 0);
@@ -158,12 +149,14 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
                 }
                 if (fate_reason(f) && !fate_again(f) && fate_attempts(f) == 0 && ld_rlx(&b->due_ns))   /* died just now; settle_kill may not have said when */
                     st_rlx(&b->expires_ns, ld_rlx(&b->due_ns));
-                if (from == fate_home(f) && (!(ctl_flags(c) & SHMQ_FLAG_FRESH) || MUTANT(54))) st_rlx(&b->fate, f | FATE_AGAIN);
+                if (from == fate_home(f) && !(ctl_flags(c) & SHMQ_FLAG_PARKED) && (!(ctl_flags(c) & SHMQ_FLAG_FRESH) || MUTANT(54))) st_rlx(&b->fate, f | FATE_AGAIN);
                 CRASH_POINT("adopted");
                 settle_route(ctx, idx, m);
             }
         }
     }
+    for (uint32_t q = 0; q < SHMQ_QUEUES && !MUTANT(85); q++)
+        if (parked[q / 64] >> (q % 64) & 1) park_disturb(ctx, q);   /* before p's record is FREE: so long nobody takes a turn of p's */
     if (!MUTANT(53)) st_rel(&ctx->header->next_expiry, 0);   /* p may have died between READY and the look at it */
     if (delayed) st32_rel(&ctx->header->timer_lost, 1);   /* p may have died between DELAYED and its hint */
     add32(&ctx->header->timer_evt, 2);
@@ -186,6 +179,8 @@ int shmq_recover(shmq_ctx *ctx, uint32_t p) {
             announce(ctx, 1);   /* what was freed may have been the last of a closed queue: its consumers are done */
             CRASH_POINT("recovered");
             cas(&ctx->owners[p].word, word, owner_make(SHMQ_OWNER_FREE, owner_epoch(word) + 1, 0, 0));   /* I3 */
+            CRASH_POINT("recovered_free");
+            if (!MUTANT(86)) park_send_all(ctx);   /* p may have had the turn to send on what waits for room */
         }
         op_end(ctx);
     }

@@ -25,8 +25,10 @@
 #include "level.h"
 #include "order.h"
 #include "owner.h"
+#include "park.h"
 #include "queue.h"
 #include "ring.h"
+#include "room.h"
 #include "timers.h"
 #include "waiter.h"
 
@@ -107,7 +109,9 @@ static int home_of(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, uint64_t fate, loc
 /* Let a dead letter go to its queue, or free it where there is none. The caller owns idx in MOVE. */
 int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     shmq_block *b = block_at(ctx, idx);
-    uint64_t f = ld_rlx(&b->fate);
+    uint64_t f = ld_rlx(&b->fate), plain = ctl & ~((uint64_t)SHMQ_FLAG_PARKED << 56);
+    if (plain != ctl && !cas(&b->ctl, ctl, plain)) return SHMQ_OK;   /* the first of its old queue's, not of where it goes */
+    ctl = plain;
     local_queue *q;
     int rc = home_of(ctx, idx, ctl, f, &q);
     if (q == NULL) return rc;
@@ -139,6 +143,52 @@ static int delay(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     return SHMQ_OK;
 }
 
+/* FRESH: room was found before the commit; that others were quicker must not put it behind its producer's next one. Not so what
+ * was delayed, or is dead: none was looked for. */
+static int fresh(shmq_block *b, uint64_t ctl) { return (ctl_flags(ctl) & SHMQ_FLAG_FRESH) && !ld_rlx(&b->due_ns) && !MUTANT(55); }
+
+/* Into a ring of its home for new messages, if there is room or some can be made. FULL: there is none. */
+static int enter_new(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uint64_t size) {
+    shmq_block *b = block_at(ctx, idx);
+    uint64_t f = ld_rlx(&b->fate);
+    local_ring *r;
+    int free_way = fresh(b, ctl) || fate_again(f);   /* to the places beyond max_depth */
+    if (level_open(ctx, q, fate_prio(f), &r) != SHMQ_OK) r = &q->work;   /* no memory for its level: the lowest has some */
+    for (int tries = 0; tries < 64; tries++) {
+        if (free_way || !room_full(ctx, q, size, fate_prio(f), 0)) {
+            queue_bytes_in(q, size);
+            int rc = ring_enqueue(ctx, r, idx, ctl, free_way ? r->mask + 1 : q->most);
+            if (rc != SHMQ_OK) queue_bytes_out(q, size);
+            if (rc != SHMQ_FULL || free_way) return rc;
+        }
+        if (q->options.overflow != SHMQ_DROP_OLDEST || room_make(ctx, q) != SHMQ_OK) break;
+    }
+    if (q->options.overflow != SHMQ_REJECT || !fate_reason(f)) return SHMQ_FULL;
+    bump(&q->counters->dropped, 1);   /* a dead letter that is refused has nowhere else to go */
+    settle_free(ctx, idx, ctl);
+    order_over(q);
+    return SHMQ_OK;
+}
+
+/* Into the ring that fate says, of the queue where it is at home. OK: it is there, or over. FULL: there is no room. */
+int settle_enter(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl) {
+    shmq_block *b = block_at(ctx, idx);
+    uint64_t size = size_at(ctx, b), expires = settle_expires(b);   /* before it is visible: then it is others' */
+    int rc = SHMQ_FULL;
+    if (fate_again(ld_rlx(&b->fate)) && queue_again_ready(ctx, q) == SHMQ_OK) {
+        queue_bytes_in(q, size);
+        rc = ring_enqueue(ctx, &q->again, idx, ctl, q->again.mask + 1);
+        if (rc != SHMQ_OK) queue_bytes_out(q, size);
+    }
+    if (rc == SHMQ_FULL || rc == SHMQ_E_NOMEM) rc = enter_new(ctx, q, idx, ctl, size);
+    if (rc == SHMQ_E_NOMEM) rc = SHMQ_FULL;   /* no memory for more of its ring: that is room as well */
+    if (rc == SHMQ_OK) {
+        waiter_wake(&q->shared->evt);
+        expire_hint(ctx, expires);
+    } else if (rc != SHMQ_FULL) settle_quarantine(ctx, idx, ctl);
+    return rc;
+}
+
 /* Send a block that the caller owns in MOVE where fate and due_ns say. Nothing is ever dropped for want of room. */
 int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     shmq_block *b = block_at(ctx, idx);
@@ -161,26 +211,13 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     if (expires && expires <= clock_now(ctx)) return settle_kill(ctx, idx, ctl, SHMQ_R_EXPIRED);   /* it expired in somebody's hands */
     if (fate_again(f) && spent(q, f)) return settle_kill(ctx, idx, ctl, SHMQ_R_RETRIES);
     if (ld_rlx(&b->due_ns) > clock_now(ctx)) return delay(ctx, idx, ctl);
-    uint64_t size = size_at(ctx, b);   /* before it is visible: then it is others' */
-    queue_bytes_in(q, size);
-    if (fate_again(f)) rc = queue_again_ready(ctx, q) == SHMQ_OK ? ring_enqueue(ctx, &q->again, idx, ctl, q->again.mask + 1) : SHMQ_FULL;
-    else {
-        local_ring *r;
-        uint32_t lanes = queue_lanes(ctx, q);
-        /* FRESH: room was found before the commit; that others were quicker must not put it behind its producer's next one */
-        int fresh = (ctl_flags(ctl) & SHMQ_FLAG_FRESH) && !ld_rlx(&b->due_ns) && !MUTANT(55);   /* delayed, or dead: none was looked for */
-        rc = ((lanes || fate_prio(f)) && !fresh && level_full(q, lanes)) || level_open(ctx, q, fate_prio(f), &r) != SHMQ_OK ? SHMQ_FULL
-           : ring_enqueue(ctx, r, idx, ctl, fresh ? r->mask + 1 : q->most);
-    }
-    if (rc != SHMQ_OK) queue_bytes_out(q, size);
-    if (rc == SHMQ_OK) {
-        waiter_wake(&q->shared->evt);
-        expire_hint(ctx, expires);
-        return SHMQ_OK;
-    }
-    if (rc == SHMQ_FULL) return delay(ctx, idx, ctl);   /* due already: the sidecar tries again when there is room */
-    settle_quarantine(ctx, idx, ctl);
-    return rc;
+    /* those that wait come first; what found its room before it was committed (FRESH) does not wait, nor what goes to the front */
+    int waits = park_some(q) && !fate_again(f) && !fresh(b, ctl) && q->options.overflow != SHMQ_DROP_OLDEST && !MUTANT(83);
+    rc = waits ? SHMQ_FULL : settle_enter(ctx, q, idx, ctl);
+    if (rc != SHMQ_FULL) return rc;
+    park(ctx, q, idx, ctl);
+    if (!MUTANT(84)) park_send(ctx, q, UINT32_MAX);   /* PARKED: there may be room by now, and whoever made it has not seen it */
+    return SHMQ_OK;
 }
 
 /* Mark a block owned in MOVE for redelivery; an attempt counts only for what was handed out. */

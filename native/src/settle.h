@@ -4,6 +4,7 @@
 #include "layout.h"
 
 int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
+int settle_enter(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl);
 int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason);
 void settle_again(shmq_ctx *ctx, uint32_t idx, int attempted);
 int settle_return(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, int attempted);

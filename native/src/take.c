@@ -17,6 +17,7 @@
 #include "level.h"
 #include "order.h"
 #include "owner.h"
+#include "park.h"
 #include "queue.h"
 #include "ring.h"
 #include "settle.h"
@@ -185,6 +186,10 @@ int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_d
         if ((flags & SHMQ_TAKE_AHEAD) && !__atomic_load_n(&q->shared->ahead, __ATOMIC_RELAXED)) __atomic_store_n(&q->shared->ahead, 1, __ATOMIC_RELEASE);
         int status = queue_status(q);
         rc = status == SHMQ_GONE ? SHMQ_GONE : take_some(ctx, q, qref_index(qref), max, flags, out, &freed);
+        if (park_some(q) && status != SHMQ_GONE && (freed || rc == SHMQ_EMPTY)) {   /* PARKED: after the slots were cleared */
+            uint32_t sent = rc == SHMQ_EMPTY ? park_send(ctx, q, UINT32_MAX) : park_send_share(ctx, q, freed);
+            if (sent && rc == SHMQ_EMPTY) rc = take_some(ctx, q, qref_index(qref), max, flags, out, &freed);
+        }
         if (freed) space = take_space(ctx, q, freed, 0);   /* expired ones make room too */
         if (rc > 0) {
             if (flags & SHMQ_TAKE_FREE) ctx->bare += (uint32_t)rc;
@@ -226,7 +231,7 @@ static int purge_one(shmq_ctx *ctx, local_queue *q, uint64_t now) {
     return SHMQ_EMPTY;
 }
 
-/* Free all that is ready now. */
+/* Free all that is ready now, and what waits for room. */
 int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
     local_queue *q = NULL;
     uint32_t freed = 0;
@@ -238,11 +243,17 @@ int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
     if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) rc = SHMQ_GONE;
     uint64_t left = rc == SHMQ_OK ? level_depth(ctx, q) : 0, now = clock_now(ctx);
     if (rc == SHMQ_OK && __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) left += ring_depth(&q->again);
+    if (rc == SHMQ_OK) n = park_purge(ctx, q, now);
     op_end(ctx);
     while (rc >= 0 && left--) {
         op_begin(ctx);
         rc = queue_status(q) == SHMQ_GONE ? SHMQ_GONE : purge_one(ctx, q, now);
         if (rc >= 0) { n += rc; freed++; }
+        op_end(ctx);
+    }
+    if (freed && rc != SHMQ_GONE) {   /* some may have begun to wait meanwhile */
+        op_begin(ctx);
+        park_send(ctx, q, UINT32_MAX);
         op_end(ctx);
     }
     shmq_au32 *space = freed && q ? &q->shared->space : NULL, *evt = space && ld_rlx(&q->shared->word) != q->live ? &q->shared->evt : NULL;

@@ -8,9 +8,7 @@
  */
 #include "timers.h"
 #include "arena.h"
-#include "level.h"
 #include "queue.h"
-#include "ring.h"
 #include "settle.h"
 #include "topic.h"
 #include "waiter.h"
@@ -27,7 +25,8 @@ void timers_hint(shmq_ctx *ctx, uint32_t idx) {
 static int due_of(shmq_ctx *ctx, uint32_t idx, uint64_t *due) {
     if (!block_known(ctx, idx)) return 0;
     shmq_block *b = block_at(ctx, idx);
-    if (ctl_state(ld_acq(&b->ctl)) != SHMQ_DELAYED) return 0;
+    uint64_t c = ld_acq(&b->ctl);
+    if (ctl_state(c) != SHMQ_DELAYED || (ctl_flags(c) & SHMQ_FLAG_PARKED)) return 0;   /* what waits for room is not ours */
     *due = ld_rlx(&b->due_ns);
     return 1;
 }
@@ -67,34 +66,20 @@ int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due
     return n;
 }
 
-static int room(shmq_ctx *ctx, local_queue *q, uint64_t fate) {
-    if (!fate_again(fate)) return level_room(ctx, q, 1);
-    return queue_again_ready(ctx, q) == SHMQ_OK && ring_depth(&q->again) <= q->again.mask;
-}
-
-/* OK: on its way. FULL: not yet, or no room; *due says when to try again. STALE: not delayed any more. */
+/* OK: on its way, or waiting for room at its queue (park.c). FULL: not yet; *due says when. STALE: not delayed any more. */
 int shmq_timer_fire(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *due) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     rc = SHMQ_STALE;
     op_begin(ctx);
-    if (block_known(ctx, idx)) {
+    if (due_of(ctx, idx, due)) {
         shmq_block *b = block_at(ctx, idx);
-        uint64_t c = ld_acq(&b->ctl), f = ld_rlx(&b->fate);
-        if (ctl_state(c) == SHMQ_DELAYED) {
-            local_queue *q;
-            *due = ld_rlx(&b->due_ns);
-            if (*due > now) rc = SHMQ_FULL;
-            else {
-                rc = SHMQ_OK;   /* look for room first: firing into a full ring would only come back */
-                if (queue_open_local(ctx, fate_home(f), &q) == SHMQ_OK && queue_status(q) != SHMQ_GONE && !room(ctx, q, f)) {
-                    *due = now + 20000000;
-                    rc = SHMQ_FULL;
-                }
-                uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);   /* I1 */
-                if (rc == SHMQ_OK && cas(&b->ctl, c, m)) { CRASH_POINT("fired"); settle_route(ctx, idx, m); }
-                else if (rc == SHMQ_OK) rc = SHMQ_STALE;
-            }
+        uint64_t c = ld_acq(&b->ctl), m = ctl_next(c, SHMQ_MOVE, ctx->self);
+        if (*due > now) rc = SHMQ_FULL;
+        else if (ctl_state(c) == SHMQ_DELAYED && !(ctl_flags(c) & SHMQ_FLAG_PARKED) && cas(&b->ctl, c, m)) {   /* I1 */
+            CRASH_POINT("fired");
+            settle_route(ctx, idx, m);
+            rc = SHMQ_OK;
         }
     }
     op_end(ctx);

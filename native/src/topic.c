@@ -36,6 +36,7 @@
 #include "order.h"
 #include "publish.h"
 #include "queue.h"
+#include "room.h"
 #include "settle.h"
 #include "waiter.h"
 
@@ -252,7 +253,7 @@ static int widowed(shmq_ctx *ctx, const shmq_queue *rec) {
 static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_message *m, uint64_t now) {
     if (queue_status(q) != SHMQ_OK || widowed(ctx, q->shared)) return 0;
     if (q->shared->filter_size && !filter_passes(q->shared, m->meta, m->meta_size)) return 0;
-    for (int tries = 0; !m->delay_ns && publish_full(ctx, q, m, 0); tries++) {
+    for (int tries = 0; !m->delay_ns && room_full(ctx, q, m->size, m->priority, 0); tries++) {
         if (tries == 0 && dedup_asked(q, m) && dedup_known(ctx, q, m, now)) break;   /* a duplicate needs no room */
         if (q->options.overflow == SHMQ_DISCONNECT) {
             bump(&q->counters->disconnected, 1);   /* before: who finds it closed asks whether it was cut off */
@@ -260,7 +261,7 @@ static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_mess
             return 0;
         }
         if (q->options.overflow == SHMQ_DROP_OLDEST) {   /* it never holds a publisher back */
-            if (tries < 64 && publish_make_room(ctx, q) == SHMQ_OK) continue;
+            if (tries < 64 && room_make(ctx, q) == SHMQ_OK) continue;
             break;   /* others are as quick as we are; I4 has room */
         }
         bump(&q->counters->full, 1);

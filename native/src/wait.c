@@ -5,10 +5,10 @@
  * long in vain, in one sleep or in many short ones, looks for dead processes itself, so that recovery needs no supervisor.
  */
 #include "lease.h"
-#include "level.h"
 #include "owner.h"
 #include "queue.h"
 #include "ring.h"
+#include "room.h"
 #include "settle.h"
 #include "take.h"
 #include "waiter.h"
@@ -37,8 +37,7 @@ static int space_for(shmq_ctx *ctx, local_queue *q, uint32_t n) {
     if (ctx_enter(ctx) != SHMQ_OK) return 1;
     op_begin(ctx);
     if (queue_status(q) != SHMQ_OK) { op_end(ctx); ctx_unlock(ctx); return 1; }
-    uint64_t b = q->max_bytes ? ld_rlx(&q->shared->bytes) : 0;
-    int ready = level_room(ctx, q, n) && (!q->max_bytes || b < q->max_bytes);
+    int ready = room_for(ctx, q, n);
     op_end(ctx);
     ctx_unlock(ctx);
     return ready;

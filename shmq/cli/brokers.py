@@ -218,7 +218,13 @@ def _table(one: BrokerStats) -> list[str]:
 def _line(one: QueueStats) -> str:
     parts = [f"{one.ready:,} ready"]
     parts += [
-        f"{n:,} {what}" for n, what in ((one.unsettled, "unsettled"), (one.delayed, "delayed")) if n
+        f"{n:,} {what}"
+        for n, what in (
+            (one.unsettled, "unsettled"),
+            (one.delayed, "delayed"),
+            (one.parked, "waiting for room"),
+        )
+        if n
     ]
     parts += [f"{one.published:,} published, {one.acked:,} acked"]
     cut = " (cut off: it was full)" if one.closed and one.disconnected else ""

@@ -86,13 +86,14 @@ def _tables(found: BrokerStats, earlier: BrokerStats | None) -> Iterable[str]:
         now = [
             (
                 _name(one),
-                *(one.ready, one.unsettled, one.delayed, one.bytes, _s(one.oldest_age)),
+                *(one.ready, one.unsettled, one.delayed, one.parked, one.bytes),
+                _s(one.oldest_age),
                 *(*_latency(one.waited), *_latency(one.held)),
             )
             for one in streams
         ]
-        head: tuple[str, ...] = ("now", "ready", "unsettled", "delayed", "bytes", "oldest")
-        head = (*head, "wait p50", "p99", "hold p50", "p99")
+        head: tuple[str, ...] = ("now", "ready", "unsettled", "delayed", "parked", "bytes")
+        head = (*head, "oldest", "wait p50", "p99", "hold p50", "p99")
         yield _table(head, now)
         rows = []
         for one in streams:

@@ -176,6 +176,7 @@ class Sidecar:
         """Look at queues and processes; True when there is nothing more to do here."""
         lib.shmq_segment_snapshot(self.ctx, self._info)
         self._look_at_queues(now)
+        lib.shmq_parked_sweep(self.ctx)
         supervisor, clients = self._look_at_owners()
         if supervisor:
             self._alone_since = NEVER

@@ -1,10 +1,15 @@
-"""Overflow: who is full gives up its oldest message, also where messages have an order to keep."""
+"""Full queues: the oldest goes, also where messages have an order to keep; what is due waits for room, in order."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
+from kit import wait_until
 
 import shmq
 
@@ -74,3 +79,108 @@ def test_a_full_queue_never_advises_what_it_has_already(broker: shmq.Broker, ove
     with pytest.raises(shmq.QueueFull) as caught:
         queue.publish(b"2", timeout=0)
     assert f'overflow="{overflow}"' not in str(caught.value)
+
+
+# ---- messages that are due and wait for room ------------------------------------------------------
+
+
+def flood(source: shmq.Queue, n: int) -> None:
+    source.publish_many(b"%d" % i for i in range(n))
+    with source.subscribe(prefetch=32) as consumer:
+        for _ in range(n):
+            consumer.get(timeout=10).reject("bad")
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"max_depth": 100, "overflow": "drop-oldest"}, range(900, 1000)),
+        ({"max_depth": 100, "overflow": "reject"}, range(100)),
+        ({"max_depth": 100}, range(1000)),
+        ({"max_bytes": 30, "overflow": "drop-oldest"}, range(990, 1000)),
+    ],
+)
+def test_the_bounds_of_a_dead_letter_queue_hold_for_dead_letters(
+    broker: shmq.Broker, options: dict[str, object], kept: range
+) -> None:
+    dead = broker.create_queue("dead", **options)
+    source = broker.create_queue("source", dead_letter="dead")
+    flood(source, 1000)
+    figures = dead.stats()
+    bound = options.get("max_depth", 10)
+    assert isinstance(bound, int)
+    assert figures.ready == min(bound, len(kept))
+    assert figures.parked == len(kept) - figures.ready
+    assert figures.dropped == 1000 - len(kept)
+    with dead.subscribe(ack="auto") as consumer:
+        assert [int(consumer.get(timeout=10).payload) for _ in kept] == list(kept)
+
+
+def test_what_waits_for_room_arrives_in_order_though_a_producer_keeps_the_queue_full(
+    broker: shmq.Broker,
+) -> None:
+    queue = broker.create_queue("busy", max_depth=20)
+    stop = threading.Event()
+
+    def keep_full() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(shmq.QueueFull):
+                queue.publish(b"filling", timeout=0.1)
+
+    producer = threading.Thread(target=keep_full)
+    producer.start()
+    try:
+        wait_until(lambda: queue.depth() == 20, "a full queue")
+        for i in range(20):
+            queue.publish(b"%d" % i, delay=0.001)
+        wait_until(lambda: queue.stats().parked == 20, "all to be due")
+        taken, arrived = 0, []
+        with queue.subscribe(ack="auto") as consumer:
+            while len(arrived) < 20:
+                payload = consumer.get(timeout=10).payload
+                taken += 1
+                if payload != b"filling":
+                    arrived.append(int(payload))
+        assert arrived == list(range(20))
+        assert taken <= 3 * 20 + 5  # those in front, and each second room
+    finally:
+        stop.set()
+        producer.join()
+
+
+def test_the_newest_of_a_queue_of_one_arrives_though_it_was_delayed(broker: shmq.Broker) -> None:
+    queue = broker.create_queue("latest", max_depth=1, overflow="drop-oldest")
+    queue.publish(b"old")
+    queue.publish(b"new", delay=0.01)
+    wait_until(lambda: queue.peek()[0].payload == b"new", "the delayed one")
+    assert queue.stats().parked == 0
+
+
+def test_purge_drops_what_waits_for_room(broker: shmq.Broker) -> None:
+    dead = broker.create_queue("dead", max_depth=10)
+    flood(broker.create_queue("source", dead_letter="dead"), 50)
+    dead.publish(b"later", delay=3600)
+    assert dead.purge() == 50
+    figures = dead.stats()
+    assert (figures.ready, figures.parked, figures.delayed) == (0, 0, 1)
+
+
+def test_a_consumer_of_a_closed_queue_gets_what_waits_for_room(broker: shmq.Broker) -> None:
+    dead = broker.create_queue("dead", max_depth=3)
+    flood(broker.create_queue("source", dead_letter="dead"), 30)
+    dead.shutdown()
+    with dead.subscribe(ack="auto") as consumer:
+        assert [int(delivery.payload) for delivery in consumer] == list(range(30))
+
+
+def test_the_sidecar_has_nothing_to_do_with_what_waits_for_room(broker: shmq.Broker) -> None:
+    dead = broker.create_queue("dead", max_depth=3)
+    flood(broker.create_queue("source", dead_letter="dead"), 10)
+    pid = broker.stats().sidecar_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with dead.subscribe(ack="auto") as consumer:
+            assert [int(consumer.get(timeout=10).payload) for _ in range(10)] == list(range(10))
+    finally:
+        os.kill(pid, signal.SIGCONT)

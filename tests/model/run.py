@@ -48,6 +48,7 @@ ORDER = ("NM=3", "NACKS=1", "MAXC=0", "NA=1", "NC=2")
 DEDUP_2 = ("K1=1", "STEP=2")
 DEDUP_1 = ("K1=1", "NE=1")
 DEDUP_LATE = ("NE=1", "LASTG=5", "STEP=2", "MAXC=1", "NPUB=2")
+PARK_1 = ("NM=2", "NC=1", "MAXC=1")
 WAIT = ("NC=2", "NPUB=2", "MAXC=1", "LEAVES=1")
 
 MODELS = [
@@ -99,6 +100,9 @@ MODELS = [
     Job("fan: 1 message, 3 crashes", "fan", ("ROUNDS=1", "MAXC=3")),
     Job("fan: 2 messages, 1 crash", "fan", ("ROUNDS=2", "MAXC=1")),
     Job("share: 2 messages with one id, 3 crashes", "share", ("MAXC=3",)),
+    Job("park: 2 messages, 2 consumers", "park", ("NM=2", "MAXC=0")),
+    Job("park: 2 messages, 1 consumer, the source dies", "park", PARK_1),
+    Job("park: 1 message, 2 consumers, 1 crash", "park", ("NM=1", "MAXC=1")),
 ]
 
 MUTANTS = [
@@ -182,6 +186,15 @@ MUTANTS = [
     ("SEND_UNASKED", "share", ()),
     ("OWN_UNKNOWN", "share", ()),
     ("DUPLICATE_NOT_COUNTED", "share", ("MAXC=0",)),
+    ("TAKES_LATER_ONES", "park", ("NM=3", "MAXC=0")),
+    ("CLEARS_BLINDLY", "park", ("NM=2", "MAXC=0")),
+    ("NO_LOOK_AFTER", "park", ("NM=2", "MAXC=0")),
+    ("OVERTAKES", "park", ("NM=2", "MAXC=0")),
+    ("NO_LOOK_AFTER_PARKING", "park", ("NM=2", "MAXC=0")),
+    ("TAKES_FROM_THE_DEAD", "park", ("NM=2", "MAXC=1")),
+    ("DEATH_KEEPS", "park", ("NM=2", "MAXC=1")),
+    ("UNDISTURBED", "park", ("NM=2", "MAXC=1")),
+    ("RECOVERY_DOES_NOT_SEND", "park", ("NM=2", "MAXC=1")),
 ]
 
 

@@ -1,0 +1,284 @@
+/* park.c: messages that are due and find their queue full wait there, in order, and cost nothing until somebody makes room.
+ *
+ *   block    MOVE(me) --ticket, CAS--> DELAYED+PARKED --CAS--> MOVE(x)+PARKED --> into the ring (settle_enter): READY
+ *            pos = ring 0xffff | ticket:48              ^                  |
+ *                                                       '-- no room: ------'   ticket 0: it goes on being the first
+ *   record   parked   count:31 | some:1     set after the CAS to PARKED; cleared by who has seen that nobody waits
+ *            note[256]  count:40 | idx+1:24   who began to wait as of which count: spares looking at all blocks
+ *            tickets, turn, disturbed
+ *   line     private: the next ones in the order of tickets, from one look at all blocks or from the notes
+ *
+ * Truth is ctl with PARKED, fate's home and the ticket; all else is hints. Whoever makes room (takes, purges, drops, expires) and
+ * sees `some` sends the first one on; where publishers wait as well, every second room is theirs. The sidecar looks once a second.
+ *
+ * I1  FOUND. `some` is set after the CAS to PARKED, and then the parker looks for room; who has made room looks at `some` after that.
+ *     Each with a full fence in between (PARKED): one of the two sees the other.
+ * I2  ORDER. Messages that one process parks are sent on in the order in which it parked them. A ticket is taken before the CAS to
+ *     PARKED. A look at all blocks uses those with tickets up to the one that was the last before it: whoever is missed, because it
+ *     was parked behind the look's back, has a later ticket than all of its process that count. Notes are by count, taken after the CAS.
+ * I3  TURN. Who sends on has the turn of the queue, so that the second one does not overtake the first. It is not a lock: it protects
+ *     nothing but the order. It is taken from who is dead only when that one's recovery is complete, and has put back (ticket 0) what it
+ *     held. From one who has not moved for a second it is taken: the order of the message in its hands is lost, nothing else.
+ * I4  Who gives the turn back looks once more: room may have been made by one who found the turn taken.
+ * I5  `some` is cleared by a CAS of the very word that was read before the look that found nobody: who parks afterwards changes it.
+ * I6  disturbed: recovery has put something in front, or seen a message whose parker died before it said so: lines made before are void.
+ *
+ * Who dies where: with a ticket: MOVE(dead), routed by recovery, parked behind the others. After the CAS to PARKED: recovery sees the
+ * flag and says `some` for it. After that, before the note: a note is missing, and a look at all blocks takes its place. In MOVE+PARKED:
+ * recovery puts it back as the first one (I3). With the turn: recovery sends on when it is done. With `some` cleared wrongly: cannot be (I5).
+ */
+#include "park.h"
+#include "clock.h"
+#include "expire.h"
+#include "owner.h"
+#include "queue.h"
+#include "room.h"
+#include "settle.h"
+#include "sort.h"
+#include "waiter.h"
+
+#define COUNT_MASK UINT32_C(0x7fffffff)
+#define ROUNDS 64
+#define VAIN 4
+#define PATIENCE UINT64_C(1000000000)
+#define PARKED_CTL ((uint64_t)SHMQ_FLAG_PARKED << 56)
+
+static uint32_t index_of(shmq_ctx *ctx, local_queue *q) { return (uint32_t)(q->shared - ctx->queues); }
+
+/* `some`, and a count that is nobody else's. */
+static uint32_t say_some(shmq_queue *rec) {
+    for (;;) {   /* bounded by others' progress */
+        uint32_t w = ld32_rlx(&rec->parked), n = (w + 2) | 1;
+        if (cas32(&rec->parked, w, n)) return n >> 1;
+    }
+}
+
+/* Let a message that the caller owns in MOVE wait at its queue. One that comes from there (PARKED) goes on being the first. */
+void park(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl) {
+    shmq_block *b = block_at(ctx, idx);
+    uint64_t expires = settle_expires(b), ticket = add(&q->shared->tickets, 1) + 1;
+    if ((ctl_flags(ctl) & SHMQ_FLAG_PARKED) && !MUTANT(78)) ticket = 0;
+    st_rlx(&b->pos, pos_make(0xffff, ticket));
+    CRASH_POINT("ticket");
+    if (!cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0) | PARKED_CTL)) return;
+    CRASH_POINT("parked");
+    uint32_t count = say_some(q->shared);
+    CRASH_POINT("parked_said");
+    st_rel(&q->shared->note[count % SHMQ_NOTES].word, (uint64_t)count << 24 | (idx + 1));
+    expire_hint(ctx, expires);
+}
+
+/* I6. */
+void park_disturb(shmq_ctx *ctx, uint32_t index) {
+    if (index >= SHMQ_QUEUES || index >= queues_used(ctx)) return;
+    say_some(&ctx->queues[index]);
+    add32(&ctx->queues[index].disturbed, 1);
+}
+
+/* ---- the turn (I3) ---- */
+
+static uint64_t turn_of(shmq_ctx *ctx) {
+    return (uint64_t)(ctx->self + 1) << 48 | (uint64_t)owner_epoch(ctx->self_word) << 32 | owner_pid(ctx->self_word);
+}
+
+/* Is whoever had that turn gone, and recovered? */
+static int turn_over(shmq_ctx *ctx, uint64_t turn) {
+    uint64_t owner = (turn >> 48) - 1;
+    if (owner >= SHMQ_OWNERS) return 1;
+    uint64_t w = ld_acq(&ctx->owners[owner].word);
+    if (MUTANT(79) && owner_state(w) == SHMQ_OWNER_DEAD) return 1;
+    return owner_state(w) == SHMQ_OWNER_FREE || owner_epoch(w) != ((turn >> 32) & 0xffff) || owner_pid(w) != (uint32_t)turn;
+}
+
+/* Has its holder been in one and the same operation for a second? */
+static int turn_stuck(shmq_ctx *ctx, local_queue *q, uint64_t turn) {
+    uint64_t owner = (turn >> 48) - 1, op = ld_acq(&ctx->owners[owner].op), now = clock_now(ctx);
+    if (q->turn_seen != turn || q->turn_op != op) {
+        q->turn_seen = turn;
+        q->turn_op = op;
+        q->turn_since = now;
+    }
+    return (op & 1) && now - q->turn_since > PATIENCE;
+}
+
+static int turn_take(shmq_ctx *ctx, local_queue *q) {
+    uint64_t w = ld_sc(&q->shared->turn), mine = turn_of(ctx);
+    return (w == 0 || w == mine || turn_over(ctx, w) || turn_stuck(ctx, q, w)) && cas(&q->shared->turn, w, mine);
+}
+
+/* ---- the line: who is next ---- */
+
+static parked_line *line_of(shmq_ctx *ctx, local_queue *q) {
+    parked_line *l = &ctx->lines[index_of(ctx, q) % LINES];
+    if (l->live != q->live) {
+        l->live = q->live;
+        l->known = 0;
+        l->n = l->next = 0;
+    }
+    return l;
+}
+
+static void line_fill(shmq_ctx *ctx, parked_line *l, uint32_t n, uint32_t count) {
+    keyed_sort(ctx->pick, n);
+    for (uint32_t i = 0; i < n; i++) l->idx[i] = ctx->pick[i].idx;
+    l->n = n;
+    l->next = 0;
+    l->count = count;
+}
+
+static int waits_at(shmq_ctx *ctx, uint32_t idx, uint32_t index, uint64_t *ctl) {
+    uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
+    *ctl = c;
+    return ctl_state(c) == SHMQ_DELAYED && (ctl_flags(c) & SHMQ_FLAG_PARKED) && fate_home(ld_rlx(&block_at(ctx, idx)->fate)) == index;
+}
+
+/* Who has come since the line was whole. 0 = a note is missing. */
+static int line_from_notes(shmq_ctx *ctx, local_queue *q, parked_line *l, uint32_t count) {
+    uint32_t since = (count - l->count) & COUNT_MASK;
+    if (since > SHMQ_NOTES) return 0;
+    for (uint32_t i = 0; i < since; i++) {
+        uint32_t c = (l->count + 1 + i) & COUNT_MASK;
+        uint64_t w = ld_acq(&q->shared->note[c % SHMQ_NOTES].word);
+        uint32_t idx = (uint32_t)(w & 0xffffff) - 1;
+        if (w >> 24 != c || !block_known(ctx, idx)) return 0;
+        ctx->pick[i] = (keyed_block){ .idx = idx, .key = pos_position(ld_rlx(&block_at(ctx, idx)->pos)) };
+    }
+    line_fill(ctx, l, since, count);
+    return 1;
+}
+
+static void line_from_blocks(shmq_ctx *ctx, local_queue *q, parked_line *l, uint32_t count) {
+    uint64_t last = ld_sc(&q->shared->tickets) & POSITION_MASK, highest = 0, c;   /* I2: before the first block is looked at */
+    uint32_t n = 0, index = index_of(ctx, q);
+    l->whole = 1;
+    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
+        uint64_t made = class_hwm(ctx, k);
+        for (uint64_t i = 0; i < made; i++) {
+            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
+            if (!waits_at(ctx, idx, index, &c)) continue;
+            keyed_block one = { .idx = idx, .key = pos_position(ld_rlx(&block_at(ctx, idx)->pos)) };
+            int later = one.key > last;
+            if (one.key > highest) highest = one.key;
+            if (later || n == LINE) l->whole = 0;
+            if (!later) n = keyed_lowest(ctx->pick, n, LINE, one);
+        }
+    }
+    for (last = ld_acq(&q->shared->tickets); highest > (last & POSITION_MASK); last = ld_acq(&q->shared->tickets))   /* no history gives a ticket that was not taken */
+        if (cas(&q->shared->tickets, last, highest)) add32(&ctx->header->corrupt, 1);
+    line_fill(ctx, l, n, count);
+}
+
+/* The first one that waits; NOBODY: none does, as far as known. The caller has the turn. */
+static uint32_t line_next(shmq_ctx *ctx, local_queue *q, parked_line *l) {
+    uint32_t disturbed = ld32_acq(&q->shared->disturbed);
+    if (l->known && l->disturbed == disturbed && l->next < l->n) return l->idx[l->next];
+    uint32_t count = ld32_sc(&q->shared->parked) >> 1;
+    if (!(l->known && l->disturbed == disturbed && l->whole && line_from_notes(ctx, q, l, count))) line_from_blocks(ctx, q, l, count);
+    l->known = 1;
+    l->disturbed = disturbed;
+    return l->n ? l->idx[0] : NOBODY;
+}
+
+/* I5. Nobody waits, by a line that was whole: say so. 0 = somebody may. */
+static int line_over(local_queue *q, parked_line *l) {
+    l->known = 0;
+    return l->whole && cas32(&q->shared->parked, l->count << 1 | 1, l->count << 1);
+}
+
+/* ---- sending on ---- */
+
+/* With the turn: while there is room. 0 = it is no use to go on: nobody waits, or the first one cannot get in. */
+static int send_some(shmq_ctx *ctx, local_queue *q, uint32_t most, uint32_t *sent) {
+    uint32_t index = index_of(ctx, q), vain = 0;
+    uint64_t c;
+    for (uint32_t tries = 0; *sent < most && vain < VAIN && room_for(ctx, q, 1) && tries < LINE; tries++) {
+        parked_line *l = line_of(ctx, q);   /* each time: the message that we sent may have made another queue's */
+        uint32_t idx = line_next(ctx, q, l);
+        if (idx == NOBODY) {
+            if (line_over(q, l)) return 0;
+            vain++;   /* somebody has come, or words are damaged: not for ever */
+            continue;
+        }
+        if (!waits_at(ctx, idx, index, &c)) { l->next++; continue; }
+        uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | PARKED_CTL;
+        if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;
+        CRASH_POINT("unparked");
+        if (settle_enter(ctx, q, idx, m) != SHMQ_FULL) {
+            if (l->live == q->live) l->next++;
+            ++*sent;
+            continue;
+        }
+        park(ctx, q, idx, m);   /* it stays where it is in the line */
+        return 0;
+    }
+    return vain < VAIN;
+}
+
+/* Send on what waits, `most` messages at most, as far as there is room. How many it were. Under the ctx lock, in op. */
+uint32_t park_send(shmq_ctx *ctx, local_queue *q, uint32_t most) {
+    uint32_t sent = 0;
+    for (int rounds = 0; rounds < ROUNDS; rounds++) {
+        fence();   /* PARKED: what we have parked, or the slot that we have cleared, before this look; and the turn, I4 */
+        if (sent >= most || !park_some(q) || !room_for(ctx, q, 1) || !turn_take(ctx, q)) break;
+        CRASH_POINT("turn");
+        int on = send_some(ctx, q, most, &sent);
+        cas(&q->shared->turn, turn_of(ctx), 0);
+        CRASH_POINT("turn_over");
+        if (!on) break;
+    }
+    return sent;
+}
+
+/* After making room for `freed`: all of it, or every second one where publishers wait. */
+uint32_t park_send_share(shmq_ctx *ctx, local_queue *q, uint32_t freed) {
+    if (!waiter_present(&q->shared->space)) return park_send(ctx, q, UINT32_MAX);
+    uint32_t share = (freed + q->odd) / 2;
+    q->odd = (freed + q->odd) & 1;
+    return share ? park_send(ctx, q, share) : 0;
+}
+
+/* Drop what waits. How many. */
+int64_t park_purge(shmq_ctx *ctx, local_queue *q, uint64_t now) {
+    uint32_t index = index_of(ctx, q);
+    int64_t n = 0;
+    uint64_t c;
+    if (!park_some(q)) return 0;
+    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
+        uint64_t made = class_hwm(ctx, k);
+        for (uint64_t i = 0; i < made; i++) {
+            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
+            if (!waits_at(ctx, idx, index, &c)) continue;
+            uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self), expires = settle_expires(block_at(ctx, idx));
+            if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;
+            if (expires && expires <= now) { settle_kill(ctx, idx, m, SHMQ_R_EXPIRED); continue; }
+            bump(&q->counters->dropped, 1);
+            settle_free(ctx, idx, m);
+            n++;
+        }
+    }
+    return n;
+}
+
+/* Of all queues. How many were sent on. */
+int park_send_all(shmq_ctx *ctx) {
+    uint32_t queues = queues_used(ctx);
+    int n = 0;
+    for (uint32_t i = 0; i < queues; i++) {
+        local_queue *q;
+        unsigned st = queue_state(ld_acq(&ctx->queues[i].word));   /* in any other state the record may have no memory, or be changing */
+        if ((st != SHMQ_Q_LIVE && st != SHMQ_Q_CLOSED) || !(ld32_acq(&ctx->queues[i].parked) & 1)) continue;
+        if (queue_open_local(ctx, i, &q) == SHMQ_OK && queue_status(q) != SHMQ_GONE) n += (int)park_send(ctx, q, UINT32_MAX);
+    }
+    return n;
+}
+
+/* For the sidecar, now and then: whoever made room may have been stopped before it sent on. */
+int shmq_parked_sweep(shmq_ctx *ctx) {
+    int n, rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);
+    n = park_send_all(ctx);
+    op_end(ctx);
+    ctx_unlock(ctx);
+    return n;
+}

@@ -1,0 +1,11 @@
+/* room.h: is there room in a queue, and can some be made. See room.c. */
+#ifndef SHMQ_ROOM_H
+#define SHMQ_ROOM_H
+
+#include "layout.h"
+
+int room_full(shmq_ctx *ctx, local_queue *q, uint64_t size, unsigned priority, int counted);
+int room_for(shmq_ctx *ctx, local_queue *q, uint32_t n);
+int room_make(shmq_ctx *ctx, local_queue *q);
+
+#endif
