@@ -80,6 +80,8 @@ WHAT = {
     86: "recovery does not send on what waits for room",
     77: "the dead-letter queue of a queue is looked for by its number only",
     60: "readings of the two clocks that are not of one moment count",
+    64: "what a process attached before its exec is taken for its own",
+    65: "a descriptor is used without asking what its number stands for by now",
 }
 
 
@@ -95,6 +97,7 @@ QUICK = {
     **dict.fromkeys((60,), "test_clock"),
     **dict.fromkeys((77,), "test_settle"),
     **dict.fromkeys((78, 79, 83, 84, 85, 86), "test_park"),
+    **dict.fromkeys((64, 65), "test_owner"),
 }
 
 

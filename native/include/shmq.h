@@ -172,7 +172,9 @@ typedef struct {             /* one attached process; word is the truth */
     shmq_au64 stack;         /* address of the main stack: changes with exec */
     shmq_au64 attached_ns;
     shmq_au32 settled;       /* 1 = every handle that this process has is counted (refs.c) */
-    uint8_t pad[68];
+    uint8_t pad[4];
+    shmq_au64 image;         /* which program of that process attached: another one after exec; 0 = unknown */
+    uint8_t pad2[56];
 } shmq_owner;
 
 typedef struct { shmq_au64 word; shmq_au64 deadline; } shmq_held;   /* deadline: CLOCK_MONOTONIC ns, 0 = none */

@@ -323,8 +323,8 @@ void arena_limbo_check(shmq_ctx *ctx, uint32_t idx) {
 }
 
 static int punch(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
-    if (ctx->provider == SHMQ_POSIX)
-        return fallocate(ctx->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length);
+    int fd = segment_fd(ctx);
+    if (fd >= 0) return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length);
     return madvise(ctx->base + offset, length, MADV_REMOVE);
 }
 

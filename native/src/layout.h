@@ -172,8 +172,8 @@ struct shmq_ctx {
     shmq_counters spare;     /* counts go here while a full file system denies us our own */
     uint64_t self_word;
     uint8_t *base;
-    uint64_t size, inode;
-    int fd;
+    uint64_t size, inode, device;
+    int fd;                  /* asked by segment_fd whether it still is ours */
     uint32_t provider, mapped, used;
     shmq_header *header;
     shmq_owner *owners, *me;
@@ -267,6 +267,7 @@ static inline uint32_t align8(uint32_t n) { return (n + 7) & ~7u; }
 
 int shmq_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length);
 int segment_reserve_mapped(shmq_ctx *ctx, uint64_t offset, uint64_t length);
+int segment_fd(shmq_ctx *ctx);
 
 /* short critical sections among the threads of one process; never held over a sleep or a system call that may block */
 #include <sched.h>

@@ -10,10 +10,13 @@
  * I3  held entries are written by their owner only; an entry is written before the ctl CAS that it covers, and cleared
  *     before the CAS that ends the lease. What a former owner of the record left is cleared before held_hwm admits it.
  * I4  A record becomes FREE only after a full recovery, or by its own owner with nothing held.
+ * I5  A FREE record has no image; its owner stores its own after the attach CAS. So an image that is read under an ALIVE word is
+ *     of the program that this word names, or there is none yet.
  *
  * Proof: a pidfd of that pid is readable (all threads have exited; a zombie counts), or there is no such pid, or its start
- * time is another one, or it has exec'ed (its main stack moved and its maps no longer hold this segment). Anything else -
- * no descriptor to be had, no permission - is "alive": errors delay a recovery, they never cause one.
+ * time is another one, or it has exec'ed: seen from outside, its main stack moved and its maps no longer hold this segment;
+ * seen by that process itself, which may have attached again, another image of it is named (I5). Anything else - no descriptor
+ * to be had, no permission - is "alive": errors delay a recovery, they never cause one.
  *
  * Who dies where: after the attach CAS: ALIVE(dead), proven by word alone. In detach: blocks already given back are free, the
  * rest is recovered.
@@ -22,6 +25,7 @@
 #include "owner.h"
 #include "arena.h"
 #include "clock.h"
+#include "hash.h"
 #include "settle.h"
 #include "topic.h"
 #include "waiter.h"
@@ -32,6 +36,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -77,9 +82,17 @@ static int maps_hold(shmq_ctx *ctx, uint32_t pid) {
     return lines == 0 ? -1 : seen;
 }
 
+/* A number of the program that runs in this process: random bytes that the kernel gives to each exec, which threads and forked
+ * children share. Hashed, since the C library makes secrets of them. 0 = unknown. */
+static uint64_t image_here(shmq_ctx *ctx) {
+    const void *random = (const void *)getauxval(AT_RANDOM);
+    return random ? hash_sip(ctx->header->secret, random, 16) | 1 : 0;
+}
+
 static int kill_zero(uint32_t pid) { return kill((pid_t)pid, 0) == 0 ? 0 : errno; }
 
 static int attach(shmq_ctx *ctx, uint32_t role);
+static void bury_former(shmq_ctx *ctx);
 
 int shmq_attach(shmq_ctx *ctx, uint32_t role) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
@@ -87,8 +100,21 @@ int shmq_attach(shmq_ctx *ctx, uint32_t role) {
     ctx_lock(ctx);
     int rc = attach(ctx, role);
     ctx_unlock(ctx);
-    if (rc >= 0) owner_ping(ctx);
+    if (rc >= 0) {
+        owner_ping(ctx);
+        bury_former(ctx);
+    }
     return rc;
+}
+
+/* What this process had attached before it exec'ed: nobody else can tell, as soon as its maps hold the segment again. */
+static void bury_former(shmq_ctx *ctx) {
+    uint32_t owners = ld32_acq(&ctx->header->owner_hwm), pid = (uint32_t)getpid();
+    for (uint32_t i = 0; i < owners && i < SHMQ_OWNERS; i++) {
+        uint64_t w = ld_acq(&ctx->owners[i].word);
+        if (owner_state(w) != SHMQ_OWNER_ALIVE || owner_pid(w) != pid || i == ctx->self) continue;
+        if (shmq_owner_prove(ctx, i, 1) == SHMQ_OK && shmq_owner_declare(ctx, i, w) == SHMQ_OK) shmq_recover(ctx, i);
+    }
 }
 
 static int attach(shmq_ctx *ctx, uint32_t role) {
@@ -111,6 +137,7 @@ static int attach(shmq_ctx *ctx, uint32_t role) {
         if (ld32_acq(&o->held_cap) == 0) st32_rel(&o->held_cap, SHMQ_PAGE / sizeof(shmq_held));
         st_rlx(&o->start, start);
         st_rlx(&o->stack, stack);
+        st_rel(&o->image, image_here(ctx));   /* I5 */
         st_rlx(&o->attached_ns, shmq_now());
         st32_rlx(&o->role, role);
         st32_rlx(&o->settled, 0);
@@ -157,6 +184,7 @@ int shmq_detach(shmq_ctx *ctx) {
     arena_return_all(ctx);
     CRASH_POINT("detach");
     st32_rel(&ctx->attached, 0);
+    st_rlx(&ctx->me->image, 0);   /* I5 */
     cas(&ctx->me->word, ctx->self_word,
         owner_make(SHMQ_OWNER_FREE, owner_epoch(ctx->self_word) + 1, 0, 0));   /* I4 */
     ctx_unlock(ctx);
@@ -222,7 +250,11 @@ int shmq_owner_prove(shmq_ctx *ctx, uint32_t owner, int look_for_exec) {
     if (owner_state(w) == SHMQ_OWNER_DEAD) return SHMQ_OK;
     if (owner_state(w) != SHMQ_OWNER_ALIVE) return SHMQ_E_NOTFOUND;
     uint32_t pid = owner_pid(w);
-    if (pid == (uint32_t)getpid() && w == ctx->self_word) return SHMQ_ALIVE;
+    if (pid == (uint32_t)getpid()) {
+        uint64_t image = ld_acq(&o->image);
+        if (owner == ctx->self && w == ctx->self_word) return SHMQ_ALIVE;   /* the same word may be in several records of this process */
+        if (image && image_here(ctx) && image != image_here(ctx) && !MUTANT(64) && ld_acq(&o->word) == w) return SHMQ_OK;
+    }
     int fd = (int)syscall(SYS_pidfd_open, pid, 0);
     if (fd < 0 && errno == ESRCH) return SHMQ_OK;
     if (fd >= 0) {

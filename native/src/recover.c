@@ -178,6 +178,7 @@ int shmq_recover(shmq_ctx *ctx, uint32_t p) {
         if (recover_held(ctx, p, word) && recover_blocks(ctx, p, word)) {
             announce(ctx, 1);   /* what was freed may have been the last of a closed queue: its consumers are done */
             CRASH_POINT("recovered");
+            st_rlx(&ctx->owners[p].image, 0);   /* owner.c, I5; if another one has been quicker, an exec goes unnoticed here, no more */
             cas(&ctx->owners[p].word, word, owner_make(SHMQ_OWNER_FREE, owner_epoch(word) + 1, 0, 0));   /* I3 */
             CRASH_POINT("recovered_free");
             if (!MUTANT(86)) park_send_all(ctx);   /* p may have had the turn to send on what waits for room */

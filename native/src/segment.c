@@ -6,6 +6,8 @@
  * I2  geometry is immutable once magic is stored; every process works on a private, checksummed copy.
  * I3  no byte is read or written that shmq_reserve (or format) has not put memory behind: on a full file system the answer
  *     is SHMQ_E_NOMEM, never SIGBUS.
+ * I4  The descriptor is used only while its number stands for the segment: a program may have closed it, and have a file of
+ *     its own there, which must not be filled or punched. Without it the mapping serves, where the kernel can do that.
  * Written by format only, all but the live words (admin .. hwm). If the formatter dies before magic: the segment has no
  * magic, verify refuses it, and whoever creates the broker next unlinks it.
  */
@@ -53,10 +55,11 @@ uint64_t shmq_fingerprint(void) {
     return hash64(h, UNITS, sizeof UNITS);
 }
 
+/* 1 = there is nothing to be read (no /proc); 0 = it could not be read this time (no descriptor left): errno says why. */
 static uint64_t boot_hash(void) {
     char text[64] = { 0 };
     int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return 1;
+    if (fd < 0) return errno == ENOENT || errno == EACCES || errno == EPERM || errno == ENOTDIR ? 1 : 0;
     ssize_t n = read(fd, text, sizeof text);
     close(fd);
     return n > 0 ? hash64(UINT64_C(0xcbf29ce484222325), text, (size_t)n) : 1;
@@ -184,6 +187,7 @@ int shmq_map_fd(shmq_ctx *ctx, int fd, uint64_t size) {
     ctx->fd = fd;
     ctx->provider = SHMQ_POSIX;
     ctx->inode = (uint64_t)st.st_ino;
+    ctx->device = (uint64_t)st.st_dev;
     point(ctx, base, size);
     return SHMQ_OK;
 }
@@ -212,17 +216,24 @@ int shmq_unmap(shmq_ctx *ctx) {
     return SHMQ_OK;
 }
 
+/* The descriptor, if the number still stands for the segment; else -1 (I4). */
+int segment_fd(shmq_ctx *ctx) {
+    struct stat st;
+    if (ctx->provider != SHMQ_POSIX || ctx->fd < 0 || fstat(ctx->fd, &st) != 0) return -1;
+    return ((uint64_t)st.st_ino == ctx->inode && (uint64_t)st.st_dev == ctx->device) || MUTANT(65) ? ctx->fd : -1;
+}
+
 /* Put memory behind [offset, offset+length): idempotent, safe to race, safe to be killed in. */
 int shmq_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
     uint64_t from = offset / SHMQ_PAGE * SHMQ_PAGE, end = round_up(offset + length, SHMQ_PAGE);
     if (end > ctx->size) return fail(ctx, SHMQ_E_NOMEM, WHAT_RESERVE, offset, end, ctx->size, 0);
     CRASH_POINT("reserve");
     for (int tries = 0;; tries++) {
-        int bad = ctx->provider == SHMQ_POSIX ? fallocate(ctx->fd, 0, (off_t)from, (off_t)(end - from))
-                                              : madvise(ctx->base + from, end - from, MADV_POPULATE_WRITE);
+        int fd = segment_fd(ctx);
+        int bad = fd >= 0 ? fallocate(fd, 0, (off_t)from, (off_t)(end - from)) : madvise(ctx->base + from, end - from, MADV_POPULATE_WRITE);
         if (bad == 0) return SHMQ_OK;
         if (errno == EINTR && tries < 1000) continue;
-        int e = errno;
+        int e = fd < 0 && errno == EINVAL && ctx->provider == SHMQ_POSIX ? EBADF : errno;   /* before Linux 5.14 only the descriptor can do it */
         return fail(ctx, e == ENOSPC || e == ENOMEM || e == EFAULT || e == EINTR ? SHMQ_E_NOMEM : SHMQ_E_SYS,
                     WHAT_RESERVE, from, end - from, 0, e);
     }
@@ -247,6 +258,8 @@ int shmq_format(shmq_ctx *ctx, const shmq_config *config) {
     if (!ctx->mapped) return fail(ctx, SHMQ_E_ARG, WHAT_MAP, 0, 0, 1, 0);
     shmq_geometry g;
     if (shmq_plan(config, &g) > ctx->size) return fail(ctx, SHMQ_E_ARG, WHAT_SIZE, 0, ctx->size, g.total, 0);
+    uint64_t boot = boot_hash();
+    if (boot == 0) return fail(ctx, SHMQ_E_SYS, WHAT_BOOT, 0, 0, 0, errno);
     int rc = shmq_reserve(ctx, 0, g.l0);   /* header, owners, timers, l1 */
     if (rc != SHMQ_OK) return rc;
     shmq_header *h = ctx->header;
@@ -256,7 +269,7 @@ int shmq_format(shmq_ctx *ctx, const shmq_config *config) {
     h->uid = (uint64_t)getuid();
     h->pidns = pid_namespace();
     h->created_ns = shmq_now();
-    h->boot = boot_hash();
+    h->boot = boot;
     h->geometry = g;
     h->checksum = header_checksum(h);
     st_rlx(&h->next_id, 1);
@@ -289,7 +302,13 @@ int shmq_check_header(const void *bytes, uint64_t n, uint64_t file_size, shmq_de
     if (h.checksum != header_checksum(&h))
         return refuse(out, SHMQ_E_CORRUPT, WHAT_CHECKSUM, offsetof(shmq_header, checksum), h.checksum, header_checksum(&h));
     if (h.uid != (uint64_t)getuid()) return refuse(out, SHMQ_E_ARG, WHAT_UID, offsetof(shmq_header, uid), h.uid, (uint64_t)getuid());
-    if (h.boot != boot_hash()) return refuse(out, SHMQ_E_CORRUPT, WHAT_BOOT, offsetof(shmq_header, boot), h.boot, boot_hash());
+    uint64_t boot = boot_hash();
+    if (boot == 0) {
+        refuse(out, SHMQ_E_SYS, WHAT_BOOT, offsetof(shmq_header, boot), h.boot, 0);
+        out->sys_errno = errno;
+        return SHMQ_E_SYS;
+    }
+    if (h.boot != boot) return refuse(out, SHMQ_E_CORRUPT, WHAT_BOOT, offsetof(shmq_header, boot), h.boot, boot);
     if (h.pidns != pid_namespace())
         return refuse(out, SHMQ_E_PIDNS, WHAT_PIDNS, offsetof(shmq_header, pidns), h.pidns, pid_namespace());
     shmq_config c = { .memory_limit = h.geometry.memory_limit, .max_message = h.geometry.max_message,
@@ -323,7 +342,8 @@ int shmq_segment_snapshot(shmq_ctx *ctx, shmq_segment_info *out) {
     shmq_header *h = ctx->header;
     struct stat st;
     out->total = ctx->size;
-    if (ctx->fd >= 0 && fstat(ctx->fd, &st) == 0) out->memory_used = (uint64_t)st.st_blocks * 512;
+    int fd = segment_fd(ctx);
+    if (fd >= 0 && fstat(fd, &st) == 0) out->memory_used = (uint64_t)st.st_blocks * 512;
     else out->memory_used = ctx->geometry.l0;   /* what format reserved; blocks are added below */
     out->memory_limit = ctx->geometry.memory_limit;
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
@@ -331,7 +351,7 @@ int shmq_segment_snapshot(shmq_ctx *ctx, shmq_segment_info *out) {
         out->blocks += n;
         for (uint64_t w = 0; w < (n + 63) / 64; w++)
             out->free_blocks += (uint64_t)__builtin_popcountll(ld_rlx(&ctx->l0[ctx->classes[k].first / 64 + w]));
-        if (ctx->fd < 0) out->memory_used += n * (64 + ctx->classes[k].stride);
+        if (fd < 0) out->memory_used += n * (64 + ctx->classes[k].stride);
     }
     out->next_id = ld_rlx(&h->next_id);
     out->created_ns = h->created_ns;

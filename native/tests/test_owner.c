@@ -184,4 +184,94 @@ TEST(ahead, "what was only read ahead does not count an attempt at death or leav
     }
     nothing_left(a);
 }
-MAIN
+
+/* The other program of exec_again: it attaches to the same segment. */
+static int again(const char *fd, const char *up) {
+    struct stat st;
+    seg.fd = atoi(fd);
+    if (fstat(seg.fd, &st) != 0) return 1;
+    seg.total = (uint64_t)st.st_size;
+    shmq_ctx *c = join();
+    if (write(atoi(up), "x", 1) != 1) return 1;
+    for (;;) pause();
+    return c == NULL;
+}
+
+TEST(exec_again, "a process that became another program and attached again gives back what it had before, and nothing else") {
+    shmq_ctx *a = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(a, "q", 10);
+    for (uint64_t i = 0; i < 5; i++) EQ(put(a, q, i), SHMQ_OK);
+    shmq_ctx *mine = join();   /* another attachment of this process is no former program */
+    take1(a, q);
+    take1(mine, q);
+    partner p = split();
+    if (p.pid == 0) {
+        char fd[16], up[16];
+        shmq_ctx *one = join(), *two = join();
+        take1(one, q);
+        take1(two, q);
+        fcntl(seg.fd, F_SETFD, 0);
+        fcntl(p.up[1], F_SETFD, 0);
+        snprintf(fd, sizeof fd, "%d", seg.fd);
+        snprintf(up, sizeof up, "%d", p.up[1]);
+        execl("/proc/self/exe", "test_owner", "again", fd, up, (char *)NULL);
+        _exit(1);
+    }
+    hear(p.up);   /* it has attached: by then what it held is here again, whoever looks */
+    EQ(shmq_owner_prove(a, 2, 1), SHMQ_E_NOTFOUND);
+    EQ(shmq_owner_prove(a, 3, 1), SHMQ_E_NOTFOUND);
+    EQ(shmq_owner_prove(a, 4, 1), SHMQ_ALIVE);
+    EQ(shmq_reap(a, 1), 0);
+    EQ(shmq_attached(mine), 1);
+    uint64_t seen = 0;
+    for (int i = 0; i < 3; i++) seen |= 1u << get(a, q);
+    EQ(seen, 1u << 2 | 1u << 3 | 1u << 4);
+    CHECK(empty(a, q));
+    kill_wait(p.pid);
+    EQ(shmq_reap(a, 0), 1);
+}
+
+TEST(image_of_record, "a record that is used again does not keep the program of who had it before") {
+    shmq_ctx *a = segment(64 << 20, 1 << 20), *b = join();
+    CHECK(ld_acq(&b->me->image) != 0);
+    EQ(shmq_detach(b), SHMQ_OK);
+    EQ(ld_acq(&a->owners[1].image), 0);
+    EQ(shmq_attach(b, SHMQ_CLIENT), 1);
+    CHECK(ld_acq(&b->me->image) == ld_acq(&a->me->image));
+    st_sc(&a->owners[1].word, owner_make(SHMQ_OWNER_ALIVE, 7, 1, pid_of_nobody()));
+    EQ(shmq_reap(a, 0), 1);
+    EQ(ld_acq(&a->owners[1].image), 0);
+}
+
+TEST(foreign_fd, "a descriptor whose number is another file by now is neither filled nor punched; the mapping serves") {
+    shmq_ctx *a = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(a, "q", 1000);
+    struct stat st;
+    int theirs = memfd_create("theirs", MFD_CLOEXEC), fd = a->fd;
+    CHECK(write(theirs, "mine", 4) == 4 && dup2(theirs, fd) == fd);
+    static uint8_t big[300000];
+    int made = 0;
+    for (int i = 0; i < 40; i++) {
+        shmq_message m = { .data = big, .size = sizeof big };
+        int rc = shmq_publish(a, q, &m);
+        CHECK(rc == SHMQ_OK || rc == SHMQ_E_SYS);   /* before Linux 5.14 only the descriptor could do it */
+        made += rc == SHMQ_OK;
+    }
+    for (int i = 0; i < made; i++) {
+        shmq_delivery d = take1(a, q);
+        EQ(shmq_ack(a, &d, 1), 1);
+    }
+    shmq_segment_info info;
+    EQ(shmq_segment_snapshot(a, &info), SHMQ_OK);
+    CHECK(shmq_trim(a, 0) >= 0);
+    char text[5] = { 0 };
+    CHECK(fstat(theirs, &st) == 0 && st.st_size == 4 && pread(theirs, text, 4, 0) == 4 && strcmp(text, "mine") == 0);
+    close(fd);
+    EQ(put(a, q, 1), SHMQ_OK);
+    EQ(get(a, q), 1);
+}
+
+int main(int argc, char **argv) {
+    if (argc == 4 && strcmp(argv[1], "again") == 0) return again(argv[2], argv[3]);
+    return run_cases(argc, argv);
+}
