@@ -13,6 +13,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
+from shmq.descriptors import scarce
+
 __all__ = ["task_number", "wait_in_thread"]
 
 _tasks: weakref.WeakKeyDictionary[asyncio.Task[object], int] = weakref.WeakKeyDictionary()
@@ -49,7 +51,8 @@ async def wait_in_thread(wait: Callable[[], int], wake: Callable[[], object]) ->
         except RuntimeError:  # the loop is closed: nobody waits any more
             pass
 
-    threading.Thread(target=run, name="shmq-wait", daemon=True).start()
+    with scarce("waiting in asyncio"):
+        threading.Thread(target=run, name="shmq-wait", daemon=True).start()
     try:
         return await done
     except asyncio.CancelledError:

@@ -10,7 +10,9 @@ memory stays mapped until the Client object itself is gone: whoever keeps an add
 segment (a view, a loan, a thread inside a call) keeps the Client, and never reads unmapped memory.
 
 At interpreter exit the process detaches, silently. A process that ends without that (os._exit,
-SIGKILL) is found dead by the supervisor, and the same happens for it.
+SIGKILL) is found dead by the supervisor, and the same happens for it. So it is when threads of the
+program still run at exit: daemon threads, which may sit in a get. They are not torn out of it, but
+stay there, as in the standard library's queues, until the process is gone.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ from collections.abc import Callable
 from typing import Any
 
 from shmq._native import ffi, lib
+from shmq.descriptors import SCARCE, limit_reached
 from shmq.errors import RESULTS, BrokerNotRunning, Detached, ShmqError, explain
+from shmq.locks import Lock
 from shmq.segment import Segment, open_segment, owners_alive
+from shmq.segment.refusals import refusal
 
 __all__ = ["Client"]
 
@@ -35,7 +40,7 @@ RC_NAMES: dict[int, str] = {
     int(value): name for value, name in ffi.typeof("enum shmq_rc").elements.items()
 }
 
-_lock = threading.RLock()
+_lock = Lock()
 _clients: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
 
 
@@ -110,7 +115,8 @@ class Client:
         info = ffi.new("shmq_segment_info *")
         if self.role != lib.SHMQ_CLIENT or lib.shmq_segment_snapshot(self.ctx, info) != 0:
             return
-        if info.anonymous and not owners_alive(self.ctx) and self.segment.claim():
+        others = [o for o in owners_alive(self.ctx) if o.record != lib.shmq_self(self.ctx)]
+        if info.anonymous and not others and self.segment.claim():
             self.segment.unlink()
 
     @property
@@ -144,7 +150,11 @@ class Client:
             )
         try:
             self.segment.map(ctx)
-            self._check(ctx, lib.shmq_verify(ctx), f"segment of broker {self.name!r}")
+            rc = lib.shmq_verify(ctx)
+            if rc != lib.SHMQ_OK:
+                detail = ffi.new("shmq_detail *")
+                lib.shmq_ctx_detail(ctx, detail)
+                raise refusal(self.name, self.segment.provider, rc, detail, self.segment.size)
             self._check(ctx, lib.shmq_attach(ctx, self.role), f"attaching to {self.name!r}")
         except BaseException:
             lib.shmq_unmap(ctx)
@@ -227,6 +237,8 @@ def error_of(rc: int, what: str, ctx: Any, facts: dict[str, object]) -> ShmqErro
         detail = ffi.new("shmq_detail *")
         lib.shmq_ctx_detail(ctx, detail)
         found = _with_detail(code, found, detail)
+        if code == "SHMQ_E_SYS" and detail.sys_errno in SCARCE:
+            return limit_reached(what, found)
         if code == "SHMQ_E_NOMEM" and ffi.string(lib.shmq_what(detail.what)) == b"table of ids":
             found = f"dedup_capacity reached, {detail.expected:,} ids within the dedup_window"
             expected = "room for one more id"
@@ -255,8 +267,19 @@ def _with_detail(code: str, found: str, detail: Any) -> str:
 # ---- end of the process ---------------------------------------------------------------------------
 
 
+def others_run() -> bool:
+    """Return whether threads of the program run beside this one; shmq's own end by themselves."""
+    ours = {thread.ident for thread in threading.enumerate() if thread.name.startswith("shmq-")}
+    return bool(sys._current_frames().keys() - ours - {threading.get_ident()})
+
+
 def _detach_all() -> None:
     with contextlib.suppress(Exception):
+        if others_run():
+            for client in list(_clients.values()):
+                if client.pid == os.getpid() and not client._closed:
+                    client._last_one_out()
+            return
         for client in list(_clients.values()):
             if client.pid == os.getpid():
                 client.detach()
@@ -274,12 +297,3 @@ def _register_multiprocessing_exit() -> None:
     if util is not None and _finalized_pid != os.getpid():
         _finalized_pid = os.getpid()
         util.Finalize(None, _detach_all, exitpriority=-1000)
-
-
-def _after_fork_in_child() -> None:
-    # The thread that held the lock does not exist here.
-    global _lock
-    _lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -127,7 +127,8 @@ class MissingPackage(ShmqError, ImportError):
 
 
 class LimitReached(ShmqError):
-    """A fixed number of places (processes, queues, unsettled deliveries) is used up."""
+    """A fixed number of places (processes, queues, unsettled deliveries) is used up, or the system has
+    no more descriptors, processes or threads to give."""
 
 
 class Detached(ShmqError, ValueError):

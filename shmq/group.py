@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from shmq.errors import (
     explain,
 )
 from shmq.figures import QueueStats
+from shmq.locks import Lock
 from shmq.message import deadline_of
 from shmq.options import NS, QueueOptions, check_record_name, check_share_name, parse_choice
 from shmq.queue import Queue
@@ -286,7 +286,7 @@ class _Turns(_Member):
 
     def __init__(self, queue: Queue, consumer_id: str, member: int, **how: Any) -> None:
         super().__init__(queue, consumer_id, member, **how)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._known: list[int] = []
         self._known_until = 0
         least = self._say(NEW)

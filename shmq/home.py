@@ -22,12 +22,13 @@ import contextlib
 import os
 import select
 import sys
-import threading
 from typing import Any, NamedTuple
 
 from shmq.broker import Broker
-from shmq.client import Client
+from shmq.client import Client, others_run
+from shmq.descriptors import Kept, lift, pipe, scarce
 from shmq.errors import ShmqError
+from shmq.locks import Lock
 from shmq.segment import living
 from shmq.supervisor.spawn import Started, start_supervisor
 
@@ -38,7 +39,7 @@ VARIABLE = "SHMQ_HOME"
 MAX_MESSAGE = (1 << 30) + (60 << 10)
 FAREWELL_S = 0.5  # at exit, for the helpers of a broker that this process was the last to use
 
-_lock = threading.RLock()
+_lock = Lock()
 _home: Home | None = None
 
 
@@ -53,13 +54,14 @@ class Home(Broker):
     """The broker of a process tree. `home` makes it; it is a Broker in every respect."""
 
     def __init__(self) -> None:
-        reader, self._lease = os.pipe()
+        with scarce("broker of this process tree"):
+            reader, lease = pipe()
+        self._lease: Kept | None = Kept(lease)
         self._reader = reader
         try:
             super().__init__()
         except BaseException:
-            os.close(self._lease)
-            self._lease = -1
+            self._drop_lease()
             raise
         finally:
             os.close(reader)
@@ -67,17 +69,20 @@ class Home(Broker):
     @classmethod
     def _of(cls, name: str) -> Home:
         found: Home = cls._attach(name)  # type: ignore[assignment]
-        found._lease = -1
+        found._lease = None
         found._anonymous = True
         return found
 
     def _launch(self, **more: object) -> Started:
         if "adopt" in more:  # for a supervisor that was killed: the pipe is still the same one
-            if self._lease < 0:
+            if self.lease_fd() < 0:
                 return super()._launch(**more)
-            reader = os.open(f"/proc/self/fd/{self._lease}", os.O_RDONLY | os.O_NONBLOCK)
+            with scarce(f"supervisor of broker {self.name!r}"):
+                path = f"/proc/self/fd/{self.lease_fd()}"
+                reader = lift(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
         else:
-            reader = os.dup(self._reader)
+            with scarce(f"supervisor of broker {self.name!r}"):
+                reader = lift(os.dup(self._reader))
         try:
             options = {**self._supervisor_options(), "max_message": MAX_MESSAGE, **more}
             return start_supervisor(self.name, {**options, "lease_fd": reader}, (reader,))
@@ -89,17 +94,20 @@ class Home(Broker):
 
     def _take_lease(self, fd: int) -> None:
         """Hold ``fd`` as this process's lease, until it ends."""
-        if self._lease >= 0:
+        if self.lease_fd() >= 0:
             os.close(fd)
             return
         os.set_inheritable(fd, False)
-        self._lease = fd
+        self._lease = Kept(fd)
+
+    def lease_fd(self) -> int:
+        """Return the descriptor of the lease; -1 when this process has none (any more)."""
+        return self._lease.fd if self._lease is not None and self._lease.ours() else -1
 
     def _drop_lease(self) -> None:
-        fd, self._lease = self._lease, -1
-        if fd >= 0:
-            with contextlib.suppress(OSError):  # closed by a daemon's clean start
-                os.close(fd)
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.close()
 
 
 def home() -> Broker:
@@ -127,15 +135,25 @@ def home() -> Broker:
             with contextlib.suppress(ShmqError, ValueError):
                 _home = Home._of(name)  # of a parent that is gone, it may be gone as well
         if _home is None:
-            _home = Home()
+            made = Home()
+            _home = _first(made)
             os.environ[VARIABLE] = _home.name
         _at_exit()
         return _home
 
 
+def _first(made: Home) -> Home:
+    """Return what is the home by now: a signal handler or a finalizer may have been here meanwhile."""
+    if _home is None or not _home._usable():
+        return made
+    made._drop_lease()
+    made.close()
+    return _home
+
+
 def parcel(client: Client) -> Parcel:
     """Return what a handle on the broker of ``client`` pickles as, to find it from elsewhere."""
-    lease = _home._lease if _home is not None and _home.name == client.name else -1
+    lease = _home.lease_fd() if _home is not None and _home.name == client.name else -1
     if lease < 0:
         return Parcel(client.name, None)
     from multiprocessing import context, reduction
@@ -183,9 +201,12 @@ def attach_here() -> Client | None:
 
 
 def _farewell() -> None:
-    """Let go of the broker; if nobody else uses it, wait until it is gone."""
+    """Let go of the broker; if nobody else uses it, wait until it is gone.
+
+    Not while daemon threads use it: the supervisor hears when the process is gone.
+    """
     found = _home
-    if found is None or not found._open:
+    if found is None or not found._open or others_run():
         return
     with contextlib.suppress(Exception):
         name, me = found.name, os.getpid()
@@ -233,11 +254,3 @@ def _in_child_of_multiprocessing(_: object) -> None:
 
 
 atexit.register(_farewell)
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -10,7 +10,6 @@ the broker; nothing runs in between, and no process of the broker takes part.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmq.errors import BrokerNotRunning, InvalidOption, ShmqError, explain
 from shmq.figures import BOUNDS, Latency, QueueStats
+from shmq.locks import Lock
 from shmq.segment import observe
 from shmq.settings import unpack_metrics
 from shmq.stats import BrokerStats, ClientStats, GroupStats, read_stats
@@ -232,7 +232,7 @@ class Reader:
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._until = 0.0
         self._last: list[Family] = []
 

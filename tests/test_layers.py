@@ -24,6 +24,8 @@ FLOORS = {
     "shmq.model": 0,
     # 1: the binding of the C core
     "shmq._native": 1,
+    "shmq.descriptors": 1,
+    "shmq.locks": 1,
     # 2: memory, and this process's place in it
     "shmq.segment": 2,
     "shmq.settings": 2,

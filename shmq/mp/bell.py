@@ -1,43 +1,62 @@
 """A descriptor that is readable while a queue has items: for select, epoll, `connection.wait`.
 
-The core's futexes cannot be waited on by select. Who asks for a descriptor gets an eventfd and a
+The core's futexes cannot be waited on by select. Who asks for a descriptor gets a pipe and a
 thread that waits on its behalf; who does not, has neither. The thread belongs to the process that
 asked. Each take of this process looks whether to quiet the bell; when other processes take all
 items, it falls silent within `PATIENCE_S`.
+
+A pipe, because its ends can be told from anything else: a program that closes descriptors by number
+may have files of its own there. And takes may come in signal handlers and finalizers, in the middle of
+one another: what they share with the thread is a SimpleQueue, which is made for that.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import threading
 
 from shmq._native import lib
 from shmq.client import Client
+from shmq.descriptors import Kept, pipe, scarce
 
 PATIENCE_S = 0.1
 
 
 class Bell:
-    """An eventfd that says whether a queue has items."""
+    """A descriptor that says whether a queue has items."""
 
     def __init__(self, client: Client, qref: int) -> None:
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pid = os.getpid()
-        self._share = _Share(client, qref, self.fd)
-        threading.Thread(target=self._share.serve, name="shmq-bell", daemon=True).start()
+        with scarce("descriptor of a queue"):
+            self._share = _Share(client, qref)
+            try:
+                threading.Thread(target=self._share.serve, name="shmq-bell", daemon=True).start()
+            except BaseException:
+                self._share.close()
+                raise
+
+    @property
+    def fd(self) -> int:
+        """What is readable while the queue has items."""
+        return self._share.reader.fd
+
+    def lost(self) -> bool:
+        """Return whether somebody else has closed the descriptor."""
+        return not self._share.reader.ours()
 
     def ring(self) -> None:
         """Look at the queue after a take: nothing there, nothing to read."""
         share = self._share
         if lib.shmq_depth(share.client.ctx, share.qref) == 0:
             share.quiet()
-            share.looked.set()
+            share.look()
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
             if self._pid != os.getpid():
-                os.close(self.fd)  # inherited; it rings in the parent
+                self._share.close()  # inherited; it rings in the parent
             else:
                 self._share.stop()
 
@@ -45,18 +64,39 @@ class Bell:
 class _Share:
     """What the thread knows: nothing that would keep the queue alive."""
 
-    def __init__(self, client: Client, qref: int, fd: int) -> None:
-        self.client, self.qref, self.fd = client, qref, fd
-        self.looked = threading.Event()
+    def __init__(self, client: Client, qref: int) -> None:
+        self.client, self.qref = client, qref
+        reader, writer = pipe()
+        self.reader, self._writer = Kept(reader), Kept(writer)
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
+        self._looks: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopped = False
 
     def quiet(self) -> None:
         with contextlib.suppress(OSError):  # it was quiet
-            os.eventfd_read(self.fd)
+            while self.reader.ours() and os.read(self.reader.fd, 64):
+                pass
+
+    def look(self) -> None:
+        """Tell the thread that somebody has looked."""
+        if self._looks.qsize() < 2:
+            self._looks.put(None)
+
+    def _await_look(self, timeout: float | None = None) -> bool:
+        try:
+            self._looks.get(timeout=timeout)
+        except queue.Empty:
+            return False
+        return True
+
+    def close(self) -> None:
+        self.reader.close()
+        self._writer.close()
 
     def stop(self) -> None:
         self._stopped = True
-        self.looked.set()
+        self._looks.put(None)
         if not self.client.closed:
             lib.shmq_wake_queue(self.client.ctx, self.qref)
 
@@ -68,16 +108,19 @@ class _Share:
                 depth = lib.shmq_depth(ctx, self.qref)
                 if (depth == 0 and rc >= 0) or rc == lib.SHMQ_INTR:
                     continue
-                self.looked.clear()
-                os.eventfd_write(self.fd, 1)
+                while self._await_look(0):  # of the time before
+                    pass
+                if not self._writer.ours():
+                    return
+                with contextlib.suppress(BlockingIOError):  # it rings already
+                    os.write(self._writer.fd, b"!")
                 if depth <= 0:
                     return  # shut down, or gone: the next get says so, for good
-                while not self.looked.wait(PATIENCE_S) and not self._stopped:
+                while not self._await_look(PATIENCE_S) and not self._stopped:
                     if lib.shmq_depth(ctx, self.qref) == 0:
                         self.quiet()
                         break
         finally:
             while not self._stopped:
-                self.looked.wait()
-                self.looked.clear()
-            os.close(self.fd)
+                self._await_look()
+            self.close()

@@ -9,7 +9,9 @@ settled, and gives up no queue (shmq/supervisor/handles.py). Forked children cou
 without any handle as well; children that are started with queues when they have them all.
 
 Handles are dropped by finalizers, which may run anywhere: they take no lock that they could have
-interrupted, but leave a note for whoever holds it.
+interrupted, but leave a note for whoever holds it. Handles are made in signal handlers and
+finalizers as well, which may have interrupted the one who holds the lock: it looks again at what it
+has counted after each step that others see.
 """
 
 from __future__ import annotations
@@ -17,19 +19,19 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING
 
 import shmq.home as homes
 from shmq._native import lib
+from shmq.locks import Lock
 
 if TYPE_CHECKING:
     from shmq.client import Client
     from shmq.mp.items import Items
 
-_lock = threading.Lock()
+_lock = Lock()
 _counts: dict[tuple[str, str], int] = {}
 _drops: deque[tuple[Client, str, int]] = deque()
 _live: weakref.WeakSet[Items] = weakref.WeakSet()
@@ -67,16 +69,20 @@ def count(client: Client, name: str, qref: int) -> Note | None:
 
 
 def _work_off() -> None:
-    while _drops and _lock.acquire(blocking=False):
+    while _drops and not _lock.mine() and _lock.acquire(blocking=False):
         try:
             while _drops:
                 client, name, qref = _drops.popleft()
                 key = (client.name, name)
                 _counts[key] = _counts.get(key, 1) - 1
+                if _counts[key] > 0:
+                    continue
+                if not client.closed:
+                    lib.shmq_ref(client.ctx, qref, 0)
                 if _counts[key] <= 0:
                     del _counts[key]
-                    if not client.closed:
-                        lib.shmq_ref(client.ctx, qref, 0)
+                elif not client.closed:  # counted meanwhile, by who had interrupted us
+                    lib.shmq_ref(client.ctx, qref, 1)
         finally:
             _lock.release()
 
@@ -142,8 +148,6 @@ def _take_stock(_: object = None) -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
     _counts.clear()
     _drops.clear()
     for items in list(_live):

@@ -451,7 +451,7 @@ class Items(ItemsBase):
         """
         self._refuse_closed()
         self._ready()
-        if self._bell is None:
+        if self._bell is None or self._bell.lost():
             self._bell = Bell(self._client, self._qref)
         return int(self._bell.fd)
 

@@ -17,6 +17,7 @@ from shmq._native import lib
 from shmq._native.pure_items import deadline_of
 from shmq.delivery import ACK, RELEASE
 from shmq.errors import QueueClosed, QueueEmpty
+from shmq.locks import Lock
 from shmq.mp import pickling
 from shmq.mp.items import ONCE, _seconds_until
 from shmq.mp.queue import Queue
@@ -46,7 +47,7 @@ class Tasks:
 
 
 _tasks: weakref.WeakValueDictionary[str, Tasks] = weakref.WeakValueDictionary()
-_lock = threading.Lock()
+_lock = Lock()
 
 
 class JoinableQueue(Queue):

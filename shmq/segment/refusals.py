@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
 from shmq._native import ffi, lib
+from shmq.descriptors import limit_reached
 from shmq.errors import (
     BrokerExists,
     CorruptSegment,
@@ -27,9 +29,18 @@ def refusal(name: str, provider: str, rc: int, detail: Any, size: int) -> ShmqEr
     )
     subject = f"broker {name!r} ({where})"
     clean = f"`shmq clean` removes it when nobody uses it, or choose another name than {name!r}"
+    if (
+        rc == lib.SHMQ_E_SYS
+    ):  # the header was fine so far, but what it is compared with could not be read
+        return limit_reached(subject, f"{os.strerror(detail.sys_errno)} (errno {detail.sys_errno})")
     if what == "owner uid":
         return ForeignSegment(
-            explain(subject, f"uid {detail.found}", f"uid {detail.expected}", "choose another name")
+            explain(
+                subject,
+                f"one that uid {detail.found} has made",
+                f"one of uid {detail.expected}, which this process has now",
+                "use it in processes of the user who has made it, or start another broker as this one",
+            )
         )
     if rc == lib.SHMQ_E_PIDNS:
         return ForeignSegment(
@@ -81,6 +92,8 @@ def raise_for(rc: int, ctx: Any, name: str) -> None:
     lib.shmq_ctx_detail(ctx, detail)
     if rc == lib.SHMQ_E_NOMEM:
         raise no_room(name, OSError(detail.sys_errno, os.strerror(detail.sys_errno)))
+    if rc == lib.SHMQ_E_SYS and detail.sys_errno in (errno.EMFILE, errno.ENFILE):
+        raise limit_reached(f"segment of broker {name!r}", os.strerror(detail.sys_errno))
     what = ffi.string(lib.shmq_what(detail.what)).decode()
     reason = os.strerror(detail.sys_errno) if detail.sys_errno else f"{what} {detail.found:#x}"
     kind = CorruptSegment if rc == lib.SHMQ_E_CORRUPT else StorageError

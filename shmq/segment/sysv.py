@@ -9,7 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shmq._native import ffi, lib
-from shmq.errors import StorageError, explain
+from shmq.descriptors import lift, scarce
+from shmq.errors import BrokerNotRunning, ForeignSegment, StorageError, explain
 from shmq.segment.handle import Segment
 from shmq.segment.header import NAME_OFFSET
 from shmq.segment.names import KEY_MARK, hash_of, sysv_keys
@@ -45,7 +46,26 @@ class SysvSegment(Segment):
         # must not detach an address that is somebody else's here: it is kept, and never used.
         if self._pid != os.getpid():
             self._inherited.append(self.memory)
-            self.memory = self._ipc.attach(self.id)
+            try:
+                self.memory = self._ipc.attach(self.id)
+            except self._ipc.PermissionsError:
+                raise ForeignSegment(
+                    explain(
+                        f"System V segment of broker {self.name!r}",
+                        "one of another user",
+                        f"one of uid {os.getuid()}, which this process has now",
+                        "use it as the user who has made it",
+                    )
+                ) from None
+            except self._ipc.ExistentialError:
+                raise BrokerNotRunning(
+                    explain(
+                        f"System V segment of broker {self.name!r}",
+                        "none any more",
+                        "the one that was attached before the fork",
+                        "start the broker again, and connect anew",
+                    )
+                ) from None
             self._pid = os.getpid()
         return self.memory
 
@@ -156,7 +176,9 @@ def _lock_of(name: str) -> socket.socket | None:
     """Return what only one process at a time can have for this name; the kernel takes it back."""
     import socket
 
-    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    with scarce(f"claim of broker {name!r}"):
+        lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        lock = socket.socket(fileno=lift(lock.detach()))
     try:
         lock.bind(f"\0shmq.{os.getuid()}.{hash_of(name):016x}")
     except OSError as error:

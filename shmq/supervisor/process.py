@@ -26,6 +26,7 @@ from typing import Any
 
 from shmq._native import ffi, lib
 from shmq.client import Client
+from shmq.descriptors import scarce
 from shmq.errors import BrokerNotRunning, ShmqError
 from shmq.segment import ANONYMOUS_PREFIX, Segment, clean, create_segment, open_segment
 from shmq.sidecar.loop import run as run_sidecar
@@ -48,8 +49,10 @@ def run(arguments: list[str]) -> int:
     foreground = "foreground" in options
     ready_fd = int(options.get("ready_fd", -1))
     try:
-        supervisor = Supervisor(name, options)
-        supervisor.start()
+        _stand_in()
+        with scarce(f"supervisor of broker {name!r}"):
+            supervisor = Supervisor(name, options)
+            supervisor.start()
     except (ShmqError, OSError, MemoryError) as error:
         kind = type(error).__name__ if isinstance(error, ShmqError) else "ShmqError"
         text = str(error)
@@ -64,17 +67,20 @@ def run(arguments: list[str]) -> int:
     if not foreground:
         _leave_terminal()
     else:
-        print(
-            f"broker {name!r} is up: supervisor {os.getpid()}, sidecar {supervisor.sidecar_pid}",
-            flush=True,
-        )
+        with contextlib.suppress(OSError):  # whoever started it reads no more
+            print(
+                f"broker {name!r} is up: supervisor {os.getpid()}, sidecar {supervisor.sidecar_pid}",
+                flush=True,
+            )
     try:
         supervisor.serve()
     except BaseException:
         _note_crash()
         os._exit(1)
     # Past the interpreter's own end: the helper thread may still sit in the core.
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
     os._exit(0)
 
 
@@ -95,11 +101,21 @@ def _say(fd: int, line: str) -> None:
         pass  # whoever wanted to know is gone
 
 
+def _stand_in() -> None:
+    """Open what is closed of 0, 1 and 2: in the foreground, descriptors of ours would get these numbers."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+
+
 def _leave_terminal() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    os.close(null)
+    if null > 2:
+        os.close(null)
     os.chdir("/")
 
 
@@ -139,6 +155,7 @@ class Supervisor:
         self._abandoned = False
         self.sidecar_pid = 0
         self._sidecar_child = 0
+        self._starting = True
         self._sidecar_started = 0.0
         self._sidecar_not_before = 0.0
         self._early_deaths = 0
@@ -177,6 +194,16 @@ class Supervisor:
             if not self.adopted:
                 self.segment.unlink()
             raise
+        try:
+            self._take_up()
+        except BaseException:
+            if not self.adopted:  # nobody has had anything of it
+                self._end()
+            else:  # the sidecar serves on, as that of a supervisor that was killed
+                lib.shmq_detach(self.client.ctx)
+            raise
+
+    def _take_up(self) -> None:
         self.ctx = self.client.ctx
         self._snapshot()
         if self._info.closing and self.must_exist:
@@ -196,6 +223,7 @@ class Supervisor:
         gc.freeze()
         self._ensure_sidecar()
         self._await_sidecar()
+        self._starting = False
         self.liveness.watch_table(self.ctx)
         if self._hello_fd >= 0:
             self.liveness.epoll.register(self._hello_fd)
@@ -353,6 +381,8 @@ class Supervisor:
         try:
             pid = os.fork()
         except OSError:
+            if self._starting and not self.adopted:
+                raise  # whoever starts the broker hears of it
             return  # no process to be had; tried again with the next sweep
         if pid:
             self._sidecar_child = self.sidecar_pid = pid

@@ -7,30 +7,82 @@ that same pipe until then, so that what it could not say in order arrives as wel
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 
 import shmq.errors as errors
+from shmq.descriptors import SCARCE, pipe, scarce
 from shmq.errors import BrokerNotRunning, ShmqError, explain
 
 START_TIMEOUT_S = 30.0
+REAP_S = 5.0
 
 
 def command(name: str, options: Mapping[str, object]) -> list[str]:
     """Return the command line of a supervisor."""
     words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
-    return [sys.executable, "-W", "ignore", "-m", "shmq.supervisor", name, *words]
+    return [interpreter(), "-W", "ignore", "-m", "shmq.supervisor", name, *words]
+
+
+def interpreter() -> str:
+    """Return the Python that helpers run in: the one of this process, if there is one.
+
+    In a program with Python inside, `sys.executable` is that program, or nothing. Where
+    `multiprocessing.set_executable` has said what to run instead, that is what runs.
+
+    Raises: BrokerNotRunning when no Python can be found.
+    """
+    spawn = sys.modules.get("multiprocessing.spawn")
+    told = getattr(spawn, "_python_exe", None)
+    if told and os.fsdecode(told) != sys.executable:
+        return os.fsdecode(told)
+    found = _python(sys.executable) or _python(getattr(sys, "_base_executable", None))
+    for prefix in (sys.exec_prefix, sys.base_exec_prefix):
+        for name in (f"python{sys.version_info[0]}.{sys.version_info[1]}", "python3", "python"):
+            found = found or _python(os.path.join(prefix, "bin", name))
+    if found:
+        return found
+    raise BrokerNotRunning(
+        explain(
+            "supervisor",
+            f"no Python to run it with: sys.executable is {sys.executable!r}, "
+            f"and {sys.exec_prefix!r} has none",
+            f"a Python {sys.version_info[0]}.{sys.version_info[1]}",
+            "say where it is: multiprocessing.set_executable(path); or start the broker by "
+            "`shmq up NAME` and connect to it",
+        )
+    )
+
+
+def _python(path: str | None) -> str | None:
+    """Return ``path`` if it leads to a program that is called Python."""
+    try:
+        if not path or not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+    except OSError:
+        return None
+    names = (os.path.basename(path), os.path.basename(os.path.realpath(path)))
+    return path if any("python" in name or "pypy" in name for name in names) else None
 
 
 def environment() -> dict[str, str]:
     """Return an environment in which the very same shmq is found, and the user's cwd is not."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    # Another Python than this process's, or one that is not told of a virtual environment, would
+    # not find what shmq itself imports.
+    for needed in ("_cffi_backend", "posix_ipc", "sysv_ipc"):
+        spec = importlib.util.find_spec(needed)
+        folder = os.path.dirname(os.path.abspath(spec.origin)) if spec and spec.origin else package
+        if folder not in paths and interpreter() != sys.executable:
+            paths.append(folder)
     debug = os.environ.get("SHMQ_DEBUG")
     extra = {"SHMQ_DEBUG": os.path.abspath(debug)} if debug else {}
     return {**os.environ, **extra, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1",
@@ -79,33 +131,71 @@ def start_supervisor(
 
     Raises what it reports: BrokerExists, OutOfSharedMemory, LayoutMismatch, …
     """
-    reader, writer = os.pipe()
-    heard, hello = os.pipe()
-    started = Started(hello)
+    what = f"supervisor of broker {name!r}"
+    fds: list[int] = []  # closed at the end of the start, whatever that is
+    started = Started(-1)
+    process: subprocess.Popen[bytes] | None = None
     try:
-        process = subprocess.Popen(
-            command(name, {**options, "ready_fd": writer, "hello_fd": heard}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=writer,
-            pass_fds=(writer, heard, *inherit),
-            start_new_session=True,
-            env=environment(),
-        )
+        with scarce(what):
+            reader, writer = pipe()
+            fds += reader, writer
+            heard, hello = pipe()
+            fds.append(heard)
+            started = Started(hello)
+            words = command(name, {**options, "ready_fd": writer, "hello_fd": heard})
+            process = _run(what, words, writer, (writer, heard, *inherit))
+        fds.remove(writer)
         os.close(writer)
-        writer = -1
         said = _read_line(reader, time.monotonic() + START_TIMEOUT_S)
-        process.wait()
+        _reap(process)
         _interpret(name, said)
     except BaseException:
         started.give_up()
+        if (
+            process is not None
+        ):  # interrupted: the supervisor hears that nobody comes, if there is one
+            process.kill()
+            process.wait()
         raise
     finally:
-        os.close(reader)
-        os.close(heard)
-        if writer >= 0:
-            os.close(writer)
+        for fd in fds:
+            os.close(fd)
     return started
+
+
+def _run(
+    what: str, words: list[str], stderr: int, inherit: tuple[int, ...]
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            pass_fds=inherit,
+            start_new_session=True,
+            env=environment(),
+        )
+    except OSError as error:
+        if error.errno in SCARCE:
+            raise
+        raise BrokerNotRunning(
+            explain(
+                what,
+                f"{words[0]!r} cannot be run: {error.strerror}",
+                f"a Python {sys.version_info[0]}.{sys.version_info[1]}",
+                "say where it is: multiprocessing.set_executable(path)",
+            )
+        ) from error
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the first process, which ends when it has made the supervisor; it may be stuck."""
+    try:
+        process.wait(REAP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _read_line(fd: int, deadline: float) -> str:

@@ -10,9 +10,11 @@ die before they have, the pauses before the next ones grow from a tenth of a sec
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.connection  # noqa: F401 - `join` imports it, perhaps when no descriptor is left for that
 import os
 import select
 import signal
+import stat
 import time
 import weakref
 from collections.abc import Callable
@@ -20,6 +22,8 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from shmq.descriptors import Kept, pipe, scarce, standing_in
+from shmq.errors import LimitReached
 from shmq.workers.death import Death
 from shmq.workers.post import DONE, DRAINED, FINISHED, HOLDS, SIGNALS, STARTING, STATE, WORDS, main
 
@@ -27,6 +31,7 @@ __all__ = ["Crew", "cpus"]
 
 PAUSE_S = 0.1
 PAUSE_MAX_S = 5.0
+CHECK_S = 1.0  # how often one who waits looks whether its descriptors are still there
 REAP_S = 5.0  # a dead process's exit code comes from its parent, which may be the fork server
 
 
@@ -39,7 +44,11 @@ def cpus() -> int:
 class _Worker:
     place: int
     process: Any
-    fd: int
+    kept: Kept
+
+    @property
+    def fd(self) -> int:
+        return self.kept.fd
 
 
 class Crew:
@@ -60,15 +69,14 @@ class Crew:
         self.size = size
         self._work, self._args = work, args
         self._name, self._abandon = name, abandon
-        self._slots = self._context.RawArray("Q", size * WORDS)
+        with scarce(f"workers of {name}"), standing_in():
+            self._slots = self._context.RawArray("Q", size * WORDS)
         self._words = memoryview(self._slots).cast("B").cast("Q")
         self._workers: dict[int, _Worker] = {}  # by place
         # Lives as long as this object: `wake` may come at any time, from any thread.
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # Not before that: what is left when the interpreter ends, an iterator of results say, still wakes.
-        weakref.finalize(self, os.close, self._bell).atexit = False
+        # A pipe, because its ends can be told from files that the program has got their numbers for.
         self._poll = select.poll()
-        self._poll.register(self._bell, select.POLLIN)
+        self._bell, self._rope = self._hang_bell()
         self._limit = max(4, 2 * size)
         self._begun = False
         self._in_vain = 0
@@ -121,9 +129,8 @@ class Crew:
                 continue
             try:
                 self._start(place)
-            except (
-                OSError
-            ):  # no more processes, no memory for one: the first time the caller's business
+            except (OSError, LimitReached):
+                # no more processes, no memory for one: the first time the caller's business
                 if not self._begun:
                     raise
                 self._started_in_vain()
@@ -142,15 +149,27 @@ class Crew:
         mask = self._context.get_start_method() != "forkserver"
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS if mask else ())
         try:
-            process.start()
+            with scarce(f"worker {process.name}"), standing_in():
+                process.start()
+        except BaseException as error:
+            _close_pipes(error)
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
-            fd = os.pidfd_open(process.pid)
-        except ProcessLookupError:  # dead and reaped by the fork server already
-            fd = os.dup(process.sentinel)
-        self._poll.register(fd, select.POLLIN)
-        self._workers[place] = _Worker(place, process, fd)
+            with scarce(f"worker {process.name}"):
+                try:
+                    kept = Kept(os.pidfd_open(process.pid))
+                except ProcessLookupError:  # dead and reaped by the fork server already
+                    kept = Kept(os.dup(process.sentinel))
+        except BaseException:  # one that nobody could watch
+            process.kill()
+            process.join(REAP_S)
+            with contextlib.suppress(ValueError):
+                process.close()
+            raise
+        self._poll.register(kept.fd, select.POLLIN)
+        self._workers[place] = _Worker(place, process, kept)
 
     def _started_in_vain(self) -> None:
         self._in_vain += 1
@@ -162,22 +181,67 @@ class Crew:
 
     def wait(self, timeout: float | None) -> None:
         """Wait until a worker has ended, somebody calls `wake`, or ``timeout`` seconds are over."""
-        self._poll.poll(None if timeout is None else max(0, round(timeout * 1000 + 0.5)))
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = CHECK_S if until is None else min(CHECK_S, until - time.monotonic())
+            if self._poll.poll(max(0, round(left * 1000 + 0.5))):
+                break
+            if not self._sound() or (until is not None and time.monotonic() >= until):
+                break
+        if not self._sound():
+            self._mend()
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
+            while self._bell.ours() and os.read(self._bell.fd, 4096):
+                pass
 
     def wake(self) -> None:
         """End a `wait`, the running one or the next. Safe in signal handlers and threads."""
-        os.eventfd_write(self._bell, 1)
+        with contextlib.suppress(BlockingIOError):  # full: it rings already
+            if self._rope.ours():  # else the one who waits finds out
+                os.write(self._rope.fd, b"!")
+
+    def _hang_bell(self) -> tuple[Kept, Kept]:
+        with scarce(f"workers of {self._name}"):
+            bell, rope = (Kept(fd) for fd in pipe())
+        for end in (bell, rope):
+            os.set_blocking(end.fd, False)
+            # Not before that: what is left when the interpreter ends, an iterator of results say, still wakes.
+            weakref.finalize(self, end.close).atexit = False
+        self._poll.register(bell.fd, select.POLLIN)
+        return bell, rope
+
+    def _sound(self) -> bool:
+        """Return whether the descriptors are still ours: the program may have closed what it did not open."""
+        workers = list(self._workers.values())
+        return self._bell.ours() and self._rope.ours() and all(w.kept.ours() for w in workers)
+
+    def _mend(self) -> None:
+        """Have others in place of descriptors that are not ours any more."""
+        if not (self._bell.ours() and self._rope.ours()):
+            self._poll.unregister(self._bell.fd)
+            for end in (self._bell, self._rope):
+                end.close()
+            self._bell, self._rope = self._hang_bell()
+        for worker in list(self._workers.values()):
+            if not worker.kept.ours():
+                self._poll.unregister(worker.fd)
+                worker.kept.close()
+                with contextlib.suppress(
+                    ProcessLookupError
+                ):  # dead, and taken note of: `reap` buries it
+                    worker.kept = Kept(os.pidfd_open(worker.process.pid))
+                    self._poll.register(worker.fd, select.POLLIN)
 
     def reap(self) -> list[Death]:
         """Take away the workers that have ended; return those that nobody asked to."""
         if not self._workers:
             return []
+        if not self._sound():
+            self._mend()
         ended = {fd for fd, _ in self._poll.poll(0)}
         deaths = []
         for place, worker in list(self._workers.items()):
-            if worker.fd in ended:
+            if worker.fd in ended or not worker.kept.ours():
                 death = self._bury(place, worker)
                 if death is not None:
                     deaths.append(death)
@@ -187,8 +251,9 @@ class Crew:
         process, words = worker.process, self._words[place * WORDS : (place + 1) * WORDS]
         process.join(REAP_S)
         del self._workers[place]
-        self._poll.unregister(worker.fd)
-        os.close(worker.fd)
+        with contextlib.suppress(KeyError):
+            self._poll.unregister(worker.fd)
+        worker.kept.close()
         code = process.exitcode
         pid = process.pid
         with contextlib.suppress(ValueError):
@@ -213,7 +278,10 @@ class Crew:
         """Send a signal to all workers."""
         for worker in list(self._workers.values()):
             with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(worker.fd, number)
+                if worker.kept.ours():
+                    signal.pidfd_send_signal(worker.fd, number)
+                else:  # the program has closed it; the child is ours until it is joined
+                    os.kill(worker.process.pid, number)
 
     def close(self) -> None:
         """Kill whoever is still there."""
@@ -221,3 +289,23 @@ class Crew:
         while self._workers:
             self.wait(None)
             self.reap()
+
+
+def _close_pipes(error: BaseException) -> None:
+    """Close the pipes that multiprocessing had made for a child that could not be forked, and leaves."""
+    trace = (error.__cause__ or error).__traceback__
+    while trace is not None:
+        code, names = trace.tb_frame.f_code, trace.tb_frame.f_locals
+        if code.co_name == "_launch" and code.co_filename.endswith("popen_fork.py"):
+            for pair in (("parent_r", "child_w"), ("child_r", "parent_w")):
+                fds = [names.get(name) for name in pair]
+                with contextlib.suppress(OSError, TypeError):
+                    ends = [os.fstat(fd) for fd in fds if fd is not None]
+                    # Both ends of one pipe: still what it had made.
+                    if (
+                        all(stat.S_ISFIFO(s.st_mode) for s in ends)
+                        and len({s.st_ino for s in ends}) == 1
+                    ):
+                        for fd in filter(None, fds):
+                            os.close(fd)
+        trace = trace.tb_next

@@ -34,7 +34,9 @@ from typing import Any, Protocol
 from shmq._native import lib
 from shmq.broker import Broker
 from shmq.delivery import EAGER, Delivery
+from shmq.descriptors import scarce
 from shmq.errors import OutOfSharedMemory, QueueEmpty, ShmqError, explain
+from shmq.locks import Lock
 from shmq.options import MAX_RETRIES
 from shmq.queue import Queue
 from shmq.serializers import Encoded
@@ -93,22 +95,26 @@ class Engine:
         self._broker, self._close_broker = open_broker()
         name = f"executor-{self.pid}-{secrets.token_hex(4)}"
         plain: dict[str, Any] = {"ttl": None, "max_depth": DEPTH}
-        self._results: Queue = self._broker.create_queue(
-            f"{name}-results", max_retries=None, **plain
-        )
-        self._queue: Queue = self._broker.create_queue(
-            name, max_retries=min(retries, MAX_RETRIES), dead_letter=self._results.name, **plain
-        )
-        self._consumer = self._results.subscribe(name)
-        self._crew = Crew(
-            context,
-            workers,
-            work,
-            (self._queue, self._results, initializer, initargs, limit),
-            name="shmq-executor",
-            abandon=True,
-        )
-        self._lock = threading.Lock()
+        try:
+            self._results: Queue = self._broker.create_queue(
+                f"{name}-results", max_retries=None, **plain
+            )
+            self._queue: Queue = self._broker.create_queue(
+                name, max_retries=min(retries, MAX_RETRIES), dead_letter=self._results.name, **plain
+            )
+            self._consumer = self._results.subscribe(name)
+            self._crew = Crew(
+                context,
+                workers,
+                work,
+                (self._queue, self._results, initializer, initargs, limit),
+                name="shmq-executor",
+                abandon=True,
+            )
+        except BaseException:
+            self._close_broker()
+            raise
+        self._lock = Lock()
         # All below is guarded by the lock, but for single operations on _calls.
         self._calls: dict[int, Future[Any] | Sink] = {}  # not resolved yet, by number
         self._waiting: deque[tuple[int, bytes | Encoded | bytearray]] = deque()
@@ -132,7 +138,8 @@ class Engine:
         try:
             if self._crew.forks:
                 self._crew.fill()  # before there is a second thread
-            self.thread.start()
+            with scarce("executor"):
+                self.thread.start()
         except BaseException:
             self._end()
             raise
@@ -143,6 +150,18 @@ class Engine:
         return self._crew.pids()
 
     # ---- submitting ------------------------------------------------------------------------
+
+    def refuse_child(self) -> None:
+        """Raise RuntimeError in a forked child: nobody would collect the results there."""
+        if self.pid != os.getpid():
+            raise RuntimeError(
+                explain(
+                    "executor",
+                    f"one of process {self.pid}, which this one was forked from",
+                    "one of its own",
+                    "make an Executor in the process that uses it",
+                )
+            )
 
     def numbers(self, n: int) -> int:
         """Return the first of ``n`` numbers in a row that no other call has."""
@@ -228,6 +247,8 @@ class Engine:
 
     def forget(self, numbers: Sequence[int]) -> None:
         """Drop the calls of a Sink that wants no more results; those that wait are never made."""
+        if self.pid != os.getpid():  # an iterator that a forked child has inherited
+            return
         with self._lock:
             dropped = {number for number in numbers if self._calls.pop(number, None) is not None}
             kept = [entry for entry in self._waiting if entry[0] not in dropped]
@@ -400,6 +421,8 @@ class Engine:
 
     def shutdown(self, cancel_futures: bool = False) -> None:
         """Take nothing in any more, and end when all calls are resolved. Does not wait."""
+        if self.pid != os.getpid():  # an executor that a forked child has inherited, and drops
+            return
         if not cancel_futures and not self._closing and self._broken is None:
             for sink in list(self._sinks):
                 with contextlib.suppress(

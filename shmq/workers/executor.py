@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from shmq.errors import explain
+from shmq.locks import Lock
 from shmq.options import parse_count
 from shmq.workers import wire
 from shmq.workers.crew import cpus
@@ -72,7 +73,7 @@ class Executor(futures.Executor):
             mp_context = multiprocessing.get_context(mp_context)
         self._max_workers = size
         self._options = (mp_context, size, retries, initializer, initargs, max_tasks_per_child)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._engine: Engine | None = None
         self._shut_down = False
         self._names: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
@@ -91,19 +92,19 @@ class Executor(futures.Executor):
                                 "make another one",
                             )
                         )
-                    self._engine = Engine(*self._options)
-                    weakref.finalize(self, self._engine.shutdown).atexit = False
+                    made = Engine(*self._options)
+                    # Weakly: what broke it has a traceback, which leads to this Executor.
+                    weakref.finalize(self, _shut_down, weakref.ref(made)).atexit = False
+                    self._engine, other = made, self._engine_now()
+                    if other is not None:  # a signal handler or a finalizer has been here meanwhile
+                        self._engine = other
+                        made.shutdown()
                 engine = self._engine
-        if engine.pid != os.getpid():
-            raise RuntimeError(
-                explain(
-                    "executor",
-                    f"one of process {engine.pid}, which this one was forked from",
-                    "one of its own",
-                    "make an Executor in the process that uses it",
-                )
-            )
+        engine.refuse_child()
         return engine
+
+    def _engine_now(self) -> Engine | None:
+        return self._engine
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
         """Return the Future of ``fn(*args, **kwargs)``, to be called in a worker.
@@ -214,6 +215,12 @@ class Executor(futures.Executor):
     def __repr__(self) -> str:
         state = "shut down" if self._shut_down else "open"
         return f"<shmq.Executor, {self._max_workers} workers, {state}>"
+
+
+def _shut_down(engine: weakref.ref[Engine]) -> None:
+    found = engine()
+    if found is not None:
+        found.shutdown()
 
 
 def _flat(chunks: Iterator[list[Any]]) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from shmq.errors import explain
+from shmq.locks import Lock
 from shmq.serializers import Encoded
 from shmq.workers import wire
 from shmq.workers.engine import Engine
@@ -53,7 +54,7 @@ class Mapping:
         self._gate.acquire()
         self._exhausted = False
         self._failure: BaseException | None = None
-        self._filling = threading.RLock()
+        self._filling = Lock()
         if not lazy:
             engine.attend(self)
         self._fill()
@@ -82,6 +83,7 @@ class Mapping:
     # ---- the caller's side -----------------------------------------------------------------
 
     def _fill(self) -> None:
+        self._engine.refuse_child()
         with self._filling:
             while not self._exhausted:
                 room = self._ahead - len(self._order)
@@ -148,6 +150,7 @@ class Mapping:
         self._wanted = number
         if number in self._ready:
             return
+        self._engine.refuse_child()
         if self._deadline is None:
             self._gate.acquire()
             return

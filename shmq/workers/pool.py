@@ -12,10 +12,12 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
+from multiprocessing.util import Finalize
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from shmq.delivery import Delivery
+from shmq.descriptors import scarce
 from shmq.errors import StaleDelivery, explain
 from shmq.options import parse_count
 from shmq.queue import Queue
@@ -88,6 +90,7 @@ class WorkerPool:
         self._on_death = on_death
         self._crew: Crew | None = None
         self._state = _IDLE
+        self._pid = os.getpid()
         self._deadline: float | None = None
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -104,12 +107,13 @@ class WorkerPool:
         crew = self._begin()
         try:
             crew.fill()  # here, where errors are seen, and forks before there is a second thread
+            self._thread = threading.Thread(target=self._watch, name="shmq-pool", daemon=True)
+            _pools.add(self)
+            with scarce(f"pool of queue {self.queue.name!r}"):
+                self._thread.start()
         except BaseException:
             self._end(crew)
             raise
-        self._thread = threading.Thread(target=self._watch, name="shmq-pool", daemon=True)
-        _pools.add(self)
-        self._thread.start()
 
     def run(self) -> bool:
         """Start the workers and watch them in this thread, until they have ended.
@@ -137,6 +141,10 @@ class WorkerPool:
             self._state = _OVER
             self._over.set()
             return True
+        if (
+            self._pid != os.getpid()
+        ):  # in a forked child: the workers, and who watches them, are the parent's
+            return True
         deadline = None if timeout is None else time.monotonic() + timeout
         if deadline is not None:
             self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
@@ -156,7 +164,7 @@ class WorkerPool:
 
         They end when the queue has been shut down and is drained, or by `stop`.
         """
-        return self._over.wait(timeout)
+        return True if self._pid != os.getpid() else self._over.wait(timeout)
 
     def __enter__(self) -> Self:
         self.start()
@@ -196,6 +204,8 @@ class WorkerPool:
                     "make another WorkerPool",
                 )
             )
+        _at_exit()
+        self._pid = os.getpid()
         self._state = _RUNNING
         self._crew = Crew(
             self._context, self._size, _serve, self._args, name="shmq-worker", abandon=False
@@ -314,6 +324,17 @@ _pools: set[WorkerPool] = set()
 def _stop_all() -> None:
     for pool in list(_pools):
         pool.stop()
+
+
+_registered_pid = 0
+
+
+def _at_exit() -> None:
+    # A child of multiprocessing waits for its own children before it comes to what threading knows.
+    global _registered_pid
+    if _registered_pid != os.getpid():
+        _registered_pid = os.getpid()
+        Finalize(None, _stop_all, exitpriority=100)
 
 
 # Before multiprocessing waits for its children, which would wait for messages.

@@ -32,6 +32,7 @@ from typing import Any
 
 from shmq.consumer import Consumer
 from shmq.delivery import Delivery
+from shmq.descriptors import Kept
 from shmq.errors import QueueClosed, QueueEmpty
 
 __all__ = ["Orphaned", "Post", "main"]
@@ -63,7 +64,7 @@ class Post:
         self.place = place
         self.stopping = False
         self._owner = owner
-        self._owner_fd = -1
+        self._owner_fd: Kept | None = None
         self._abandon = abandon
         self._waiting = False
         self._terms = 0
@@ -80,7 +81,7 @@ class Post:
         signal.signal(PARENT_DIED, self._on_parent_died)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
-            self._owner_fd = os.pidfd_open(self._owner)
+            self._owner_fd = Kept(os.pidfd_open(self._owner))
         except ProcessLookupError:
             self.stopping = True
             return
@@ -96,7 +97,11 @@ class Post:
             self.stopping = True
 
     def ready(self, consumer: Consumer) -> None:
-        """Say that work begins, with messages from ``consumer``."""
+        """Say that work begins, with messages from ``consumer``.
+
+        Raises when this process cannot attach to the broker: then none of its kind can.
+        """
+        consumer._client.reattach()
         self._consumer, self._get = consumer, consumer.get
         self._slot[STATE] = READY
 
@@ -166,8 +171,13 @@ class Post:
             raise _Stop
 
     def _owner_is_dead(self, patience: float) -> bool:
+        if self._owner_fd is None or not self._owner_fd.ours():  # the handler has closed it
+            try:
+                self._owner_fd = Kept(os.pidfd_open(self._owner))
+            except OSError:
+                return os.getppid() != self._owner
         poll = select.poll()
-        poll.register(self._owner_fd, select.POLLIN)
+        poll.register(self._owner_fd.fd, select.POLLIN)
         return bool(poll.poll(round(patience * 1000)))
 
 

@@ -115,3 +115,81 @@ def test_a_process_that_exits_is_no_longer_attached(broker_name: str) -> None:
         for exit_ in ("", "os._exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"):
             _run(f"broker = shmq.connect(name)\n{exit_}", broker_name, ())
             wait_until(lambda: len(broker.stats().attached) == 3)
+
+
+WAITS = {
+    "get": "q = mp.Queue(); call = q.get",
+    "put": "q = mp.Queue(1); q.put(1); call = lambda: q.put(2)",
+    "join": "q = mp.JoinableQueue(); q.put(1); call = q.join",
+    "SimpleQueue.get": "q = mp.SimpleQueue(); call = q.get",
+    "get in a loop": """
+q = mp.Queue()
+def call():
+    while True:
+        try: q.get(timeout=0.01)
+        except queue.Empty: pass
+""",
+    "fileno": "q = mp.Queue(); fd = q.fileno(); call = lambda: select.select([fd], [], [])",
+    "consumer.get": 'c = broker.create_queue("q").subscribe(); call = c.get',
+    "for delivery in consumer": 'c = broker.create_queue("q").subscribe(); call = lambda: list(c)',
+    "publish": 'q = broker.create_queue("q", max_depth=1); q.publish(b"x"); call = lambda: q.publish(b"y")',
+    "publish in a loop": """
+q = broker.create_queue("q", max_depth=100, overflow="drop-oldest")
+def call():
+    while True: q.publish(b"x")
+""",
+    "topic": 'c = broker.create_topic("t").subscribe("s"); call = c.get',
+    "group": 'c = broker.create_consumer_group("g", broker.create_queue("q")).add_consumer("c"); call = c.get',
+    "asyncio": 'c = broker.create_queue("q").subscribe(); call = lambda: asyncio.run(c.aget())',
+    "aget of mp": "q = mp.Queue(); call = lambda: asyncio.run(q.aget())",
+    "QueueListener": "q = mp.Queue(); call = None; logging.handlers.QueueListener(q).start()",
+    "logging": """
+q = mp.Queue()
+logging.getLogger().addHandler(logging.handlers.QueueHandler(q))
+def call():
+    while True: logging.warning("beat")
+""",
+    "a result": "e = shmq.Executor(1); f = e.submit(time.sleep, 0.3); call = f.result",
+    "a pool": "p = shmq.WorkerPool(broker.create_queue('q'), print, 1); p.start(); call = p.wait",
+}
+
+
+@pytest.mark.parametrize(
+    ("where", "waits"),
+    [("main", waits) for waits in WAITS]
+    + [("child", waits) for waits in ("get", "publish", "QueueListener", "a result", "a pool")],
+)
+def test_a_daemon_thread_that_waits_at_exit_stays_silent(waits: str, where: str) -> None:
+    import subprocess
+    import sys
+    import textwrap
+
+    body = f"""
+broker = shmq.Broker()
+{WAITS[waits]}
+if call is not None: threading.Thread(target=call, daemon=True).start()
+time.sleep(0.1)
+"""
+    source = (
+        "import asyncio, logging.handlers, multiprocessing, queue, select, sys, threading, time\n"
+        "import shmq, shmq.mp as mp\n"
+        "sys.setswitchinterval(0.0005)\n"
+    )
+    if where == "child":
+        source += "def body():\n" + textwrap.indent(body, "    ")
+        source += (
+            "if __name__ == '__main__':\n"
+            "    p = multiprocessing.get_context('fork').Process(target=body)\n"
+            "    p.start(); p.join(); sys.exit(p.exitcode)\n"
+        )
+    else:
+        source += body
+    process = subprocess.Popen(
+        [sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (process.returncode, out, err) == (0, "", "")
