@@ -107,7 +107,7 @@ class CorruptSegment(ShmqError):
 
 
 class ForeignSegment(ShmqError, PermissionError):
-    """The segment belongs to another user or another pid namespace."""
+    """The segment belongs to another user, or to another pid or time namespace."""
 
 
 class StorageError(ShmqError):
@@ -249,8 +249,8 @@ RESULTS: dict[str, tuple[type[ShmqError], str, str, str]] = {
     ),
     "SHMQ_E_PIDNS": (
         ForeignSegment,
-        "a segment made in another pid namespace",
-        "one of this namespace",
-        "run all processes of a broker in one pid namespace (docker: --pid=container:…)",
+        "a segment made in another pid or time namespace",
+        "one of these namespaces",
+        "run all processes of a broker in one pid and one time namespace (docker: --pid=container:…)",
     ),
 }

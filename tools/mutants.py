@@ -82,6 +82,7 @@ WHAT = {
     60: "readings of the two clocks that are not of one moment count",
     64: "what a process attached before its exec is taken for its own",
     65: "a descriptor is used without asking what its number stands for by now",
+    61: "a process of another time namespace is let in",
 }
 
 
@@ -98,6 +99,7 @@ QUICK = {
     **dict.fromkeys((77,), "test_settle"),
     **dict.fromkeys((78, 79, 83, 84, 85, 86), "test_park"),
     **dict.fromkeys((64, 65), "test_owner"),
+    **dict.fromkeys((61,), "test_corrupt"),
 }
 
 

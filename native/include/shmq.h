@@ -87,7 +87,7 @@ enum shmq_rc {
     SHMQ_E_TOOBIG = -26,
     SHMQ_E_HELD = -27,     /* 65,536 unsettled deliveries in this process */
     SHMQ_E_DETACHED = -28,
-    SHMQ_E_PIDNS = -29     /* made in another pid namespace: deaths could not be proven */
+    SHMQ_E_PIDNS = -29     /* made in another pid or time namespace: deaths could not be proven */
 };
 
 enum shmq_state {
@@ -132,12 +132,13 @@ typedef struct {             /* the first pages of a segment */
     uint64_t provider;
     uint64_t uid;
     uint64_t pidns;          /* inode of the creator's pid namespace */
+    uint64_t timens;         /* inode of its time namespace; 0 = this kernel has none */
     uint64_t created_ns;
     uint64_t boot;           /* hash of the boot id: a segment never outlives a boot, a file might */
     shmq_geometry geometry;
     uint64_t checksum;       /* of all above but magic */
     char name[256];          /* the broker's name; System V segments have no other */
-    uint8_t pad0[56];
+    uint8_t pad0[48];
     shmq_au64 admin;         /* owner word of who changes queue records; 0 = nobody */
     shmq_au64 anonymous;     /* 1 = the supervisor ends the broker when the last client is gone */
     shmq_au64 closing;       /* 1 = graceful shutdown has begun */

@@ -211,7 +211,7 @@ struct shmq_ctx {
 
 /* detail.what */
 enum { WHAT_NONE, WHAT_MAGIC, WHAT_VERSION, WHAT_FINGERPRINT, WHAT_CHECKSUM, WHAT_SIZE, WHAT_UID, WHAT_PIDNS, WHAT_BOOT,
-       WHAT_RESERVE, WHAT_SLOT, WHAT_BLOCK, WHAT_QUEUE, WHAT_CLASS, WHAT_MAP, WHAT_GEOMETRY, WHAT_PROVIDER, WHAT_DEDUP };
+       WHAT_RESERVE, WHAT_SLOT, WHAT_BLOCK, WHAT_QUEUE, WHAT_CLASS, WHAT_MAP, WHAT_GEOMETRY, WHAT_PROVIDER, WHAT_DEDUP, WHAT_TIMENS };
 
 static inline int fail(shmq_ctx *ctx, int rc, uint32_t what, uint64_t offset, uint64_t found, uint64_t expected, int err) {
     ctx->detail = (shmq_detail){ .sys_errno = err, .what = what, .offset = offset, .found = found, .expected = expected };

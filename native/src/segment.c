@@ -65,15 +65,22 @@ static uint64_t boot_hash(void) {
     return n > 0 ? hash64(UINT64_C(0xcbf29ce484222325), text, (size_t)n) : 1;
 }
 
-static uint64_t pid_namespace(void) {
+static uint64_t namespace(const char *path) {
     struct stat st;
-    return stat("/proc/self/ns/pid", &st) == 0 ? (uint64_t)st.st_ino : 0;
+    return stat(path, &st) == 0 ? (uint64_t)st.st_ino : 0;
 }
+static uint64_t pid_namespace(void) { return namespace("/proc/self/ns/pid"); }
+
+/* In another time namespace clocks and start times (proc(5)) are shifted: the living would look like others, messages like
+ * expired ones. Not time_for_children, where this process's children will be: they check for themselves when they attach.
+ * Kernels before 5.6 have no such file: 0 there for all. Without /proc it is 0 as well, and so is the pid namespace, which
+ * refuses such a process: what cannot be read is never taken for equal to what was. */
+static uint64_t time_namespace(void) { return namespace("/proc/self/ns/time"); }
 
 const char *shmq_what(uint32_t what) {
     static const char *const NAMES[] = { "nothing", "magic", "layout version", "layout fingerprint", "header checksum", "size",
         "owner uid", "pid namespace", "boot", "memory reservation", "ring slot", "block header", "queue record", "size class",
-        "mapping", "geometry", "provider", "table of ids" };
+        "mapping", "geometry", "provider", "table of ids", "time namespace" };
     return what < sizeof NAMES / sizeof *NAMES ? NAMES[what] : "unknown";
 }
 
@@ -266,8 +273,9 @@ int shmq_format(shmq_ctx *ctx, const shmq_config *config) {
     h->version = SHMQ_LAYOUT_VERSION;
     h->fingerprint = shmq_fingerprint();
     h->provider = ctx->provider;
-    h->uid = (uint64_t)getuid();
+    h->uid = (uint64_t)geteuid();
     h->pidns = pid_namespace();
+    h->timens = time_namespace();
     h->created_ns = shmq_now();
     h->boot = boot;
     h->geometry = g;
@@ -301,7 +309,7 @@ int shmq_check_header(const void *bytes, uint64_t n, uint64_t file_size, shmq_de
         return refuse(out, SHMQ_E_LAYOUT, WHAT_FINGERPRINT, offsetof(shmq_header, fingerprint), h.fingerprint, shmq_fingerprint());
     if (h.checksum != header_checksum(&h))
         return refuse(out, SHMQ_E_CORRUPT, WHAT_CHECKSUM, offsetof(shmq_header, checksum), h.checksum, header_checksum(&h));
-    if (h.uid != (uint64_t)getuid()) return refuse(out, SHMQ_E_ARG, WHAT_UID, offsetof(shmq_header, uid), h.uid, (uint64_t)getuid());
+    if (h.uid != (uint64_t)geteuid()) return refuse(out, SHMQ_E_ARG, WHAT_UID, offsetof(shmq_header, uid), h.uid, (uint64_t)geteuid());
     uint64_t boot = boot_hash();
     if (boot == 0) {
         refuse(out, SHMQ_E_SYS, WHAT_BOOT, offsetof(shmq_header, boot), h.boot, 0);
@@ -311,6 +319,8 @@ int shmq_check_header(const void *bytes, uint64_t n, uint64_t file_size, shmq_de
     if (h.boot != boot) return refuse(out, SHMQ_E_CORRUPT, WHAT_BOOT, offsetof(shmq_header, boot), h.boot, boot);
     if (h.pidns != pid_namespace())
         return refuse(out, SHMQ_E_PIDNS, WHAT_PIDNS, offsetof(shmq_header, pidns), h.pidns, pid_namespace());
+    if (h.timens != time_namespace() && !MUTANT(61))
+        return refuse(out, SHMQ_E_PIDNS, WHAT_TIMENS, offsetof(shmq_header, timens), h.timens, time_namespace());
     shmq_config c = { .memory_limit = h.geometry.memory_limit, .max_message = h.geometry.max_message,
                       .default_ttl_ns = h.geometry.default_ttl_ns };
     shmq_geometry g;

@@ -389,4 +389,33 @@ TEST(reasons, "each kind of wrong header is told apart") {
     EQ(shmq_check_header(u.page, sizeof u.page, seg.total, &d, &total), SHMQ_E_CORRUPT);
     EQ(d.what, WHAT_MAGIC);
 }
+
+static uint64_t sum_of(const shmq_header *h) {
+    uint64_t sum = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = offsetof(shmq_header, version); i < offsetof(shmq_header, checksum); i++)
+        sum = (sum ^ ((const uint8_t *)h)[i]) * UINT64_C(0x100000001b3);
+    return sum;
+}
+
+TEST(namespaces, "a sound header of another pid namespace, another time namespace or another user is refused") {
+    segment(64 << 20, 1 << 20);
+    static union { uint8_t page[8192]; shmq_header h; } u;
+    const struct { uint64_t offset; int rc; uint32_t what; } table[] = {
+        { offsetof(shmq_header, pidns), SHMQ_E_PIDNS, WHAT_PIDNS }, { offsetof(shmq_header, timens), SHMQ_E_PIDNS, WHAT_TIMENS },
+        { offsetof(shmq_header, uid), SHMQ_E_ARG, WHAT_UID } };
+    for (int i = 0; i < 3; i++) {
+        uint64_t total, there;
+        shmq_detail d;
+        CHECK(pread(seg.fd, u.page, sizeof u.page, 0) == sizeof u.page);
+        EQ(sum_of(&u.h), u.h.checksum);
+        memcpy(&there, u.page + table[i].offset, 8);
+        there++;
+        memcpy(u.page + table[i].offset, &there, 8);
+        u.h.checksum = sum_of(&u.h);
+        EQ(shmq_check_header(u.page, sizeof u.page, seg.total, &d, &total), table[i].rc);
+        EQ(d.what, table[i].what);
+        EQ(d.found, there);
+        EQ(d.expected, there - 1);
+    }
+}
 MAIN

@@ -46,9 +46,10 @@ def refusal(name: str, provider: str, rc: int, detail: Any, size: int) -> ShmqEr
         return ForeignSegment(
             explain(
                 subject,
-                f"pid namespace {detail.found}",
+                f"{what} {detail.found}",
                 f"this one, {detail.expected}",
-                "run all processes of a broker in one pid namespace (docker: --pid=container:…)",
+                f"run all processes of a broker in one {what}"
+                + (" (docker: --pid=container:…)" if what == "pid namespace" else ""),
             )
         )
     if rc == lib.SHMQ_E_LAYOUT and what != "magic":

@@ -138,6 +138,28 @@ def test_a_process_of_another_pid_namespace_is_refused(broker_name: str) -> None
     assert "pid namespace" in there.stderr
 
 
+@needs_root
+@pytest.mark.skipif(
+    not can_unshare("--time", "--boottime", "1000", "--fork"), reason="needs time namespaces"
+)
+def test_a_process_of_another_time_namespace_is_refused(broker_name: str) -> None:
+    """Start times are shifted there: to it all others would look dead, and messages expired."""
+    code = f"import shmq; shmq.connect({broker_name!r})"
+    with shmq.Broker(broker_name) as broker:
+        queue = broker.create_queue("orders")
+        queue.publish(b"held")
+        with queue.subscribe() as consumer:
+            delivery = consumer.get(timeout=10)
+            shift = ["unshare", "--time", "--boottime", "1000000", "--monotonic", "1000000"]
+            there = subprocess.run(
+                [*shift, "--fork", sys.executable, "-c", code], capture_output=True, text=True
+            )
+            assert there.returncode == 1
+            assert "ForeignSegment" in there.stderr
+            assert "time namespace" in there.stderr
+            delivery.ack()
+
+
 # ---- clean --------------------------------------------------------------------------------------
 
 
