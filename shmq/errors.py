@@ -135,6 +135,19 @@ class Detached(ShmqError, ValueError):
     """This process has closed its connection to the broker. Also a `ValueError`."""
 
 
+def printable(text: str) -> str:
+    """Return ``text`` with what is no visible character or space written as an escape.
+
+    Names come from whoever made them, and shared memory may hold anything: raw, they could forge
+    lines, move the cursor or turn the direction of writing.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
 def explain(subject: str, found: object, expected: object, advice: str) -> str:
     """Return ``subject: found …, expected …; advice``."""
     return f"{subject}: found {found}, expected {expected}; {advice}"

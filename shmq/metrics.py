@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from shmq.errors import BrokerNotRunning, InvalidOption, ShmqError, explain
+from shmq.errors import BrokerNotRunning, InvalidOption, ShmqError, explain, printable
 from shmq.figures import BOUNDS, Latency, QueueStats
 from shmq.locks import Lock
 from shmq.segment import observe
@@ -220,7 +220,10 @@ def text(metrics: Iterable[Family]) -> str:
 
 
 def _escaped(label: str) -> str:
-    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    # A line feed has an escape of the format. It has none for what else a terminal would obey, and
+    # an encoding none for half a character: those are written out, with a backslash of their own.
+    lines = [printable(line) for line in label.split("\n")]
+    return "\n".join(lines).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 # ---- reading ------------------------------------------------------------------------------------

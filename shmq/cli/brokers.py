@@ -10,7 +10,8 @@ import sys
 from typing import Any
 
 from shmq.broker import Broker, connect
-from shmq.errors import BrokerNotRunning, ShmqError
+from shmq.cli.out import complain, say
+from shmq.errors import BrokerNotRunning, ShmqError, printable
 from shmq.figures import QueueStats
 from shmq.options import check_broker_name, parse_duration, to_ns
 from shmq.segment import Segment, list_segments, observe
@@ -32,7 +33,7 @@ def up(options: argparse.Namespace) -> int:
         broker = Broker(name, config=options.config, **given)
         stats = broker.stats()
         broker.close()
-        print(
+        say(
             f"broker {name!r} is up: supervisor {stats.supervisor_pid}, sidecar {stats.sidecar_pid}"
         )
         return 0
@@ -67,7 +68,7 @@ def down(options: argparse.Namespace) -> int:
     left = sum(one.ready for one in broker.stats().streams())
     broker.shutdown(timeout=timeout)
     lost = f"; {left:,} queued messages at that time" if left else ""
-    print(f"broker {name!r} is down{lost}")
+    say(f"broker {name!r} is down{lost}")
     return 0
 
 
@@ -83,7 +84,10 @@ def status(options: argparse.Namespace) -> int:
         shown: Any = [_as_json(one) for one in found]
         print(json.dumps(shown[0] if options.name is not None else shown, indent=2))
     else:
-        print("\n\n".join(_as_text(one) for one in found) if found else "no brokers")
+        for i, one in enumerate(found):
+            say(*[""] * bool(i), *_as_lines(one))
+        if not found:
+            say("no brokers")
     return 0 if all(_whole(one) for one in found) else 1
 
 
@@ -94,12 +98,13 @@ def ls(options: argparse.Namespace) -> int:
         rows = [{"name": name, "state": _state(one), **_counts(one)} for name, one in found]
         print(json.dumps(rows, indent=2))
     else:
-        width = max((len(name) for name, _ in found), default=0)
+        width = max((len(printable(name)) for name, _ in found), default=0)
         for name, one in found:
             counts = [
                 f"{n} {what[: None if n != 1 else -1]}" for what, n in _counts(one).items() if n
             ]
-            print(f"{name:<{width}}  {_state(one)}{', ' * bool(counts)}{', '.join(counts)}")
+            shown = f"{printable(name):<{width}}"
+            say(f"{shown}  {_state(one)}{', ' * bool(counts)}{', '.join(counts)}")
     return 0
 
 
@@ -112,13 +117,13 @@ def clean(options: argparse.Namespace) -> int:
         if one.removable:
             removed += 1
             verb = "would remove" if options.dry_run else "removed"
-            print(f"{verb} {one.name} ({one.provider}): {one.reason}")
+            say(f"{verb} {one.name} ({one.provider}): {one.reason}")
         else:
-            print(f"kept {one.name} ({one.provider}): {one.reason}")
+            say(f"kept {one.name} ({one.provider}): {one.reason}")
     for name in missing:
-        print(f"shmq: broker {name!r}: no segment of that name", file=sys.stderr)
+        complain(f"broker {name!r}: no segment of that name")
     if not removed and not missing:
-        print("nothing to clean")
+        say("nothing to clean")
     return 3 if missing else 0
 
 
@@ -177,9 +182,9 @@ def _as_json(one: Seen) -> dict[str, Any]:
     return {"state": _state(one), "error": type(one).__name__, "text": str(one)}
 
 
-def _as_text(one: Seen) -> str:
+def _as_lines(one: Seen) -> list[str]:
     if isinstance(one, ShmqError):
-        return str(one)
+        return [str(one)]
     clients = [owner for owner in one.attached if owner.role == "client"]
     processes = (
         f"supervisor {one.supervisor_pid or 'missing'}, sidecar {one.sidecar_pid or 'missing'}"
@@ -193,7 +198,7 @@ def _as_text(one: Seen) -> str:
     ]
     if one.corrupt:
         lines.append(f"  corrupt    {one.corrupt} impossible values were put right")
-    return "\n".join([*lines, *_table(one)])
+    return [*lines, *_table(one)]
 
 
 def _table(one: BrokerStats) -> list[str]:
@@ -211,6 +216,7 @@ def _table(one: BrokerStats) -> list[str]:
             f"on {group.source_kind} {group.source}: lag {group.lag:,}, {members or 'no members'}"
         )
         rows.append(("group", group.name, text))
+    rows = [(kind, printable(name), text) for kind, name, text in rows]
     width = max((len(name) for _, name, _ in rows), default=0)
     return [f"  {kind:<10} {name:<{width}}  {text}" for kind, name, text in rows]
 

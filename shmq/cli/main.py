@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import shmq
 from shmq.cli import brokers, metrics, stats
+from shmq.cli.out import any_character, complain
 from shmq.errors import BrokerNotRunning, InvalidOption, ShmqError
 from shmq.settings import PROVIDERS
 
@@ -117,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in ("stdout", "stderr"):  # closed by whoever started us
         if getattr(sys, stream) is None:
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 - for good
+    any_character()
     options = parser().parse_args(arguments)
     try:
         code: int = options.run(options)
@@ -137,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(error: Exception, code: int) -> int:
-    print(f"shmq: {error}", file=sys.stderr)
+    complain(str(error))
     return code
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 
+from shmq.cli.out import say
 from shmq.errors import BrokerNotRunning, InvalidOption, explain
 from shmq.metrics import Reader, serve, text
 from shmq.options import check_broker_name
@@ -45,7 +46,8 @@ def metrics(options: argparse.Namespace) -> int:
                 "--listen", f"{options.listen!r}: {error.strerror}", "a free address", "another"
             )
         ) from None
-    print(f"metrics of broker {name!r} on http://{host}:{port}/metrics", flush=True)
+    say(f"metrics of broker {name!r} on http://{host}:{port}/metrics")
+    sys.stdout.flush()
     over.wait()
     server.shutdown()
     return 0

@@ -8,7 +8,8 @@ import json
 import time
 from collections.abc import Iterable
 
-from shmq.errors import InvalidOption, explain
+from shmq.cli.out import say
+from shmq.errors import InvalidOption, explain, printable
 from shmq.figures import Latency, QueueStats
 from shmq.options import check_broker_name, parse_duration
 from shmq.segment import observe
@@ -38,7 +39,11 @@ def stats(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(_as_json(found, earlier), indent=2))
     else:
-        print("\n\n".join(_tables(found, earlier)) or "no queues and no topics")
+        tables = list(_tables(found, earlier))
+        for i, lines in enumerate(tables):
+            say(*[""] * bool(i), *lines)
+        if not tables:
+            say("no queues and no topics")
     return 0
 
 
@@ -80,7 +85,7 @@ def _as_json(found: BrokerStats, earlier: BrokerStats | None) -> dict[str, objec
 # ---- tables -------------------------------------------------------------------------------------
 
 
-def _tables(found: BrokerStats, earlier: BrokerStats | None) -> Iterable[str]:
+def _tables(found: BrokerStats, earlier: BrokerStats | None) -> Iterable[list[str]]:
     streams = found.streams()
     if streams:
         now = [
@@ -135,21 +140,21 @@ def _s(seconds: float | None) -> str:
     return f"{seconds / 1e-6:.3g} µs"
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> list[str]:
     texts = [head, *(tuple(map(_cell, row)) for row in rows)]
     widths = [max(len(row[i]) for row in texts) for i in range(len(head))]
-    return "\n".join(
+    return [
         "  ".join(
             cell.ljust(width) if i == 0 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in texts
-    )
+    ]
 
 
 def _cell(value: object) -> str:
     return (
-        value
+        printable(value)
         if isinstance(value, str)
         else f"{value:,.1f}"
         if isinstance(value, float)

@@ -27,7 +27,7 @@ from typing import Any
 from shmq._native import ffi, lib
 from shmq.client import Client
 from shmq.descriptors import scarce
-from shmq.errors import BrokerNotRunning, ShmqError
+from shmq.errors import BrokerNotRunning, ShmqError, printable
 from shmq.segment import ANONYMOUS_PREFIX, Segment, clean, create_segment, open_segment
 from shmq.sidecar.loop import run as run_sidecar
 from shmq.supervisor.handles import Handles
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
         if ready_fd >= 0:
             _say(ready_fd, f"error {kind} {text}".replace("\n", "\\n"))
         else:
-            print(f"shmq: {text}", file=sys.stderr)
+            print(f"shmq: {printable(text)}", file=sys.stderr)
         return 1
     if ready_fd >= 0:
         _say(ready_fd, "ok")

@@ -129,6 +129,20 @@ def ended(*names: str) -> Iterator[None]:
                 shmq.connect(name).shutdown(timeout=0)
 
 
+def cli(
+    *arguments: str, before: tuple[str, ...] = (), env: dict[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Run ``shmq ARGUMENTS``, ``before`` in front of it; returns (exit code, stdout, stderr)."""
+    done = subprocess.run(
+        [*before, sys.executable, "-m", "shmq.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **(env or {})},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
 def processes_of(broker: shmq.Broker) -> tuple[int, int]:
     """Return (supervisor, sidecar), both alive."""
     stats = broker.stats()
