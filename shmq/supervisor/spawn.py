@@ -28,7 +28,8 @@ REAP_S = 5.0
 def command(name: str, options: Mapping[str, object]) -> list[str]:
     """Return the command line of a supervisor."""
     words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
-    return [interpreter(), "-W", "ignore", "-m", "shmq.supervisor", name, *words]
+    start = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
+    return [interpreter(), "-W", "ignore", start, "shmq.supervisor", name, *words]
 
 
 def interpreter() -> str:
@@ -73,15 +74,22 @@ def _python(path: str | None) -> str | None:
 
 
 def environment() -> dict[str, str]:
-    """Return an environment in which the very same shmq is found, and the user's cwd is not."""
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    """Return an environment in which nothing is imported from the user's cwd; see start.py.
+
+    That begins before any program does, with sitecustomize: an empty entry of PYTHONPATH means the
+    cwd as well.
+    """
+    paths = [
+        path
+        for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if path and os.path.realpath(path) != os.path.realpath("")
+    ]
     # Another Python than this process's, or one that is not told of a virtual environment, would
     # not find what shmq itself imports.
     for needed in ("_cffi_backend", "posix_ipc", "sysv_ipc"):
         spec = importlib.util.find_spec(needed)
-        folder = os.path.dirname(os.path.abspath(spec.origin)) if spec and spec.origin else package
-        if folder not in paths and interpreter() != sys.executable:
+        folder = os.path.dirname(os.path.abspath(spec.origin)) if spec and spec.origin else ""
+        if folder and folder not in paths and interpreter() != sys.executable:
             paths.append(folder)
     debug = os.environ.get("SHMQ_DEBUG")
     extra = {"SHMQ_DEBUG": os.path.abspath(debug)} if debug else {}
