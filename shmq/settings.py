@@ -2,12 +2,19 @@
 
 The file is the one named by ``config=`` or SHMQ_CONFIG, else ``shmq.toml`` in the working directory
 if there is one. Its keys are the keywords, at the top or in a table ``[shmq]``.
+
+Who can write the file decides where messages are kept and how many of them, so it has to be this
+user's or root's. A file that was named may be any such file that not everybody may write. One that is
+only lying there may be written by its owner alone, and so may its folder; or the folder is a sticky
+one, such as /tmp, where nobody else can put a file of ours or take ours away, and the file has one
+name and is no link.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import stat
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -89,8 +96,10 @@ class Settings:
         reject_unknown("setting", keywords, names)
         merged: dict[str, Any] = {}
         path = config if config is not None else environ.get("SHMQ_CONFIG")
-        if path is not None or os.path.exists(DEFAULT_FILE):
-            merged.update(read_file(os.fspath(path or DEFAULT_FILE), names))
+        if path:
+            merged.update(read_file(os.fspath(path), names))
+        elif os.path.lexists(DEFAULT_FILE):
+            merged.update(read_file(DEFAULT_FILE, names, named=False))
         for name in names:
             text = environ.get(f"SHMQ_{name.upper()}")
             if text is not None and text != "":
@@ -136,8 +145,8 @@ def _refuse_misspelt(environ: Mapping[str, str], names: list[str]) -> None:
             )
 
 
-def read_file(path: str, names: list[str]) -> dict[str, Any]:
-    """Return the settings in the TOML file at ``path``."""
+def read_file(path: str, names: list[str], named: bool = True) -> dict[str, Any]:
+    """Return the settings in the TOML file at ``path``, which was ``named`` or found in the cwd."""
     load = _toml_loads()
     if load is None:
         raise InvalidOption(
@@ -149,8 +158,10 @@ def read_file(path: str, names: list[str]) -> dict[str, Any]:
             )
         )
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=_open_named if named else _open_found) as file:
             table = load(file.read())
+    except InvalidOption:
+        raise
     except OSError as error:
         raise InvalidOption(
             explain(f"settings file {path}", error.strerror, "a readable file", "correct its path")
@@ -171,6 +182,68 @@ def read_file(path: str, names: list[str]) -> dict[str, Any]:
     except InvalidOption as error:
         raise type(error)(f"settings file {path}, {error}") from None
     return dict(table)
+
+
+# ---- whose file it is -----------------------------------------------------------------------------
+# Judged by the open file, so that what is read is what was looked at.
+
+
+def _open_named(path: str, flags: int) -> int:
+    fd = os.open(path, flags)
+    try:
+        status = os.fstat(fd)
+        # /dev/null is a way to name no file. A pipe of ours comes from `--config <(…)`.
+        if (
+            not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3)
+        ) and not stat.S_ISDIR(status.st_mode):
+            _check_owner(path, status, 0o002, "by everybody")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _open_found(path: str, flags: int) -> int:
+    # Without waiting: it may be a pipe that somebody has put there.
+    fd = os.open(path, flags | os.O_NONBLOCK)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise _refuse(path, "something else", "a regular file")
+        _check_owner(path, status, 0o022, "by others")
+        folder = os.stat(os.path.dirname(path) or ".")
+        if folder.st_mode & 0o022 and folder.st_mode & stat.S_ISVTX:
+            entry = os.lstat(path)
+            same = (entry.st_dev, entry.st_ino) == (status.st_dev, status.st_ino)
+            if not same or status.st_nlink != 1:
+                raise _refuse(path, "a link, in a folder that others may write to", "a file")
+        else:
+            _check_owner(f"the folder of {path}", folder, 0o022, "by others")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_owner(what: str, status: os.stat_result, writable: int, whom: str) -> None:
+    me = os.geteuid()
+    if status.st_uid not in (me, 0):
+        raise _refuse(what, f"owner uid {status.st_uid}", f"uid {me} or root")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & writable:
+        raise _refuse(what, f"mode {mode:04o}, writable {whom}", "one that is not")
+
+
+def _refuse(what: str, found: str, expected: str) -> InvalidOption:
+    return InvalidOption(
+        explain(
+            f"settings file {what}",
+            found,
+            expected,
+            "correct it (chown, chmod go-w), work in another folder, or name a file of yours "
+            "(config=, SHMQ_CONFIG; /dev/null for none)",
+        )
+    )
 
 
 def _toml_loads() -> Callable[[str], dict[str, Any]] | None:

@@ -172,3 +172,102 @@ def test_every_misspelt_setting_suggests_the_right_one(tmp_path: Path, name: str
             load()
     with pytest.raises(InvalidOptionType, match=f"did you mean SHMQ_{name.upper()}"):
         Settings.load({}, {f"SHMQ_{typo.upper()}": "1"})
+
+
+# ---- whose file it is ----------------------------------------------------------------------------
+
+FILE = "max_retries = 7\n"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def found(folder: Path, mode: int = 0o755) -> Path:
+    """A shmq.toml in a folder of that mode, which is the working directory."""
+    file = folder / "shmq.toml"
+    file.write_text(FILE)
+    file.chmod(0o644)
+    folder.chmod(mode)
+    os.chdir(folder)
+    return file
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o700, 0o555, 0o1777, 0o1770])
+def test_a_file_that_only_its_owner_may_write_is_read(tmp_path: Path, mode: int) -> None:
+    found(tmp_path, mode)
+    assert Settings.load({}, {}).max_retries == 7
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o664, 0o646])
+def test_a_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
+    found(tmp_path).chmod(mode)
+    with pytest.raises(InvalidOption, match=rf"shmq\.toml: found mode {mode:04o}.*chmod go-w"):
+        Settings.load({}, {})
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o757])
+def test_a_file_in_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    found(tmp_path, mode)
+    with pytest.raises(InvalidOption, match=rf"folder of shmq\.toml: found mode {mode:04o}"):
+        Settings.load({}, {})
+    assert Settings.load({}, {"SHMQ_CONFIG": "/dev/null"}).max_retries == 3
+    assert Settings.load({}, {}, config="shmq.toml").max_retries == 7
+
+
+@needs_root
+def test_another_users_file_is_refused_found_or_named(tmp_path: Path) -> None:
+    file = found(tmp_path, 0o1777)
+    os.chown(file, 54321, 54321)
+    for environ in ({}, {"SHMQ_CONFIG": str(file)}):
+        with pytest.raises(InvalidOption, match="found owner uid 54321"):
+            Settings.load({}, environ)
+    os.chown(file, 0, 0)
+    assert Settings.load({}, {}).max_retries == 7
+    tmp_path.chmod(0o755)
+    os.chown(tmp_path, 54321, 54321)
+    with pytest.raises(InvalidOption, match=r"folder of shmq\.toml: found owner uid 54321"):
+        Settings.load({}, {})
+    os.chown(tmp_path, 0, 0)
+
+
+def test_in_a_shared_folder_a_link_is_not_followed(tmp_path: Path) -> None:
+    file = found(tmp_path)
+    file.rename(tmp_path / "other.toml")
+    file.symlink_to("other.toml")
+    assert Settings.load({}, {}).max_retries == 7
+    tmp_path.chmod(0o1777)
+    with pytest.raises(InvalidOption, match="found a link"):
+        Settings.load({}, {})
+    file.unlink()
+    file.hardlink_to(tmp_path / "other.toml")
+    with pytest.raises(InvalidOption, match="found a link"):
+        Settings.load({}, {})
+
+
+def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    file = found(tmp_path)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(InvalidOption, match="expected a regular file"):
+        Settings.load({}, {})
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(InvalidOption, match="expected a regular file"):
+        Settings.load({}, {})
+    with pytest.raises(InvalidOption, match="directory"):
+        Settings.load({}, {"SHMQ_CONFIG": str(file)})
+
+
+def test_a_named_file_that_everybody_may_write_is_refused(tmp_path: Path) -> None:
+    file = found(tmp_path)
+    file.chmod(0o646)
+    with pytest.raises(InvalidOption, match="writable by everybody"):
+        Settings.load({}, {}, config=file)
+    file.chmod(0o664)
+    assert Settings.load({}, {}, config=file).max_retries == 7
+
+
+def test_a_named_file_may_be_a_pipe_of_ours() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, FILE.encode())
+    os.close(writer)
+    assert Settings.load({}, {}, config=f"/dev/fd/{reader}").max_retries == 7
+    os.close(reader)
