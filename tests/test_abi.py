@@ -36,6 +36,7 @@ PRIVATE = [
     "shmq_message",
     "shmq_delivery",
     "shmq_segment_info",
+    "shmq_sysv_info",
     "shmq_owner_info",
     "shmq_queue_info",
     "shmq_census",

@@ -83,6 +83,7 @@ WHAT = {
     64: "what a process attached before its exec is taken for its own",
     65: "a descriptor is used without asking what its number stands for by now",
     61: "a process of another time namespace is let in",
+    62: "a claim is taken from a holder that lives",
 }
 
 
@@ -100,6 +101,7 @@ QUICK = {
     **dict.fromkeys((78, 79, 83, 84, 85, 86), "test_park"),
     **dict.fromkeys((64, 65), "test_owner"),
     **dict.fromkeys((61,), "test_corrupt"),
+    **dict.fromkeys((62,), "test_sysv"),
 }
 
 

@@ -138,7 +138,8 @@ typedef struct {             /* the first pages of a segment */
     shmq_geometry geometry;
     uint64_t checksum;       /* of all above but magic */
     char name[256];          /* the broker's name; System V segments have no other */
-    uint8_t pad0[48];
+    uint8_t pad0[40];
+    shmq_au64 claim;         /* System V: owner word of who serves the segment; at this place in every layout (sysv.c) */
     shmq_au64 admin;         /* owner word of who changes queue records; 0 = nobody */
     shmq_au64 anonymous;     /* 1 = the supervisor ends the broker when the last client is gone */
     shmq_au64 closing;       /* 1 = graceful shutdown has begun */
@@ -318,6 +319,17 @@ typedef struct {
     uint64_t total, memory_used, memory_limit, blocks, free_blocks, next_id, created_ns;
     uint64_t owners, queues, corrupt, anonymous, closing, user_word, default_ttl_ns, max_message, provider;
 } shmq_segment_info;
+
+typedef struct {             /* what the kernel says about a System V segment */
+    uint64_t size;
+    uint64_t attached;       /* mappings, over all processes and namespaces */
+    uint32_t uid;            /* whose it is now */
+    uint32_t creator;        /* uid of who made it: never changes, and keeps an owner's rights */
+    uint32_t mode;
+    uint32_t key;
+    uint32_t removed;        /* 1 = no name any more; gone with the last mapping */
+    uint32_t creator_pid;    /* 0 = not of this pid namespace */
+} shmq_sysv_info;
 typedef struct { uint64_t word, start, stack, attached_ns, op; uint32_t state, pid, epoch, role, held, settled; } shmq_owner_info;
 typedef struct {
     uint64_t word, created_ns, ready, bytes;
@@ -353,6 +365,9 @@ uint64_t shmq_fingerprint(void);
 uint64_t shmq_plan(const shmq_config *config, shmq_geometry *out);
 int shmq_map_fd(shmq_ctx *ctx, int fd, uint64_t size);
 int shmq_map_address(shmq_ctx *ctx, void *base, uint64_t size, uint64_t inode);
+int shmq_sysv_look(int id, shmq_sysv_info *out);
+int shmq_sysv_claim(int id, void *base, uint64_t size);
+void shmq_sysv_drop(void *base);
 int shmq_format(shmq_ctx *ctx, const shmq_config *config);
 int shmq_verify(shmq_ctx *ctx);
 int shmq_check_header(const void *bytes, uint64_t n, uint64_t file_size, shmq_detail *out, uint64_t *total);
@@ -470,6 +485,7 @@ _Static_assert(offsetof(shmq_queue, ends) % 128 == 0, "ring ends have lines of t
 _Static_assert(offsetof(shmq_header, next_id) % 128 == 0, "next_id has lines of its own");
 _Static_assert(offsetof(shmq_header, hwm) % 128 == 0, "hwm has lines of its own");
 _Static_assert(offsetof(shmq_header, admin) % 128 == 0, "live words start on a line of their own");
+_Static_assert(offsetof(shmq_header, claim) == 760, "the claim is at the same place in every layout");
 _Static_assert(sizeof(shmq_header) <= 8192, "the header fits its pages");
 
 #endif

@@ -268,6 +268,8 @@ static inline uint32_t align8(uint32_t n) { return (n + 7) & ~7u; }
 int shmq_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length);
 int segment_reserve_mapped(shmq_ctx *ctx, uint64_t offset, uint64_t length);
 int segment_fd(shmq_ctx *ctx);
+uint32_t segment_where(void);
+int segment_is_here(const shmq_header *h);
 
 /* short critical sections among the threads of one process; never held over a sleep or a system call that may block */
 #include <sched.h>

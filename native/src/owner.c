@@ -241,6 +241,29 @@ int shmq_owner_snapshot(shmq_ctx *ctx, uint32_t owner, shmq_owner_info *out) {
     return SHMQ_OK;
 }
 
+uint64_t owner_start_of(uint32_t pid) {   /* 0 = cannot tell */
+    uint64_t start = 0, stack = 0;
+    return proc_stat(pid, &start, &stack) == 0 ? start : 0;
+}
+
+/* OK = the process that a word names is proven dead, ALIVE = everything else. Its main stack is noted on the way. */
+int owner_word_dead(uint64_t w, uint64_t *stack) {
+    uint32_t pid = owner_pid(w);
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (fd < 0 && errno == ESRCH) return SHMQ_OK;
+    if (fd >= 0) {
+        struct pollfd p = { .fd = fd, .events = POLLIN };
+        int ended = poll(&p, 1, 0) == 1 && (p.revents & POLLIN);
+        close(fd);
+        if (ended) return SHMQ_OK;
+    }
+    uint64_t start = 0;
+    int err = proc_stat(pid, &start, stack);
+    if (err == ENOENT || err == ESRCH) return kill_zero(pid) == ESRCH ? SHMQ_OK : SHMQ_ALIVE;
+    if (err) return SHMQ_ALIVE;
+    return (start & 0xffffff) != owner_start(w) ? SHMQ_OK : SHMQ_ALIVE;
+}
+
 /* I2. OK = proven dead (or DEAD already), ALIVE = not proven, NOTFOUND = no such attachment. */
 int shmq_owner_prove(shmq_ctx *ctx, uint32_t owner, int look_for_exec) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
@@ -255,19 +278,8 @@ int shmq_owner_prove(shmq_ctx *ctx, uint32_t owner, int look_for_exec) {
         if (owner == ctx->self && w == ctx->self_word) return SHMQ_ALIVE;   /* the same word may be in several records of this process */
         if (image && image_here(ctx) && image != image_here(ctx) && !MUTANT(64) && ld_acq(&o->word) == w) return SHMQ_OK;
     }
-    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
-    if (fd < 0 && errno == ESRCH) return SHMQ_OK;
-    if (fd >= 0) {
-        struct pollfd p = { .fd = fd, .events = POLLIN };
-        int ended = poll(&p, 1, 0) == 1 && (p.revents & POLLIN);
-        close(fd);
-        if (ended) return SHMQ_OK;
-    }
-    uint64_t start = 0, stack = 0;
-    int err = proc_stat(pid, &start, &stack);
-    if (err == ENOENT || err == ESRCH) return kill_zero(pid) == ESRCH ? SHMQ_OK : SHMQ_ALIVE;
-    if (err) return SHMQ_ALIVE;
-    if ((start & 0xffffff) != owner_start(w)) return SHMQ_OK;
+    uint64_t stack = 0;
+    if (owner_word_dead(w, &stack) == SHMQ_OK) return SHMQ_OK;
     if (look_for_exec && stack && ld_rlx(&o->stack) && stack != ld_rlx(&o->stack) && maps_hold(ctx, pid) == 0
         && ld_acq(&o->word) == w) return SHMQ_OK;
     return SHMQ_ALIVE;

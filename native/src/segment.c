@@ -77,6 +77,13 @@ static uint64_t pid_namespace(void) { return namespace("/proc/self/ns/pid"); }
  * refuses such a process: what cannot be read is never taken for equal to what was. */
 static uint64_t time_namespace(void) { return namespace("/proc/self/ns/time"); }
 
+uint32_t segment_where(void) {   /* 16 bits that stand for the namespaces of this process */
+    const uint64_t here[2] = { pid_namespace(), time_namespace() };
+    return (uint32_t)(hash64(UINT64_C(0xcbf29ce484222325), here, sizeof here) & 0xffff);
+}
+
+int segment_is_here(const shmq_header *h) { return h->pidns == pid_namespace() && h->timens == time_namespace(); }
+
 const char *shmq_what(uint32_t what) {
     static const char *const NAMES[] = { "nothing", "magic", "layout version", "layout fingerprint", "header checksum", "size",
         "owner uid", "pid namespace", "boot", "memory reservation", "ring slot", "block header", "queue record", "size class",

@@ -161,6 +161,18 @@ class Lib:
         """int shmq_map_address(shmq_ctx *ctx, void *base, uint64_t size, uint64_t inode);"""
 
     @staticmethod
+    def shmq_sysv_look(id: int, out: CData, /) -> int:
+        """int shmq_sysv_look(int id, shmq_sysv_info *out);"""
+
+    @staticmethod
+    def shmq_sysv_claim(id: int, base: CData, size: int, /) -> int:
+        """int shmq_sysv_claim(int id, void *base, uint64_t size);"""
+
+    @staticmethod
+    def shmq_sysv_drop(base: CData, /) -> None:
+        """void shmq_sysv_drop(void *base);"""
+
+    @staticmethod
     def shmq_format(ctx: CData, config: CData, /) -> int:
         """int shmq_format(shmq_ctx *ctx, const shmq_config *config);"""
 

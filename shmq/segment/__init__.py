@@ -10,8 +10,11 @@ something that the next one recognises as unfinished and takes away:
     create exclusively -> claim -> size -> map -> name -> format, which stores the magic last
 
 The *claim* says who serves the segment: a lock that the kernel takes back with the supervisor's
-life (an flock on the file; for System V an abstract socket). Without it, a segment with a magic is
-a broker without supervisor, to be adopted with all it holds; one without magic is rubble.
+life (an flock on the file), or, for System V, a word in the segment that is void once its holder is
+proven dead. Without it, a segment with a magic is a broker without supervisor, to be adopted with all
+it holds; one without magic is rubble.
+
+Only what this user owns, has made, and nobody else may open is ever read: see posix and sysv.
 
 Nothing here is ever registered with multiprocessing's resource tracker.
 """

@@ -8,7 +8,7 @@ import time
 from typing import Any, NamedTuple
 
 from shmq._native import ffi, lib
-from shmq.errors import BrokerNotRunning, explain
+from shmq.errors import BrokerNotRunning, ForeignSegment, explain
 from shmq.segment.handle import Segment
 from shmq.segment.header import NAME_OFFSET, USER_WORD_OFFSET
 from shmq.segment.names import DEV_SHM, posix_prefix
@@ -44,9 +44,22 @@ def list_segments() -> list[Found]:
     return sorted(found)
 
 
-def open_handle(name: str) -> Segment | None:
-    """Return a handle on whatever has that broker's name, unchecked; None when there is nothing."""
-    return open_posix(name) or open_sysv(name)
+def open_handle(name: str, wanted: str = "") -> Segment | None:
+    """Return a handle on what has that broker's name, its owner checked; None without anything.
+
+    A stranger's thing in the place of the file does not hide a System V segment of ours, nor keep
+    anybody from making one who ``wanted`` that provider.
+
+    Raises ForeignSegment when a stranger's thing is all there is.
+    """
+    try:
+        found: Segment | None = open_posix(name)
+    except ForeignSegment:
+        found = open_sysv(name)
+        if found is None and wanted != "sysv":
+            raise
+        return found
+    return found or open_sysv(name)
 
 
 def open_segment(name: str) -> Segment:
@@ -109,7 +122,7 @@ def create_segment(
     """
     deadline = time.monotonic() + CONTENTION_S
     while time.monotonic() < deadline:
-        segment = open_handle(name)
+        segment = open_handle(name, provider)
         if segment is None:
             segment = create_posix(name) if provider == "posix" else create_sysv(name, config)
             if segment is None:  # somebody else is making it, or taking it away

@@ -46,6 +46,13 @@ class Segment:
         """In a child: leave the claim to the parent alone."""
         raise NotImplementedError
 
+    def others(self) -> bool | None:
+        """Return whether anybody but this handle has it open or mapped, in whatever namespace.
+
+        None when the kernel does not say.
+        """
+        raise NotImplementedError
+
     def unlink(self) -> None:
         """Take the name away; the memory lives until the last mapping is gone."""
         raise NotImplementedError

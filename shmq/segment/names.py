@@ -13,7 +13,7 @@ KEY_TRIES = 8
 
 def posix_prefix() -> str:
     """Return how the names of this user's files in /dev/shm begin."""
-    return f"shmq.{os.getuid()}."
+    return f"shmq.{os.geteuid()}."
 
 
 def posix_name(name: str) -> str:
@@ -24,7 +24,7 @@ def posix_name(name: str) -> str:
 def hash_of(name: str) -> int:
     """Return 64 bits that stand for this user and ``name``."""
     hashed = 0xCBF29CE484222325  # FNV-1a; not for secrets
-    for byte in f"{os.getuid()}:{name}".encode():
+    for byte in os.fsencode(f"{os.geteuid()}:{name}"):
         hashed = (hashed ^ byte) * 0x100000001B3 & (1 << 64) - 1
     return hashed
 

@@ -1,4 +1,10 @@
-"""POSIX shared memory: sparse files in /dev/shm, mode 0600 (posix_ipc)."""
+"""POSIX shared memory: sparse files in /dev/shm, mode 0600 (posix_ipc).
+
+Everybody may make things in /dev/shm, of any kind and under any name. What has one of our names is
+opened without following links and without waiting, and is believed only if the kernel says of what
+is open that it is a regular file of this user with one name; `header` refuses it as well when others
+may open it. All else is a ForeignSegment.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +12,30 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
+import stat
+import time
 from typing import Any
 
 from shmq._native import lib
 from shmq.descriptors import SCARCE, Kept, limit_reached, scarce
 from shmq.errors import BrokerNotRunning, ForeignSegment, ShmqError, StorageError, explain
 from shmq.segment.handle import Segment
+from shmq.segment.header import Header
 from shmq.segment.names import DEV_SHM, posix_name
 from shmq.segment.refusals import raise_for
+
+OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# What open says of a thing that is no file of ours; want of descriptors or memory is not among it.
+NOT_OURS = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV, errno.ETXTBSY)  # fmt: skip
+KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISREG, "a file"),
+)
+LEASE_TRIES = 1000  # of a millisecond each: somebody asks `others`, which takes microseconds
 
 
 class PosixSegment(Segment):
@@ -28,16 +50,6 @@ class PosixSegment(Segment):
         status = os.fstat(self._kept.fd)
         self.size = status.st_size
         self.inode = status.st_ino
-        if status.st_uid != os.getuid():
-            self.close()
-            raise ForeignSegment(
-                explain(
-                    f"{DEV_SHM}{posix_name(name)}",
-                    f"a file of uid {status.st_uid}",
-                    f"one of uid {os.getuid()}",
-                    "ask its owner to remove it, or choose another broker name",
-                )
-            )
 
     @property
     def fd(self) -> int:
@@ -86,6 +98,27 @@ class PosixSegment(Segment):
     def memory_used(self) -> int:
         return os.fstat(self.fd).st_blocks * 512
 
+    def header(self) -> Header:
+        header = super().header()
+        mode = stat.S_IMODE(os.fstat(self.fd).st_mode)
+        if mode & 0o077:
+            found = f"a file with mode {mode:04o}: others may have read it, or written to it"
+            raise ForeignSegment(_foreign_text(f"{DEV_SHM}{posix_name(self.name)}", found))
+        return header
+
+    def others(self) -> bool | None:
+        # A write lease is given only if the file is open nowhere else: no other descriptor, no
+        # mapping, in any process and any namespace. If somebody comes in between, he waits for the
+        # next line and we get a signal, which by default would end this process: SIGURG does not.
+        try:
+            fcntl.fcntl(self.fd, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError as error:
+            return True if error.errno == errno.EAGAIN else None
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return False
+
     def current(self) -> bool:
         try:
             return os.fstat(self.fd).st_nlink > 0
@@ -116,42 +149,90 @@ class PosixSegment(Segment):
         self._kept.close()
 
 
-def open_posix(name: str) -> Segment | None:
-    """Return a handle on the file of that name, unchecked; None when there is none."""
-    import posix_ipc
+def open_posix(name: str) -> PosixSegment | None:
+    """Return a handle on the file of that name, a regular one of this user; None without one.
 
-    try:
-        memory = posix_ipc.SharedMemory(posix_name(name))
-    except posix_ipc.ExistentialError:
-        return None
-    except OSError as error:
-        if _scarce(error):
-            raise limit_reached(f"segment of broker {name!r}", str(error)) from error
-        if not isinstance(error, PermissionError):
+    Raises:
+        ForeignSegment: something else has that name.
+        StorageError: it cannot be opened for want of something.
+    """
+    path = DEV_SHM + posix_name(name)
+    for _ in range(LEASE_TRIES):
+        try:
+            # Looked at first, so that no device and no pipe of others is ever opened on purpose.
+            if not _check_ours(path, os.lstat(path)):
+                return None
+            fd = os.open(path, OPEN)
+        except ForeignSegment:
             raise
-        raise _not_ours(name) from None
-    except posix_ipc.PermissionsError:
-        raise _not_ours(name) from None
-    return PosixSegment(name, memory.fd)
+        except FileNotFoundError:
+            return None
+        except BlockingIOError:
+            time.sleep(0.001)
+            continue
+        except OSError as error:
+            raise _refusal(path, error) from error
+        try:
+            if _check_ours(path, os.fstat(fd)):
+                return PosixSegment(name, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+    raise StorageError(
+        explain(path, "a lease that somebody keeps on it", "an open file", "see /proc/locks")
+    )
+
+
+def _check_ours(path: str, status: os.stat_result) -> bool:
+    """Return whether it still has a name; raises ForeignSegment when it is not what we make."""
+    if status.st_nlink == 0:
+        return False
+    kind = next((text for test, text in KINDS if test(status.st_mode)), "a device")
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        raise ForeignSegment(_foreign_text(path, f"{kind} of uid {status.st_uid}"))
+    if status.st_nlink > 1:
+        raise ForeignSegment(_foreign_text(path, f"a file with {status.st_nlink} names"))
+    return True
+
+
+def _foreign_text(path: str, found: str) -> str:
+    return explain(
+        path,
+        found,
+        f"a regular file of uid {os.geteuid()} with mode 0600 and one name",
+        "remove it or ask its owner to, or choose another broker name",
+    )
 
 
 def _not_ours(name: str) -> ForeignSegment:
-    return ForeignSegment(
+    found = "something that this user may not open"
+    return ForeignSegment(_foreign_text(DEV_SHM + posix_name(name), found))
+
+
+def _refusal(path: str, error: OSError) -> ShmqError:
+    if _scarce(error):
+        return limit_reached(path, str(error))
+    if error.errno in NOT_OURS:
+        found = f"something that this user may not open ({error.strerror})"
+        return ForeignSegment(_foreign_text(path, found))
+    return StorageError(
         explain(
-            f"{DEV_SHM}{posix_name(name)}",
-            "a file that this user may not open",
-            f"one of uid {os.getuid()} with mode 0600",
-            "ask its owner to remove it, or choose another broker name",
+            path,
+            f"{error.strerror} (errno {error.errno})",
+            "a file that can be opened",
+            "look at `ulimit -a` and at /dev/shm",
         )
     )
 
 
-def _scarce(error: OSError) -> bool:
+def _scarce(error: Exception) -> bool:
     # posix_ipc says some of it in words of its own, without a number.
-    return error.errno in SCARCE or (error.errno is None and "files open" in str(error))
+    number = getattr(error, "errno", None)
+    return number in SCARCE or (number is None and "files open" in str(error))
 
 
-def create_posix(name: str) -> Segment | None:
+def create_posix(name: str) -> PosixSegment | None:
     """Return a new one, empty; None when there is one."""
     import posix_ipc
 
@@ -159,15 +240,17 @@ def create_posix(name: str) -> Segment | None:
         memory = posix_ipc.SharedMemory(posix_name(name), posix_ipc.O_CREX, mode=0o600)
     except posix_ipc.ExistentialError:
         return None
-    except OSError as error:
+    except (posix_ipc.Error, OSError) as error:
         if _scarce(error):
             raise limit_reached(f"segment of broker {name!r}", str(error)) from error
         raise StorageError(
             explain(
                 f"{DEV_SHM}{posix_name(name)}",
-                error.strerror or str(error),
+                getattr(error, "strerror", None) or str(error),
                 "a new shared memory object",
                 "look at the permissions of /dev/shm, or use shm='sysv'",
             )
         ) from error
+    with contextlib.suppress(OSError):
+        os.fchmod(memory.fd, 0o600)  # whatever the umask took away
     return PosixSegment(name, memory.fd)

@@ -327,7 +327,12 @@ class Supervisor:
         self.handles.look()
         if self._first_sweep:
             self._first_sweep = False
-            clean(prefix=ANONYMOUS_PREFIX)  # of brokers that were killed with all their processes
+            try:
+                clean(
+                    prefix=ANONYMOUS_PREFIX
+                )  # of brokers that were killed with all their processes
+            except Exception:  # what strangers put there must not end this broker
+                _note_crash()
         if not self.segment.current():
             # Somebody took the name away (`rm`, tmpfs clean-up): nobody can come any more. Serve
             # those who are here; the last one ends it, as with an anonymous broker.
