@@ -128,17 +128,24 @@ def create_segment(
             if segment is None:  # somebody else is making it, or taking it away
                 time.sleep(0.001)
                 continue
-            if not segment.claim():
-                segment.close()
-                raise exists(name)
             try:
-                _format(segment, config, user_word)
+                claimed = segment.claim()
+                if claimed:
+                    _format(segment, config, user_word)
             except BaseException:
                 segment.unlink()
                 segment.close()
                 raise
+            if not claimed:
+                segment.close()
+                raise exists(name)
             return segment, False
-        if not segment.claim():
+        try:
+            claimed = segment.claim()
+        except BaseException:
+            segment.close()
+            raise
+        if not claimed:
             segment.close()
             raise exists(name)
         if not segment.current():  # unlinked between open and claim
