@@ -27,18 +27,10 @@
 
 #include "shmq.h"
 
-#define EAGER 4096        /* payloads up to this size are copied at once, larger ones on first use */
 #define META_SMALL 64     /* headers, ids and keys up to this size become an object only when they are looked at */
 #define BIG (256 * 1024)  /* copies from this size on are made without the GIL */
-#define CHUNK 64
 #define POOL 256
 
-/* Outcomes of a consumer that the core does not know; shmq/_native/pure.py has the same numbers. */
-#define CONSUMER_CLOSED (-101)
-#define CONSUMER_LIMIT (-102)
-
-enum mode { MANUAL = 0, AUTO = 1, NONE = 2 };
-enum kind { ACK = 0, NACK = 1, REJECT = 2, RELEASE = 3 };
 enum lease_state { SETTLED = 0, LIVE = 1, VIEWED = 2, PENDING = 3 };  /* VIEWED: settled, views still read the block */
 
 typedef struct lease {
@@ -113,14 +105,14 @@ static void lease_unlink(ConsumerObject *c, lease *l) {
  * for a reason that leaves the lease as it is. */
 static int lease_settle(ConsumerObject *c, shmq_ctx *ctx, lease *l, int kind, uint64_t delay_ns, const void *extra, uint32_t size) {
     int rc, keep = 0;
-    if (l->views && kind != ACK) {
+    if (l->views && kind != SHMQ_ACK) {
         keep = shmq_view_keep(ctx, &l->d);
         if (keep < 0 && keep != SHMQ_STALE) return keep;
     }
     switch (kind) {
-    case ACK: rc = l->views ? shmq_settle_viewed(ctx, &l->d) : shmq_ack(ctx, &l->d, 1); break;
-    case NACK: rc = shmq_nack(ctx, &l->d, delay_ns, extra, size); break;
-    case REJECT: rc = shmq_reject(ctx, &l->d, extra, size); break;
+    case SHMQ_ACK: rc = l->views ? shmq_settle_viewed(ctx, &l->d) : shmq_ack(ctx, &l->d, 1); break;
+    case SHMQ_NACK: rc = shmq_nack(ctx, &l->d, delay_ns, extra, size); break;
+    case SHMQ_REJECTED: rc = shmq_reject(ctx, &l->d, extra, size); break;
     default: rc = shmq_release(ctx, &l->d); break;
     }
     if (rc < 0 && rc != SHMQ_STALE && rc != SHMQ_GONE) {

@@ -94,8 +94,8 @@ static bool compact_put(compact_out *o, PyObject *x, int depth, bool shared) {
     return false;
 }
 
-static PyObject *compact_bad(void) {
-    PyErr_SetString(PyExc_ValueError, "compact item: found bytes that no put can have written, expected an item; use the same version of shmq everywhere");
+static PyObject *compact_bad(void) {   /* shmq/mp/compact.py says what is wrong: items_decode() asks it */
+    PyErr_SetNone(PyExc_ValueError);
     return NULL;
 }
 

@@ -88,7 +88,7 @@ static long give_back(ConsumerObject *self) {
     for (lease *l = self->leases.next; l != &self->leases; l = next) {
         next = l->next;
         if (l->state != LIVE) continue;
-        int rc = lease_settle(self, self->ctx, l, RELEASE, 0, NULL, 0);
+        int rc = lease_settle(self, self->ctx, l, SHMQ_RELEASE, 0, NULL, 0);
         if (rc >= 0) given++;
         else if (rc != SHMQ_STALE && rc != SHMQ_GONE) {   /* detached or another process's: nothing to give */
             l->state = SETTLED;
@@ -108,11 +108,11 @@ static PyObject *consumer_close(ConsumerObject *self, PyObject *unused) {
 
 /* Make `o`, which holds a taken delivery, the user's. Fails only for want of memory: then the delivery went back. */
 static int hand_out(ConsumerObject *self, DeliveryObject *o, unsigned long thread, bool looped) {
-    if (delivery_copy(o, self->mode == NONE) < 0) {
+    if (delivery_copy(o, self->mode == SHMQ_ACK_NONE) < 0) {
         (void)shmq_release(self->ctx, &o->l.d);
         return -1;
     }
-    if (self->mode == NONE) return 0;   /* acked by the caller */
+    if (self->mode == SHMQ_ACK_NONE) return 0;   /* acked by the caller */
     o->l.thread = thread;
     o->l.looped = looped;
     lease_link(self, &o->l);
@@ -121,9 +121,9 @@ static int hand_out(ConsumerObject *self, DeliveryObject *o, unsigned long threa
 
 /* One delivery into o->l.d, without waiting: 1, or why not. */
 static int take_one(ConsumerObject *self, DeliveryObject *o) {
-    if (self->closed) return CONSUMER_CLOSED;
-    if (self->unsettled >= self->max_unsettled) return CONSUMER_LIMIT;
-    if (self->mode == NONE) return shmq_take(self->ctx, self->qref, 1, SHMQ_TAKE_FREE, &o->l.d);
+    if (self->closed) return SHMQ_CONSUMER_CLOSED;
+    if (self->unsettled >= self->max_unsettled) return SHMQ_CONSUMER_LIMIT;
+    if (self->mode == SHMQ_ACK_NONE) return shmq_take(self->ctx, self->qref, 1, SHMQ_TAKE_FREE, &o->l.d);
     if (self->prefetch == 1) return shmq_take(self->ctx, self->qref, 1, 0, &o->l.d);
     for (;;) {
         while (self->n) {
@@ -193,7 +193,7 @@ static int wait_or_recover(ConsumerObject *self, int rc, uint64_t deadline, bool
         /* Whatever else it says, the next take says it too, after a look at what is there. */
         return 1;
     }
-    if (looped && (rc == SHMQ_CLOSED || rc == CONSUMER_CLOSED)) return 0;
+    if (looped && (rc == SHMQ_CLOSED || rc == SHMQ_CONSUMER_CLOSED)) return 0;
     return recover(self, rc, deadline) < 0 ? -1 : 1;
 }
 
@@ -201,9 +201,9 @@ static PyObject *consumer_get_until(ConsumerObject *self, uint64_t deadline, boo
     unsigned long thread = 0;
     bool last = false;
     if (!self->client) return PyErr_Format(PyExc_TypeError, "ConsumerBase: __init__ was not called");
-    if (self->mode == AUTO) {
+    if (self->mode == SHMQ_ACK_AUTO) {
         thread = PyThread_get_thread_ident();
-        if (self->unsettled) settle_mine(self, thread, -1, ACK, 0, NULL, 0);
+        if (self->unsettled) settle_mine(self, thread, -1, SHMQ_ACK, 0, NULL, 0);
     }
     DeliveryObject *o = delivery_new(self);
     if (!o) return NULL;
@@ -212,7 +212,7 @@ static PyObject *consumer_get_until(ConsumerObject *self, uint64_t deadline, boo
         if (rc > 0) {
             o->ctx = self->ctx;
             if (hand_out(self, o, thread, looped) < 0) break;
-            if (self->mode == NONE) (void)shmq_ack(self->ctx, &o->l.d, 1);
+            if (self->mode == SHMQ_ACK_NONE) (void)shmq_ack(self->ctx, &o->l.d, 1);
             return (PyObject *)o;
         }
         if (wait_or_recover(self, rc, deadline, looped, &last) <= 0) break;
@@ -240,15 +240,15 @@ static PyObject *consumer_next(ConsumerObject *self) { return consumer_get_until
 
 /* Up to n deliveries into `list` without waiting: how many, or why none. -1000 = raised. */
 static int take_many(ConsumerObject *self, PyObject *list, Py_ssize_t n, unsigned long thread) {
-    shmq_delivery d[CHUNK];
+    shmq_delivery d[SHMQ_CHUNK];
     int got = 0, rc = SHMQ_EMPTY;
-    if (self->closed) return CONSUMER_CLOSED;
-    if (self->unsettled >= self->max_unsettled) return CONSUMER_LIMIT;
+    if (self->closed) return SHMQ_CONSUMER_CLOSED;
+    if (self->unsettled >= self->max_unsettled) return SHMQ_CONSUMER_LIMIT;
     if ((uint64_t)n > self->max_unsettled - self->unsettled) n = (Py_ssize_t)(self->max_unsettled - self->unsettled);
     while (got < n) {
-        uint32_t want = n - got < CHUNK ? (uint32_t)(n - got) : CHUNK, k = 0;
-        bool from_ahead = self->mode != NONE && self->n;
-        if (self->mode == NONE) {
+        uint32_t want = n - got < SHMQ_CHUNK ? (uint32_t)(n - got) : SHMQ_CHUNK, k = 0;
+        bool from_ahead = self->mode != SHMQ_ACK_NONE && self->n;
+        if (self->mode == SHMQ_ACK_NONE) {
             rc = shmq_take(self->ctx, self->qref, want, SHMQ_TAKE_FREE, d);
         } else if (from_ahead) {
             d[0] = self->ahead[self->at];
@@ -277,7 +277,7 @@ static int take_many(ConsumerObject *self, PyObject *list, Py_ssize_t n, unsigne
                 break;
             }
         }
-        if (self->mode == NONE && k) (void)shmq_ack(self->ctx, d, k);
+        if (self->mode == SHMQ_ACK_NONE && k) (void)shmq_ack(self->ctx, d, k);
         if (PyErr_Occurred()) {
             for (; k < (uint32_t)rc; k++) (void)shmq_release(self->ctx, &d[k]);
             return -1000;
@@ -297,9 +297,9 @@ static PyObject *consumer_get_many(ConsumerObject *self, PyObject *const *args, 
     Py_ssize_t max_n = PyNumber_AsSsize_t(args[0], PyExc_OverflowError);
     if (max_n == -1 && PyErr_Occurred()) return NULL;
     if (max_n < 1) return PyErr_Format(PyExc_ValueError, "max_n: found %zd, expected 1 or more; say how many deliveries you want at most", max_n);
-    if (self->mode == AUTO) {
+    if (self->mode == SHMQ_ACK_AUTO) {
         thread = PyThread_get_thread_ident();
-        if (self->unsettled) settle_mine(self, thread, -1, ACK, 0, NULL, 0);
+        if (self->unsettled) settle_mine(self, thread, -1, SHMQ_ACK, 0, NULL, 0);
     }
     PyObject *list = PyList_New(0);
     if (!list) return NULL;
@@ -325,7 +325,7 @@ static PyObject *consumer_poll(ConsumerObject *self, PyObject *args) {
         if (rc > 0) {
             o->ctx = self->ctx;
             if (hand_out(self, o, thread, looped) < 0) break;
-            if (self->mode == NONE) (void)shmq_ack(self->ctx, &o->l.d, 1);
+            if (self->mode == SHMQ_ACK_NONE) (void)shmq_ack(self->ctx, &o->l.d, 1);
             return (PyObject *)o;
         }
         if (rc == SHMQ_EMPTY) {
@@ -340,7 +340,7 @@ static PyObject *consumer_poll(ConsumerObject *self, PyObject *args) {
 
 /* ---- Consumer: settling many ----------------------------------------------------------------------------------------- */
 
-typedef struct { shmq_delivery d[CHUNK]; DeliveryObject *o[CHUNK]; uint32_t n; Py_ssize_t acked, stale; } ack_batch;
+typedef struct { shmq_delivery d[SHMQ_CHUNK]; DeliveryObject *o[SHMQ_CHUNK]; uint32_t n; Py_ssize_t acked, stale; } ack_batch;
 
 static int ack_flush(ConsumerObject *self, ack_batch *b) {
     int rc = b->n ? shmq_ack(self->ctx, b->d, b->n) : 0;
@@ -381,14 +381,14 @@ static PyObject *consumer_ack_many(ConsumerObject *self, PyObject *deliveries) {
         if (o->l.state != LIVE) {
             b.stale++;
         } else if (o->consumer != self || o->ctx != self->ctx || o->l.views) {
-            rc = lease_settle(o->consumer, o->ctx, &o->l, ACK, 0, NULL, 0);
+            rc = lease_settle(o->consumer, o->ctx, &o->l, SHMQ_ACK, 0, NULL, 0);
             if (rc >= 0) b.acked++;
             else if (rc == SHMQ_STALE) rc = 0, b.stale++;
         } else {
             b.d[b.n] = o->l.d;
             b.o[b.n++] = o;
             o->l.state = PENDING;
-            if (b.n == CHUNK) rc = ack_flush(self, &b);
+            if (b.n == SHMQ_CHUNK) rc = ack_flush(self, &b);
         }
     }
     int flushed = ack_flush(self, &b);

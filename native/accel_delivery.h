@@ -46,7 +46,7 @@ static void delivery_dealloc(DeliveryObject *self) {
             n->prev->next = n;
             n->next->prev = n;
         } else {
-            (void)lease_settle(c, self->ctx, &self->l, RELEASE, 0, NULL, 0);
+            (void)lease_settle(c, self->ctx, &self->l, SHMQ_RELEASE, 0, NULL, 0);
         }
     }
     Py_CLEAR(self->payload);
@@ -63,7 +63,7 @@ static void delivery_dealloc(DeliveryObject *self) {
 /* Copy what must not wait: headers, and the payload if it is small or `all`. */
 static int delivery_copy(DeliveryObject *o, bool all) {
     const shmq_delivery *d = &o->l.d;
-    if (d->size <= EAGER || all) {
+    if (d->size <= SHMQ_EAGER || all) {
         o->payload = PyBytes_FromStringAndSize((const char *)d->data, (Py_ssize_t)d->size);
         if (!o->payload) return -1;
     }
@@ -122,7 +122,7 @@ static PyObject *delivery_ack(DeliveryObject *self, PyObject *unused) {
     (void)unused;
     lease *l = &self->l;
     int rc = SHMQ_STALE;
-    if (l->state == LIVE) rc = lease_settle(self->consumer, self->ctx, l, ACK, 0, NULL, 0);
+    if (l->state == LIVE) rc = lease_settle(self->consumer, self->ctx, l, SHMQ_ACK, 0, NULL, 0);
     if (rc < 0) return ack_failed(self, rc);
     Py_RETURN_NONE;
 }

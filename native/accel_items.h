@@ -9,12 +9,11 @@
  * The kind of an item is in its headers, as the number "py" (shmq/mp/pickling.py): none at all is bytes.
  */
 #define KIND_BYTES 0
-#define KIND_COMPACT 1
 #define KIND_OTHER 255
 #define ITEMS_CHUNK 64
 #define ITEMS_ROOM (64 * 1024)
 
-static const uint8_t META_COMPACT[6] = {3, 2, 'p', 'y', 1, KIND_COMPACT};
+static const uint8_t META_COMPACT[6] = {3, 2, 'p', 'y', 1, SHMQ_ITEM_COMPACT};
 
 typedef struct {
     PyObject_HEAD
@@ -172,20 +171,19 @@ static PyObject *items_put_some(ItemsObject *self, PyObject *args) {
 
 static int kind_of(const shmq_delivery *d) {
     if (d->meta_size == 0) return KIND_BYTES;
-    if (d->meta_size >= sizeof META_COMPACT && memcmp(d->meta, META_COMPACT, 5) == 0) return d->meta[5] == KIND_COMPACT ? KIND_COMPACT : KIND_OTHER;
+    if (d->meta_size >= sizeof META_COMPACT && memcmp(d->meta, META_COMPACT, 5) == 0) return d->meta[5] == SHMQ_ITEM_COMPACT ? SHMQ_ITEM_COMPACT : KIND_OTHER;
     return KIND_BYTES;   /* published by somebody else, with headers of their own */
 }
 
 static PyObject *items_decode(ItemsObject *self, const shmq_delivery *d) {
     int kind = kind_of(d);
-    if (kind == KIND_COMPACT) {
+    if (kind == SHMQ_ITEM_COMPACT) {
         compact_in in = {d->data, d->data + d->size};
         PyObject *x = compact_get(&in, 0);
-        if (x && in.at != in.end) {
-            Py_DECREF(x);
-            return compact_bad();
-        }
-        return x;
+        if (x && in.at == in.end) return x;
+        Py_XDECREF(x);
+        if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) return NULL;
+        PyErr_Clear();   /* what no put has written: Python finds the same, and says it */
     }
     if (kind == KIND_BYTES) {
         PyObject *bytes = PyBytes_FromStringAndSize(d->size < BIG ? (const char *)d->data : NULL, (Py_ssize_t)d->size);

@@ -87,13 +87,13 @@ static PyObject *queue_publish(QueueObject *self, PyObject *const *args, Py_ssiz
 
 /* Publish items[from:] as far as it goes: bytes only, no waiting. Returns how many, with the result that ended it in *rc. */
 static Py_ssize_t send_many(QueueObject *self, PyObject *items, Py_ssize_t from, int *rc) {
-    shmq_message m[CHUNK];
+    shmq_message m[SHMQ_CHUNK];
     Py_ssize_t n = PySequence_Fast_GET_SIZE(items), at = from;
     *rc = SHMQ_OK;
     while (at < n) {
         uint32_t k = 0;
         PyObject **item = PySequence_Fast_ITEMS(items) + at;
-        for (; k < CHUNK && at + k < n && PyBytes_CheckExact(item[k]); k++)
+        for (; k < SHMQ_CHUNK && at + k < n && PyBytes_CheckExact(item[k]); k++)
             m[k] = (shmq_message){.data = PyBytes_AS_STRING(item[k]), .size = (uint64_t)PyBytes_GET_SIZE(item[k]), .ttl_ns = SHMQ_DELAY_DEFAULT};
         if (!k) break;
         int sent = self->fans ? shmq_topic_publish_many(self->ctx, self->qref, m, k) : shmq_publish_many(self->ctx, self->qref, m, k);

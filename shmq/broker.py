@@ -36,6 +36,7 @@ from shmq.options import (
 from shmq.queue import Queue
 from shmq.records import (
     dead_letter_place,
+    index_of,
     info_of,
     make_record,
     options_of,
@@ -189,7 +190,7 @@ class Broker:
             if rc in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
                 continue
             self._client.check(rc, f"queue {name!r}")
-            found = self._options_of(rc & 0xFFFF)
+            found = self._options_of(index_of(rc))
             self._compare(name, found, QueueOptions.from_core(core, wanted.dead_letter))
             return Queue(self._client, name, rc)
         raise ShmqError(
@@ -272,7 +273,7 @@ class Broker:
             if rc in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
                 continue
             client.check(rc, f"topic {name!r}")
-            self._compare(name, self._options_of(rc & 0xFFFF), wanted, "topic")
+            self._compare(name, self._options_of(index_of(rc)), wanted, "topic")
             return Topic(client, name, rc)
         raise ShmqError(
             explain(
@@ -420,7 +421,7 @@ class Broker:
         self._close_queues()
         if timeout != 0:
             self._await_calm(deadline)
-        self._call(lib.shmq_set_flag, 1, 1)
+        self._call(lib.shmq_set_flag, lib.SHMQ_CLOSING, 1)
         self._end_processes()
         client.segment.unlink()
         self._open = False

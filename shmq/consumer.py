@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["Consumer"]
 
 ACK_MODES = ("manual", "auto", "none")
-AUTO = 1
-CONSUMER_CLOSED, CONSUMER_LIMIT = -101, -102  # outcomes that only the bindings know
+AUTO: int = lib.SHMQ_ACK_AUTO
+CONSUMER_CLOSED, CONSUMER_LIMIT = lib.SHMQ_CONSUMER_CLOSED, lib.SHMQ_CONSUMER_LIMIT
 ADAPTIVE = (1 << 64) - 1  # spin before sleeping as long as spinning pays, 50 µs at most
 FAIRNESS = 64  # deliveries that an async loop takes in a row before other tasks may run
 
@@ -70,10 +70,10 @@ class Consumer(ConsumerBase):
                 explain("consumer_id", f"{consumer_id!r}", "a text", "leave it out if it has none")
             )
         mode = ACK_MODES.index(parse_choice(ack, "ack", ACK_MODES))
-        parse_count(prefetch, "prefetch", 1, 65_536)
+        parse_count(prefetch, "prefetch", 1, lib.SHMQ_HELD)
         if max_unsettled is not None:
-            parse_count(max_unsettled, "max_unsettled", 1, 65_536)
-            if mode == 2:
+            parse_count(max_unsettled, "max_unsettled", 1, lib.SHMQ_HELD)
+            if mode == lib.SHMQ_ACK_NONE:
                 raise InvalidOption(
                     explain("max_unsettled", 'ack="none"', "an ack mode that settles", "drop one")
                 )

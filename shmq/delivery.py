@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shmq._native import DeliveryBase, ffi, lib
+from shmq._native import DeliveryBase, ffi, lib, names_of
 from shmq.errors import RESULTS, InvalidOption, StaleDelivery, explain
 from shmq.message import (
     Decoded,
@@ -24,7 +24,7 @@ from shmq.message import (
     encode_headers,
     message_of,
 )
-from shmq.options import NS, parse_duration
+from shmq.options import MAX_SECONDS, NS, parse_duration
 from shmq.records import name_then
 from shmq.serializers import CONTENT_TYPE, Serializer, find, find_by_content_type
 
@@ -35,11 +35,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Delivery"]
 
-ACK, NACK, REJECT, RELEASE = 0, 1, 2, 3
+ACK, NACK, REJECT, RELEASE = (
+    lib.SHMQ_ACK, lib.SHMQ_NACK, lib.SHMQ_REJECTED, lib.SHMQ_RELEASE,
+)  # fmt: skip
 MAX_ERROR_BYTES = 8192
 ONE_MOMENT_NS = 100_000  # readings of two clocks no further apart are of one moment
-EAGER = 4096  # payloads up to this size are bytes already
-DEATHS = ("", "retries", "rejected", "expired", "overflow")
+EAGER: int = lib.SHMQ_EAGER  # payloads up to this size are bytes already
+DEATHS = ("", *names_of("shmq_reason", "SHMQ_R_")[1:])
 _NO_ERROR = {
     "retries": "not settled in {} attempts",
     "rejected": "rejected without a reason",
@@ -198,7 +200,7 @@ class Delivery(DeliveryBase):
                     "settle it in the process that got it",
                 )
             )
-        if rc == lib.SHMQ_STALE and self._consumer._mode == 2:
+        if rc == lib.SHMQ_STALE and self._consumer._mode == lib.SHMQ_ACK_NONE:
             raise StaleDelivery(
                 explain(
                     what,
@@ -221,7 +223,7 @@ class Delivery(DeliveryBase):
 
         Raises: StaleDelivery when the delivery is settled already.
         """
-        if self._consumer._mode == 2:
+        if self._consumer._mode == lib.SHMQ_ACK_NONE:
             return memoryview(self.payload)  # copied already: the block is gone
         return self._view()
 
@@ -332,8 +334,13 @@ def wall_clock(monotonic_ns: int) -> float:
 
 
 def ttl_of(published_ns: int, expires_ns: int) -> float | None:
-    """Return seconds from publish to expiry; None when it never expires."""
-    return (expires_ns - published_ns) / NS if expires_ns else None
+    """Return seconds from publish to expiry; None when it never expires.
+
+    Always a ttl that a message can have, whatever the two times say.
+    """
+    if not expires_ns:
+        return None
+    return min(max(expires_ns - published_ns, 1) / NS, MAX_SECONDS)
 
 
 def headers_of(

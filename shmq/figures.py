@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shmq._native import lib
+from shmq._native import ffi, lib
 from shmq.errors import explain
 from shmq.options import NS
 from shmq.records import name_of, place_of
@@ -19,7 +19,10 @@ COUNTERS = (
     "redelivered", "dead_lettered", "expired", "dropped", "recovered", "returned", "wakes", "sleeps",
     "full", "deduped", "forwarded", "disconnected",
 )  # fmt: skip
-_WAITED_NS, _HELD_NS, _WAITED, _HELD, _BUCKETS = 22, 23, 24, 44, 20  # the same
+_WAITED_NS, _HELD_NS, _WAITED, _HELD = (
+    ffi.offsetof("shmq_counters", name) // 8 for name in ("waited_ns", "held_ns", "waited", "held")
+)
+_BUCKETS: int = lib.SHMQ_BUCKETS
 
 BOUNDS = (*(x * 10.0**e for e in range(-6, 3) for x in (1, 3)), 1000.0)
 """Upper bounds of all but the last bucket of a `Latency`, seconds."""

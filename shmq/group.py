@@ -251,8 +251,8 @@ def members_of(client: Client, qref: int) -> list[tuple[str, int, Any]]:
 
 
 def place_of_member(record: str) -> tuple[str, str, str]:
-    """Return (name of the shared queue, group, member) of a member's record."""
-    stream, group, member = record[2:].rsplit("/", 2)
+    """Return (name of the shared queue, group, member) of a member's record; "" for what is missing."""
+    stream, group, member = ["", "", *record[2:].rsplit("/", 2)][-3:]
     return stream, group, member
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmq._native import decode_fields, lib
-from shmq.errors import MessageTooLarge, explain
+from shmq.errors import CorruptSegment, MessageTooLarge, explain
 from shmq.options import MAX_SECONDS, NS, parse_duration
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["MAX_HEADER_BYTES", "MAX_PRIORITY", "Message", "decode_headers", "encode_headers"]
 
 MAX_HEADER_BYTES = 65_535
-MAX_PRIORITY = 9
-QUEUE_DEFAULT = (1 << 64) - 1  # ttl of a message that leaves it to the queue
+MAX_PRIORITY: int = lib.SHMQ_LEVELS - 1
+QUEUE_DEFAULT: int = lib.SHMQ_DELAY_DEFAULT  # ttl of a message that leaves it to the queue
 
 _DOUBLE = struct.Struct("<d")
 _FIELDS = frozenset(
@@ -358,9 +358,9 @@ class Decoded(NamedTuple):
 
 
 def decode_headers(blob: bytes) -> Decoded:
-    """Return what is encoded in ``blob``.
+    """Return what is encoded in ``blob``, which lay in shared memory.
 
-    Raises: ValueError for anything `encode_headers` does not write.
+    Raises: CorruptSegment for anything `encode_headers` does not write.
     """
     quick = decode_fields(blob)
     if quick is not None:
@@ -379,6 +379,8 @@ def decode_headers(blob: bytes) -> Decoded:
             shift += 7
             if byte < 0x80:
                 return n
+            if shift > 28:  # no length has more digits
+                raise ValueError("a length without an end")
 
     def data() -> bytes:
         nonlocal at
@@ -411,7 +413,7 @@ def decode_headers(blob: bytes) -> Decoded:
             else:
                 raise ValueError(f"kind {kind}")
     except (IndexError, ValueError, struct.error) as error:
-        raise ValueError(
-            explain("headers", f"{blob[:40]!r}… ({error})", "an encoding of headers", "report this")
-        ) from None
+        found = f"{blob[:40]!r}… ({error})"
+        todo = "reject the message or purge its queue; something has written into shared memory"
+        raise CorruptSegment(explain("headers", found, "an encoding of headers", todo)) from None
     return Decoded(headers, reserved.get(8), reserved.get(7))

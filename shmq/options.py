@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shmq.errors import InvalidOption, InvalidOptionType, explain
+from shmq.errors import CorruptSegment, InvalidOption, InvalidOptionType, explain
 
 NS = 1_000_000_000
 MAX_NAME_BYTES = 255  # of a queue
@@ -402,7 +402,20 @@ class QueueOptions:
 
     @classmethod
     def from_core(cls, core: Any, dead_letter: str | None = None) -> QueueOptions:
-        """Return the options in ``core`` (a `shmq_queue_options`, or anything with its members)."""
+        """Return the options in ``core`` (a `shmq_queue_options`, or anything with its members).
+
+        Raises: CorruptSegment for what no `to_core` has written.
+        """
+        try:
+            return cls._from_core(core, dead_letter)
+        except (IndexError, InvalidOption) as error:
+            todo = "delete the queue; something has written into shared memory"
+            raise CorruptSegment(
+                explain("options of a queue", str(error), "those it was made with", todo)
+            ) from None
+
+    @classmethod
+    def _from_core(cls, core: Any, dead_letter: str | None) -> QueueOptions:
         return cls(
             max_depth=core.max_depth,
             max_bytes=core.max_bytes or None,

@@ -22,7 +22,7 @@ from shmq.figures import QueueStats, stats_of
 from shmq.loan import Loan
 from shmq.message import Message, bytes_of, deadline_of, decode_headers, message_of
 from shmq.options import NS, parse_count
-from shmq.records import name_then
+from shmq.records import index_of, name_then
 from shmq.serializers import CONTENT_TYPE, Encoded, Serializer, find
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Queue"]
 
 CHUNK = 256
-MAX_PEEK = 1 << 24
+MAX_PEEK: int = lib.SHMQ_BLOCKS
 
 
 class Queue(QueueBase):
@@ -65,9 +65,9 @@ class Queue(QueueBase):
         if qref is None:
             qref = client.check(lib.shmq_queue_open(client.ctx, name.encode()), what)
         info = ffi.new("shmq_queue_info *")
-        client.check(lib.shmq_queue_snapshot(client.ctx, qref & 0xFFFF, info), what)
+        client.check(lib.shmq_queue_snapshot(client.ctx, index_of(qref), info), what)
         self._overflow: int = info.options.overflow
-        self._priorities: int = info.options.priorities
+        self._priorities: int = max(1, min(info.options.priorities, lib.SHMQ_LEVELS))
         self._ttl_ns: int = info.options.ttl_ns
         waits = self._overflow == lib.SHMQ_BLOCK
         super().__init__(client, client.address, qref, waits, False, self._priorities)
@@ -348,9 +348,9 @@ class Queue(QueueBase):
         info = ffi.new("shmq_queue_info *")
         what = f"queue {self.name!r}"
         self._client.check(
-            lib.shmq_queue_snapshot(self._client.ctx, self._qref & 0xFFFF, info), what
+            lib.shmq_queue_snapshot(self._client.ctx, index_of(self._qref), info), what
         )
-        if info.word >> 8 != self._qref >> 16:
+        if info.ref != self._qref:
             self._client.check(lib.SHMQ_GONE, what)
         return stats_of(info, census)
 

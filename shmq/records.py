@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from shmq._native import ffi, lib
+from shmq._native import ffi, lib, names_of
 from shmq.client import Client
 from shmq.options import QueueOptions, from_ns
 from shmq.settings import unpack_defaults
 
 __all__ = [
-    "KINDS", "OF_A_GROUP", "dead_letter_place", "info_of", "is_alive", "make_record", "name_of",
-    "name_then", "options_of", "place_of", "queue_defaults", "records",
+    "KINDS", "OF_A_GROUP", "dead_letter_place", "index_of", "info_of", "is_alive", "make_record",
+    "name_of", "name_then", "options_of", "place_of", "queue_defaults", "records",
 ]  # fmt: skip
 
-KINDS = ("queue", "topic", "subscription", "pattern", "member")  # in the order of shmq_kind
+KINDS = names_of("shmq_kind", "SHMQ_KIND_")
 OF_A_GROUP = 4  # in the flags of a subscription that was made for a group
 
 
@@ -32,7 +32,7 @@ def records(client: Client) -> list[tuple[str, int, Any]]:
         if client.call(lib.shmq_queue_snapshot, index, info) != lib.SHMQ_OK:
             continue
         if info.state in (lib.SHMQ_Q_LIVE, lib.SHMQ_Q_CLOSED):
-            found.append((name_of(info), (info.word >> 8) << 16 | index, info))
+            found.append((name_of(info), int(info.ref), info))
     return found
 
 
@@ -68,6 +68,11 @@ def name_then(client: Client, index: int, then_ns: int) -> str:
     rc = lib.shmq_queue_snapshot(client.ctx, index, info)
     name = name_of(info) if rc >= 0 and info.created_ns <= then_ns else ""
     return name or f"queue {index}"
+
+
+def index_of(reference: int) -> int:
+    """Return the number of the record that a reference of the core names."""
+    return reference & int(lib.SHMQ_INDEX_MASK)
 
 
 def info_of(client: Client, index: int) -> Any:
@@ -106,7 +111,7 @@ def dead_letter_place(client: Client, name: str | None) -> tuple[int, int]:
         if rc == lib.SHMQ_E_EXISTS:  # somebody else was quicker
             rc = client.call(lib.shmq_queue_open, name.encode())
     client.check(rc, f"dead-letter queue {name!r}")
-    index = rc & 0xFFFF
+    index = index_of(rc)
     return index, int(info_of(client, index).word)
 
 

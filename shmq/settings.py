@@ -338,14 +338,15 @@ def pack_defaults(
 
 
 def unpack_defaults(word: int) -> tuple[int, int] | None:
-    """Return (max_queue_depth, max_retries); None when the word was never set."""
-    if not word >> 63:
+    """Return (max_queue_depth, max_retries); None when the word was never set, or cannot have been."""
+    depth, retries = word & 0xFFFFFFFF, word >> 32 & 0xFFFF
+    if not word >> 63 or not 1 <= depth <= MAX_DEPTH or retries > MAX_RETRIES:
         return None
-    return word & 0xFFFFFFFF, word >> 32 & 0xFFFF
+    return depth, retries
 
 
 def unpack_metrics(word: int) -> tuple[bool, float]:
     """Return (metrics, metrics_interval) of a broker."""
     if not word >> 63:
         return True, 1.0
-    return not word >> 62 & 1, (word >> 48 & 0x3FFF) / 100
+    return not word >> 62 & 1, max(1, word >> 48 & 0x3FFF) / 100

@@ -153,7 +153,7 @@ def read_stats(segment: Segment, ctx: Any) -> BrokerStats:
         url=f"shm://{segment.name}",
         supervisor_pid=by_role.get("supervisor"),
         sidecar_pid=by_role.get("sidecar"),
-        uptime=(lib.shmq_now() - info.created_ns) / NS,
+        uptime=max(0, lib.shmq_now() - info.created_ns) / NS,
         memory_used=segment.memory_used(),
         memory_reserved=info.total,
         memory_limit=info.memory_limit,
@@ -167,7 +167,7 @@ def read_stats(segment: Segment, ctx: Any) -> BrokerStats:
         topics=tuple(_topics(ctx, found, streams)),
         patterns=tuple(one for one in streams.values() if one.kind == "pattern"),
         groups=tuple(_groups(ctx, found, streams)),
-        clients=tuple(_clients(segment, owners, found)),
+        clients=tuple(_clients(segment, ctx, owners, found)),
     )
 
 
@@ -200,7 +200,7 @@ def _kind(info: Any) -> str:
 
 
 def _reference(info: Any) -> int:
-    return int(info.word >> 8) << 16 | int(info.index)
+    return int(info.ref)
 
 
 def _streams(ctx: Any, found: list[Any], n: int) -> dict[str, QueueStats]:
@@ -271,31 +271,33 @@ def _pid(ctx: Any, info: Any) -> int:
 # read one by one, as a copy of the bytes: of memory that its owner says is there, so that a look
 # makes no pages.
 
-_GEOMETRY = ffi.offsetof("shmq_header", "geometry"), ffi.sizeof("shmq_geometry")
 _OWNER = ffi.sizeof("shmq_owner"), ffi.offsetof("shmq_owner", "counters")
 
 
-def _clients(segment: Segment, owners: list[Owner], found: list[Any]) -> Iterable[ClientStats]:
-    geometry = ffi.new("shmq_geometry *")
-    ffi.buffer(geometry)[:] = segment.read(*_GEOMETRY)
+def _clients(
+    segment: Segment, ctx: Any, owners: list[Owner], found: list[Any]
+) -> Iterable[ClientStats]:
+    geometry = ffi.new("shmq_geometry *")  # the checked copy, whatever the header says by now
+    if lib.shmq_geometry_of(ctx, geometry) != lib.SHMQ_OK:
+        return
     wanted = [COUNTERS.index(name) for name in CLIENT_COUNTERS]
     for owner in owners:
         if owner.role != "client":
             continue
         at = geometry.owners + owner.record * _OWNER[0] + _OWNER[1]
         there = int.from_bytes(segment.read(at, 4), "little")
-        for info in found:
-            kind, topic, subscription = place_of(info)
-            if kind == KINDS[lib.SHMQ_KIND_MEMBER] or not there >> info.index // 32 & 1:
+        for one in found:
+            kind, topic, subscription = place_of(one)
+            if kind == KINDS[lib.SHMQ_KIND_MEMBER] or not there >> one.index // 32 & 1:
                 continue
-            place = owner.record * lib.SHMQ_QUEUES + info.index
+            place = owner.record * lib.SHMQ_QUEUES + one.index
             row = segment.read(geometry.counters + place * ffi.sizeof("shmq_counters"), ROW)
             counts = [int.from_bytes(row[8 * i : 8 * i + 8], "little") for i in wanted]
             if any(counts):
                 yield ClientStats(
                     pid=owner.pid,
                     attached_ns=owner.attached_ns,
-                    name=name_of(info),
+                    name=name_of(one),
                     kind=kind,
                     topic=topic,
                     subscription=subscription,

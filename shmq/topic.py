@@ -31,7 +31,15 @@ from shmq.figures import COUNTERS, QueueStats
 from shmq.message import check_headers, decode_headers, encode_headers
 from shmq.options import QueueOptions, check_record_name, check_share_name, reject_unknown
 from shmq.queue import Queue
-from shmq.records import make_record, name_of, name_then, options_of, queue_defaults, records
+from shmq.records import (
+    index_of,
+    make_record,
+    name_of,
+    name_then,
+    options_of,
+    queue_defaults,
+    records,
+)
 from shmq.serializers import Encoded, Serializer
 
 __all__ = [
@@ -43,7 +51,7 @@ __all__ = [
     "unsubscribe",
 ]
 
-MAX_FILTER = 288  # bytes of encoded headers
+MAX_FILTER: int = lib.SHMQ_FILTER_MAX  # bytes of encoded headers
 _DISCONNECTED = COUNTERS.index("disconnected")
 OWN_OPTIONS = ("filter", "ephemeral", "ack", "prefetch", "max_unsettled")  # of subscribe()
 SLICE_NS = 50_000_000  # who was in the way may have changed
@@ -128,7 +136,7 @@ class _Sender(Queue):
 
     def _blocker(self) -> str:
         blocker = int(lib.shmq_topic_blocker(self._client.ctx, self._qref))
-        return name_then(self._client, blocker & 0xFFFF, lib.shmq_now())
+        return name_then(self._client, index_of(blocker), lib.shmq_now())
 
     def _space_wait(self, deadline: int) -> Callable[[], int]:
         client, qref, ctx = self._client, self._qref, ffi.cast("shmq_ctx *", self._ctx)
@@ -317,8 +325,8 @@ class Topic:
 
     def _info(self) -> Any:
         info = ffi.new("shmq_queue_info *")
-        rc = self._client.call(lib.shmq_queue_snapshot, self._qref & 0xFFFF, info)
-        if rc == lib.SHMQ_OK and info.word >> 8 != self._qref >> 16:
+        rc = self._client.call(lib.shmq_queue_snapshot, index_of(self._qref), info)
+        if rc == lib.SHMQ_OK and info.ref != self._qref:
             rc = lib.SHMQ_GONE
         if rc in (lib.SHMQ_GONE, lib.SHMQ_E_NOTFOUND) or info.state not in (
             lib.SHMQ_Q_LIVE,
@@ -443,7 +451,7 @@ def _subscription(
             continue
         client.check(rc, what)
         info = ffi.new("shmq_queue_info *")
-        if client.call(lib.shmq_queue_snapshot, rc & 0xFFFF, info) != lib.SHMQ_OK:
+        if client.call(lib.shmq_queue_snapshot, index_of(rc), info) != lib.SHMQ_OK:
             continue
         of_another_life = kind[1] and info.options.topic != kind[1]
         # One that a shutdown has closed keeps what is in it.

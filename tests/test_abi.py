@@ -7,6 +7,8 @@ memory. After a deliberate change: raise the version, then ``python tests/test_a
 
 from __future__ import annotations
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +16,33 @@ from pathlib import Path
 
 import pytest
 
+from shmq import errors, message, options, settings
 from shmq._native import ffi, lib
-from shmq.figures import COUNTERS
+from shmq.consumer import ACK_MODES
+from shmq.delivery import DEATHS
+from shmq.figures import BOUNDS, COUNTERS
+from shmq.mp import compact, pickling
+from shmq.records import KINDS, OF_A_GROUP
+from shmq.segment.owners import ROLES
+from shmq.settings import pack_defaults
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def defined(path: str, name: str) -> float:
+    """Return the number behind a #define."""
+    found = re.search(rf"#define {name} +(\S+)", (ROOT / path).read_text(encoding="utf-8"))
+    assert found
+    return float(found[1])
+
+
+def meta_compact() -> tuple[int, ...]:
+    """Return how the headers of a compact item begin: the kind of the value, the length of its name."""
+    text = (ROOT / "native" / "accel_items.h").read_text(encoding="utf-8")
+    head = text.partition("META_COMPACT[6] = {")[2].partition("}")[0]
+    return tuple(int(word) for word in head.split(",")[:2])
+
+
 SHARED = [
     "shmq_geometry",
     "shmq_header",
@@ -51,6 +76,12 @@ ENUMS = [
     "shmq_provider",
     "shmq_overflow",
     "shmq_role",
+    "shmq_order",
+    "shmq_kind",
+    "shmq_expired",
+    "shmq_durability",
+    "shmq_mark",
+    "shmq_item",
 ]
 GOLDEN = ROOT / "native" / "abi" / f"v{lib.SHMQ_LAYOUT_VERSION}.txt"
 
@@ -129,6 +160,130 @@ def test_the_order_of_counters_is_that_of_the_struct() -> None:
     counts = {name: size for name, _, size in fields("shmq_counters")}
     assert counts.pop("waited") == counts.pop("held") == 20 * 8
     assert set(counts.values()) == {8}
+
+
+# ---- numbers that both languages know -------------------------------------------------------------
+# They are read from the header (lib.X) wherever Python may import it. shmq.errors and shmq.options
+# may not, and shmq.settings need not: what stands there is compared here.
+
+
+def enum(name: str) -> dict[str, int]:
+    return {text: number for number, text in ffi.typeof(f"enum {name}").elements.items()}
+
+
+TWINS = {
+    "options.MAX_NAME_BYTES": (options.MAX_NAME_BYTES, lib.SHMQ_NAME_MAX),
+    "options.MAX_DEPTH": (options.MAX_DEPTH, lib.SHMQ_BLOCKS // 2),
+    "options.MAX_DEDUP_IDS": (options.MAX_DEDUP_IDS, lib.SHMQ_DEDUP_MOST),
+    "options.dedup_capacity": (options.QueueOptions.dedup_capacity, lib.SHMQ_DEDUP_DEFAULT),
+    "options.MAX_RETRIES": (options.MAX_RETRIES, lib.SHMQ_ATTEMPTS_MAX - 1),
+    "options.UNLIMITED_RETRIES": (options.UNLIMITED_RETRIES, lib.SHMQ_RETRIES_UNLIMITED),
+    "options.priorities": (options.QueueOptions.priorities, lib.SHMQ_LEVELS),
+    "settings.metrics": (pack_defaults(1, 1, False) ^ pack_defaults(1, 1), 1 << lib.SHMQ_NO_LATENCIES),
+    "records.OF_A_GROUP": (OF_A_GROUP & (lib.SHMQ_COUNTED | lib.SHMQ_JOINED), 0),
+    "figures.BOUNDS": (len(BOUNDS) + 1, lib.SHMQ_BUCKETS),
+    "message.QUEUE_DEFAULT": (message.QUEUE_DEFAULT, lib.SHMQ_DELAY_DEFAULT),
+    "compact.DEPTH": (compact.DEPTH, defined("native/accel_compact.h", "COMPACT_DEPTH")),
+    "message.MAX_SECONDS": (defined("native/accel_fields.h", "SECONDS_MOST") < options.MAX_SECONDS, True),
+    "pickling._HEAD": (tuple(pickling._HEAD)[:2], meta_compact()),
+    "overflow": (
+        {f"SHMQ_{name.upper().replace('-', '_')}": i for i, name in enumerate(options.OVERFLOWS)},
+        enum("shmq_overflow"),
+    ),
+    "order": (
+        {"fifo": "SHMQ_FIFO", "key": "SHMQ_BY_KEY", "strict": "SHMQ_STRICT"},
+        {options.ORDERS[number]: name for name, number in enum("shmq_order").items()},
+    ),
+    "expired": (
+        {"dead-letter": "SHMQ_EXPIRED_DIES", "drop": "SHMQ_EXPIRED_DROPS"},
+        {options.EXPIRED[number]: name for name, number in enum("shmq_expired").items()},
+    ),
+    "durability": (
+        {f"SHMQ_DURABILITY_{name.upper()}": i for i, name in enumerate(options.DURABILITIES)},
+        enum("shmq_durability"),
+    ),
+    "provider": (
+        {f"SHMQ_{name.upper()}": i for i, name in enumerate(settings.PROVIDERS)},
+        enum("shmq_provider"),
+    ),
+    "ack": (
+        {f"SHMQ_ACK_{name.upper()}": i for i, name in enumerate(ACK_MODES)},
+        enum("shmq_ack_mode"),
+    ),
+    "delivery.DEATHS": (DEATHS, ("", "retries", "rejected", "expired", "overflow")),
+    "records.KINDS": (KINDS, ("queue", "topic", "subscription", "pattern", "member")),
+    "owners.ROLES": (ROLES, ("client", "supervisor", "sidecar", "observer")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TWINS)
+def test_a_number_is_the_same_in_both_languages(what: str) -> None:
+    here, there = TWINS[what]
+    assert here == there
+
+
+def test_every_result_has_an_exception_and_every_exception_a_result() -> None:
+    assert set(errors.RESULTS) == set(enum("shmq_rc")) - {"SHMQ_OK"}
+
+
+# Names of numbers in C that Python has for something else.
+OTHERS = {"BIG", "CHUNK", "FIELDS", "NAMES", "NEW", "OK", "POOL", "READY"}
+MASKS = re.compile(
+    r"& 0x[Ff]{4}\b|>> ?(8|16)\b|\) << ?16\b|counters\[\d|set_flag\([^,]+, \d|_mode [!=]= \d"
+)
+PACKED = {"settings.py", "names.py", "sysv.py"}  # words of their own: the user word, System V keys
+
+
+def names_in_c() -> set[str]:
+    """Every #define with a number and every enum constant of the C sources, without SHMQ_."""
+    found = set()
+    for path in [
+        *ROOT.glob("native/*.[ch]"),
+        *ROOT.glob("native/src/*.h"),
+        *ROOT.glob("native/include/*.h"),
+    ]:
+        text = path.read_text(encoding="utf-8")
+        found |= set(re.findall(r"#define (\w+) +[(\d]", text))
+        for body in re.findall(r"enum \w* ?\{([^}]*)\}", text):
+            found |= set(re.findall(r"\b([A-Z]\w+)", body))
+    return {name.removeprefix("SHMQ_") for name in found} - OTHERS
+
+
+def test_no_number_is_written_in_both_languages_unseen() -> None:
+    there = names_in_c()
+    assert {"EAGER", "OWNERS", "DEDUP_MOST", "COMPACT_DEPTH", "ACK"} <= there
+    compared = {what.rpartition(".")[2] for what in TWINS}
+    twins = []
+    for path in sorted(ROOT.glob("shmq/**/*.py")):
+        text = path.read_text(encoding="utf-8")
+        if path.name not in PACKED:
+            twins += [f"{path.name}: {match[0]}" for match in MASKS.finditer(text)]
+        for node in ast.parse(text).body:
+            targets = (
+                node.targets
+                if isinstance(node, ast.Assign)
+                else [node.target]
+                if isinstance(node, ast.AnnAssign)
+                else []
+            )
+            value = getattr(node, "value", None)
+            literal = value is not None and not any(
+                isinstance(part, (ast.Name, ast.Attribute, ast.Call)) for part in ast.walk(value)
+            )
+            number = literal and any(
+                isinstance(part, ast.Constant) and type(part.value) is int
+                for part in ast.walk(value)
+            )
+            names = {
+                part.id
+                for target in targets
+                for part in ast.walk(target)
+                if isinstance(part, ast.Name)
+            }
+            twins += [f"{path.name}: {name}" for name in names & there - compared if number]
+    assert twins == [], (
+        "put them into the fence of shmq.h and read them as lib.X, or compare them in TWINS"
+    )
 
 
 if __name__ == "__main__" and "--write" in sys.argv:

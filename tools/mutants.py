@@ -84,6 +84,10 @@ WHAT = {
     65: "a descriptor is used without asking what its number stands for by now",
     61: "a process of another time namespace is let in",
     62: "a claim is taken from a holder that lives",
+    73: "memory for leases is believed to be there because the record says so",
+    74: "records are used again although some process has no fence and there is no barrier",
+    75: "nobody is told that membarrier is refused",
+    76: "a zombie is alive where pidfd_open is refused",
 }
 
 
@@ -102,6 +106,8 @@ QUICK = {
     **dict.fromkeys((64, 65), "test_owner"),
     **dict.fromkeys((61,), "test_corrupt"),
     **dict.fromkeys((62,), "test_sysv"),
+    **dict.fromkeys((73,), "test_enospc"),
+    **dict.fromkeys((74, 75, 76), "test_refused"),
 }
 
 

@@ -60,6 +60,14 @@ typedef _Atomic(uint32_t) shmq_au32;
 #define SHMQ_HELD 65536
 #define SHMQ_TIMERS 4096
 #define SHMQ_NAME_MAX 255
+#define SHMQ_FILTER_MAX 288             /* bytes of encoded headers */
+#define SHMQ_INDEX_MASK 0xffff          /* a reference to a queue: gen:47 | index:16; the index is its record's number */
+#define SHMQ_ATTEMPTS_MAX 4095          /* attempts are counted up to here */
+#define SHMQ_RETRIES_UNLIMITED 0xffffffff
+#define SHMQ_DEDUP_MOST 16777214        /* ids that a table can hold in one window */
+#define SHMQ_DEDUP_DEFAULT 1000000
+#define SHMQ_BUCKETS 20                 /* of a histogram of shmq_counters */
+#define SHMQ_NO_LATENCIES 62            /* bit of the user word: no latencies are measured */
 #define SHMQ_NO_QUEUE 4095
 #define SHMQ_NOTES 256
 
@@ -109,6 +117,17 @@ enum shmq_overflow { SHMQ_BLOCK = 0, SHMQ_REJECT = 1, SHMQ_DROP_OLDEST = 2, SHMQ
 enum shmq_order { SHMQ_FIFO = 0, SHMQ_BY_KEY = 1, SHMQ_STRICT = 2 };
 enum shmq_kind { SHMQ_KIND_QUEUE = 0, SHMQ_KIND_TOPIC = 1, SHMQ_KIND_SUBSCRIPTION = 2, SHMQ_KIND_PATTERN = 3, SHMQ_KIND_MEMBER = 4 };
 enum shmq_reason { SHMQ_R_NONE = 0, SHMQ_R_RETRIES = 1, SHMQ_R_REJECTED = 2, SHMQ_R_EXPIRED = 3, SHMQ_R_OVERFLOW = 4 };
+enum shmq_expired { SHMQ_EXPIRED_DIES = 0, SHMQ_EXPIRED_DROPS = 1 };
+enum shmq_durability { SHMQ_DURABILITY_NONE = 0, SHMQ_DURABILITY_SNAPSHOT = 1, SHMQ_DURABILITY_INTERVAL = 2, SHMQ_DURABILITY_SYNC = 3 };
+enum shmq_setting { SHMQ_ANONYMOUS = 0, SHMQ_CLOSING = 1, SHMQ_USER_WORD = 2 };   /* words of the header that shmq_set_flag stores */
+/* What the two language bindings (accel.c and shmq/_native/pure.py) agree about; the core knows nothing of it. */
+#define SHMQ_EAGER 4096                 /* payloads up to this size are copied at once, larger ones on first use */
+#define SHMQ_CHUNK 64                   /* messages in one crossing */
+enum shmq_consumer_rc { SHMQ_CONSUMER_CLOSED = -101, SHMQ_CONSUMER_LIMIT = -102 };   /* outcomes beside shmq_rc */
+enum shmq_ack_mode { SHMQ_ACK_MANUAL = 0, SHMQ_ACK_AUTO = 1, SHMQ_ACK_NONE = 2 };
+enum shmq_settle { SHMQ_ACK = 0, SHMQ_NACK = 1, SHMQ_REJECTED = 2, SHMQ_RELEASE = 3 };
+enum shmq_item { SHMQ_ITEM_COMPACT = 1, SHMQ_ITEM_PICKLE = 2, SHMQ_ITEM_BUFFERS = 3 };   /* of shmq.mp: what is in a payload */
+#define SHMQ_ITEM_ALIGN 64              /* parts of an item begin at multiples of this */
 #define SHMQ_COUNTED 0x10000  /* queue flag (the lower 16 are the language binding's own): it ends when no process has a handle on it any more (refs.c) */
 #define SHMQ_JOINED 0x20000   /* queue flag: some wait until every message is settled (shmq_wait_settled) */
 enum shmq_mark { SHMQ_TRAVELLED = 1, SHMQ_TERMINATED = 2 };   /* a handle may lie in some message; joiners shall not wait any more */
@@ -157,7 +176,8 @@ typedef struct {             /* the first pages of a segment */
     shmq_au32 leases;        /* 1 = some queue has an ack_timeout */
     shmq_au32 corrupt;       /* words found impossible and put right or quarantined */
     shmq_au32 topology;      /* changes with every queue, topic and subscription made, closed or deleted */
-    uint8_t pad3[92];
+    shmq_au32 fences;        /* 1 = some process may not use membarrier: who attaches from now on has a fence in each operation; never 0 again */
+    uint8_t pad3[88];
     shmq_au64 next_expiry;   /* no message expires before this, as far as known; a hint for the sweep */
     uint8_t pad4[120];
     struct { shmq_au64 n; uint8_t pad[120]; } hwm[SHMQ_CLASSES];   /* blocks ever made, per class */
@@ -174,9 +194,9 @@ typedef struct {             /* one attached process; word is the truth */
     shmq_au64 stack;         /* address of the main stack: changes with exec */
     shmq_au64 attached_ns;
     shmq_au32 settled;       /* 1 = every handle that this process has is counted (refs.c) */
-    uint8_t pad[4];
+    shmq_au32 fenced;        /* 1 = this attachment has a fence in each operation */
     shmq_au64 image;         /* which program of that process attached: another one after exec; 0 = unknown */
-    uint8_t pad2[56];
+    uint8_t pad[56];
 } shmq_owner;
 
 typedef struct { shmq_au64 word; shmq_au64 deadline; } shmq_held;   /* deadline: CLOCK_MONOTONIC ns, 0 = none */
@@ -243,7 +263,7 @@ typedef struct {
     uint64_t ephemeral;      /* owner word of the process with which a subscription ends, or 0 */
     uint32_t ephemeral_owner;   /* its record */
     uint32_t filter_size;
-    uint8_t filter[288];     /* encoded headers that a message must have, all of them, to get into the subscription */
+    uint8_t filter[SHMQ_FILTER_MAX];     /* encoded headers that a message must have, all of them, to get into the subscription */
     char dead_name[256];     /* name of the dead-letter queue; empty: none */
     shmq_au64 turn;          /* who sends on what waits for room: record+1:16 | epoch:16 | pid:32, or 0 */
     uint8_t pad4[120];
@@ -260,7 +280,7 @@ typedef struct {             /* one writer each: the owner; monotone, never rese
     shmq_au64 deduped, forwarded, disconnected, spare0;
     shmq_au64 ref_owner, ref_queue;   /* no counts: the attachment's owner word and the queue's gen while it has a handle (SHMQ_COUNTED) */
     shmq_au64 waited_ns, held_ns;
-    struct { shmq_au64 n; } waited[20], held[20];   /* sampled: publish to delivery, delivery to ack; bucket i: up to 1, 3, 10, 30 ... microseconds, the last: above 1000 s */
+    struct { shmq_au64 n; } waited[SHMQ_BUCKETS], held[SHMQ_BUCKETS];   /* sampled: publish to delivery, delivery to ack; bucket i: up to 1, 3, 10, 30 ... microseconds, the last: above 1000 s */
 } shmq_counters;
 
 typedef struct shmq_ctx shmq_ctx;   /* one process's attachment; in private memory that a fork wipes */
@@ -339,8 +359,9 @@ typedef struct {
     char name[256];
     uint64_t ephemeral;
     uint32_t filter_size, owner;   /* owner: the record of the process with which it ends */
-    uint8_t filter[288];
+    uint8_t filter[SHMQ_FILTER_MAX];
     char dead_name[256];     /* of its dead-letter queue; empty: none */
+    uint64_t ref;                  /* how calls name this life of the queue */
 } shmq_queue_info;
 typedef struct { uint64_t ready, unsettled, delayed, moving, fresh, oldest_ns, bytes, parked; } shmq_census;   /* delayed: not yet due; parked: due, wait for room */
 typedef struct {             /* shmq_audit: counts of violated invariants, and of blocks by state */
@@ -373,6 +394,7 @@ int shmq_verify(shmq_ctx *ctx);
 int shmq_check_header(const void *bytes, uint64_t n, uint64_t file_size, shmq_detail *out, uint64_t *total);
 int shmq_unmap(shmq_ctx *ctx);
 int shmq_segment_snapshot(shmq_ctx *ctx, shmq_segment_info *out);
+int shmq_geometry_of(shmq_ctx *ctx, shmq_geometry *out);
 uint64_t shmq_now(void);
 int shmq_set_flag(shmq_ctx *ctx, uint32_t which, uint64_t value);
 

@@ -97,8 +97,8 @@ static uint64_t pages(uint64_t bytes) { return (bytes + SHMQ_PAGE - 1) / SHMQ_PA
 
 static void measure(local_dedup *t, const shmq_queue_options *o) {
     uint64_t buckets = 512;
-    t->capacity = o->dedup_capacity ? o->dedup_capacity : DEDUP_DEFAULT;
-    if (t->capacity > DEDUP_MOST) t->capacity = DEDUP_MOST;
+    t->capacity = o->dedup_capacity ? o->dedup_capacity : SHMQ_DEDUP_DEFAULT;
+    if (t->capacity > SHMQ_DEDUP_MOST) t->capacity = SHMQ_DEDUP_MOST;
     while (buckets < t->capacity / 2) buckets *= 2;   /* chains of two in a full table; the filter spares most ids their walk */
     t->window_ms = window_of(o);
     t->tick_ms = (t->window_ms - 1) / (TIME_MASK + 1) + 1;

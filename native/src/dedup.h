@@ -5,8 +5,6 @@
 #include "layout.h"
 
 #define DEDUP_TRAILER 24     /* bytes behind payload and headers: the key of the id (16), what a forward is tied to (8) */
-#define DEDUP_MOST ((1u << 24) - 2)
-#define DEDUP_DEFAULT 1000000u
 
 enum { DEDUP_FIRST = 0, DEDUP_DUPLICATE = 1 };   /* dedup_claim, dedup_decide, dedup_settle; or an error */
 

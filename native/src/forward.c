@@ -128,6 +128,7 @@ int shmq_forward(shmq_ctx *ctx, shmq_delivery *d, uint64_t target, shmq_message 
     } else if (rc == SHMQ_OK) rc = topic_write(ctx, q, target, m, now, s_idx, FATE_TIED, &f);
     if (rc == SHMQ_OK) {
         CRASH_POINT("forward_written");
+        op_fence(ctx);
         rc = queue_status(q);   /* after fate, as in publish.c (I2) */
         if (rc == SHMQ_OK) rc = settle_leave(ctx, d, &s_ctl);
         if (rc != SHMQ_OK) topic_unwrite(ctx, &f);

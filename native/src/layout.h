@@ -54,12 +54,15 @@ static inline unsigned fate_attempts(uint64_t f) { return (unsigned)(f >> 24) & 
 static inline unsigned fate_died(uint64_t f) { return (unsigned)(f >> 36) & 0xfff; }
 static inline unsigned fate_reason(uint64_t f) { return (unsigned)(f >> 48) & 7; }
 static inline unsigned fate_again(uint64_t f) { return (unsigned)(f >> 51) & 1; }
-static inline unsigned fate_prio(uint64_t f) { return (unsigned)(f >> 52) & 15; }
+static inline unsigned fate_prio(uint64_t f) {   /* never above the highest level, whatever the word says */
+    unsigned p = (unsigned)(f >> 52) & 15;
+    return p < SHMQ_LEVELS ? p : SHMQ_LEVELS - 1;
+}
 static inline unsigned fate_meta(uint64_t f) { return (unsigned)(f >> 56) & 1; }
 static inline uint64_t fate_make(unsigned home, unsigned origin, unsigned attempts, unsigned died, unsigned reason,
                                  unsigned again, unsigned prio, unsigned meta) {
-    return (uint64_t)home | (uint64_t)origin << 12 | (uint64_t)(attempts > 4095 ? 4095 : attempts) << 24
-         | (uint64_t)(died > 4095 ? 4095 : died) << 36 | (uint64_t)reason << 48 | (uint64_t)again << 51
+    return (uint64_t)home | (uint64_t)origin << 12 | (uint64_t)(attempts > SHMQ_ATTEMPTS_MAX ? SHMQ_ATTEMPTS_MAX : attempts) << 24
+         | (uint64_t)(died > SHMQ_ATTEMPTS_MAX ? SHMQ_ATTEMPTS_MAX : died) << 36 | (uint64_t)reason << 48 | (uint64_t)again << 51
          | (uint64_t)prio << 52 | (uint64_t)meta << 56;
 }
 #define FATE_AGAIN (UINT64_C(1) << 51)
@@ -176,6 +179,7 @@ struct shmq_ctx {
     int fd;                  /* asked by segment_fd whether it still is ours */
     uint32_t provider, mapped, used;
     shmq_header *header;
+    uint32_t fences;         /* operations have a fence, since others may not use membarrier; decided at attach, for good */
     shmq_owner *owners, *me;
     shmq_au64 *timers, *l1, *l0;
     shmq_queue *queues;
@@ -198,6 +202,7 @@ struct shmq_ctx {
     uint32_t trimmed;        /* this context has trimmed before: marks of punched pages can be trusted */
     uint32_t held_n;         /* entries on the free stack */
     uint32_t held_fresh;     /* entries never used by this attachment start here */
+    uint32_t held_cap;       /* entries that this attachment has put memory behind */
     uint32_t held_free[SHMQ_HELD];
     uint64_t secret[2];      /* the broker's, copied */
     local_queue local[SHMQ_QUEUES];   /* an entry changes under the lock only */
@@ -291,10 +296,15 @@ static inline int ctx_enter(shmq_ctx *ctx) {
 }
 
 /* op: odd while inside an operation on rings. A deleted queue's record is re-used only after every living owner was seen
- * outside, or moved on (see queue_collect); the barrier is on the slow side (membarrier). Plain stores of one writer. */
+ * outside, or moved on (see queue_collect); the barrier is on the slow side (membarrier). Plain stores of one writer. Where
+ * somebody may not use membarrier, each side has a fence of its own (queue.c, I4). */
+static inline void op_fence(shmq_ctx *ctx) {
+    if (RARE(ctx->fences)) fence_sc();
+    else atomic_signal_fence(memory_order_seq_cst);
+}
 static inline void op_begin(shmq_ctx *ctx) {
     st_rlx(&ctx->me->op, ld_rlx(&ctx->me->op) + 1);
-    atomic_signal_fence(memory_order_seq_cst);
+    op_fence(ctx);
 }
 static inline void op_end(shmq_ctx *ctx) {
     atomic_signal_fence(memory_order_seq_cst);

@@ -13,7 +13,8 @@
  * I5  A FREE record has no image; its owner stores its own after the attach CAS. So an image that is read under an ALIVE word is
  *     of the program that this word names, or there is none yet.
  *
- * Proof: a pidfd of that pid is readable (all threads have exited; a zombie counts), or there is no such pid, or its start
+ * Proof: a pidfd of that pid is readable (all threads have exited; a zombie counts; where pidfd_open is
+ * refused, its main thread is a zombie and the only one left), or there is no such pid, or its start
  * time is another one, or it has exec'ed: seen from outside, its main stack moved and its maps no longer hold this segment;
  * seen by that process itself, which may have attached again, another image of it is named (I5). Anything else - no descriptor
  * to be had, no permission - is "alive": errors delay a recovery, they never cause one.
@@ -44,8 +45,9 @@
 #define SYS_pidfd_open 434
 #endif
 
-/* Start time and main stack of a process from /proc/PID/stat (proc(5) fields 22 and 28). 0 = fine. */
-static int proc_stat(uint32_t pid, uint64_t *start, uint64_t *stack) {
+/* Start time and main stack of a process from /proc/PID/stat (proc(5) fields 22 and 28), and whether all its threads have ended
+ * (its main thread is a zombie, field 3, and is the only one, field 20). 0 = fine. */
+static int proc_stat(uint32_t pid, uint64_t *start, uint64_t *stack, int *ended) {
     char path[48], text[2048];
     snprintf(path, sizeof path, "/proc/%u/stat", pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -56,8 +58,11 @@ static int proc_stat(uint32_t pid, uint64_t *start, uint64_t *stack) {
     text[n] = 0;
     char *p = strrchr(text, ')');   /* the name may hold anything, parentheses too */
     if (p == NULL) return EIO;
+    int zombie = 0;
     for (int field = 2; field < 28 && p; field++) {
         p = strchr(p + 1, ' ');
+        if (p && field == 2) zombie = p[1] == 'Z' || p[1] == 'X';
+        if (p && field == 19) *ended = zombie && strtoull(p + 1, NULL, 10) <= 1;
         if (p && field == 21) *start = strtoull(p + 1, NULL, 10);
         if (p && field == 27) *stack = strtoull(p + 1, NULL, 10);
     }
@@ -120,21 +125,24 @@ static void bury_former(shmq_ctx *ctx) {
 static int attach(shmq_ctx *ctx, uint32_t role) {
     if (ld32_rlx(&ctx->attached)) return (int)ctx->self;
     uint64_t start = 0, stack = 0;
+    int ended = 0;
     uint32_t pid = (uint32_t)getpid();
-    int err = proc_stat(pid, &start, &stack);
+    int err = proc_stat(pid, &start, &stack, &ended);
     if (err) return fail(ctx, SHMQ_E_SYS, WHAT_NONE, 0, pid, 0, err);
     for (uint32_t i = 0; i < SHMQ_OWNERS; i++) {
         shmq_owner *o = &ctx->owners[i];
         uint64_t w = ld_acq(&o->word);
         if (owner_state(w) != SHMQ_OWNER_FREE) continue;
-        if (ld32_acq(&o->held_cap) == 0) {   /* memory first, so that a full file system leaves no trace */
-            int rc = shmq_reserve(ctx, ctx->geometry.held + (uint64_t)i * SHMQ_HELD * sizeof(shmq_held), SHMQ_PAGE);
-            if (rc != SHMQ_OK) return rc;
-        }
+        /* memory first, so that a full file system leaves no trace; whatever the record says that it has */
+        int rc = shmq_reserve(ctx, ctx->geometry.held + (uint64_t)i * SHMQ_HELD * sizeof(shmq_held), SHMQ_PAGE);
+        if (rc != SHMQ_OK) return rc;
         uint64_t mine = owner_make(SHMQ_OWNER_ALIVE, owner_epoch(w), start, pid);
         if (!cas(&o->word, w, mine)) continue;   /* I1 */
+        ctx->fences = ld32_sc(&ctx->header->fences);   /* after the word: who sets it and then sees no such word, is seen by us */
+        st32_rel(&o->fenced, ctx->fences);
         CRASH_POINT("attach");
-        if (ld32_acq(&o->held_cap) == 0) st32_rel(&o->held_cap, SHMQ_PAGE / sizeof(shmq_held));
+        ctx->held_cap = SHMQ_PAGE / sizeof(shmq_held);
+        if (ld32_acq(&o->held_cap) < ctx->held_cap) st32_rel(&o->held_cap, ctx->held_cap);
         st_rlx(&o->start, start);
         st_rlx(&o->stack, stack);
         st_rel(&o->image, image_here(ctx));   /* I5 */
@@ -203,13 +211,14 @@ void owner_ping(shmq_ctx *ctx) {
 /* An unused held entry with memory behind it. Entries are re-used last in, first out: the hot ones stay hot. */
 int owner_held_get(shmq_ctx *ctx, uint32_t *entry) {
     if (ctx->held_n) { *entry = ctx->held_free[--ctx->held_n]; return SHMQ_OK; }
-    uint32_t i = ctx->held_fresh, cap = ld32_rlx(&ctx->me->held_cap);
+    uint32_t i = ctx->held_fresh, cap = MUTANT(73) ? ld32_rlx(&ctx->me->held_cap) : ctx->held_cap;   /* what we have reserved, not what the record says */
     if (i >= SHMQ_HELD) return fail(ctx, SHMQ_E_HELD, WHAT_NONE, 0, i, SHMQ_HELD, 0);
     if (i >= cap) {
         uint32_t want = cap * 2 > SHMQ_HELD ? SHMQ_HELD : cap * 2;
         int rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)(ctx->held + cap) - ctx->base), (uint64_t)(want - cap) * sizeof(shmq_held));
         if (rc != SHMQ_OK) return rc;
-        st32_rel(&ctx->me->held_cap, want);
+        ctx->held_cap = want;
+        if (ld32_rlx(&ctx->me->held_cap) < want) st32_rel(&ctx->me->held_cap, want);
     }
     st_rlx(&ctx->held[i].word, 0);   /* I3 */
     st_rlx(&ctx->held[i].deadline, 0);
@@ -258,10 +267,11 @@ int owner_word_dead(uint64_t w, uint64_t *stack) {
         if (ended) return SHMQ_OK;
     }
     uint64_t start = 0;
-    int err = proc_stat(pid, &start, stack);
-    if (err == ENOENT || err == ESRCH) return kill_zero(pid) == ESRCH ? SHMQ_OK : SHMQ_ALIVE;
+    int over = 0, err = proc_stat(pid, &start, stack, &over);
+    if (err == ENOENT || err == ESRCH) return pid == 0 || kill_zero(pid) == ESRCH ? SHMQ_OK : SHMQ_ALIVE;
     if (err) return SHMQ_ALIVE;
-    return (start & 0xffffff) != owner_start(w) ? SHMQ_OK : SHMQ_ALIVE;
+    if ((start & 0xffffff) != owner_start(w)) return SHMQ_OK;
+    return fd < 0 && over && !MUTANT(76) ? SHMQ_OK : SHMQ_ALIVE;   /* no pidfd to be had */
 }
 
 /* I2. OK = proven dead (or DEAD already), ALIVE = not proven, NOTFOUND = no such attachment. */

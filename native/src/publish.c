@@ -163,6 +163,7 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
     publish_meta(payload, m);
     if (once) publish_trailer(ctx, idx, m, once, 0, 0);
     CRASH_POINT("written");
+    op_fence(ctx);
     rc = queue_status(q);   /* I2: after fate */
     if (once) {
         if (rc == SHMQ_OK) rc = launch_once(ctx, q, idx, &ctl, m, once, now);
@@ -274,7 +275,8 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
         const hash128 *once = publish_key(ctx, q, m, &key);
         expires = publish_header(ctx, block_at(ctx, loan->idx), qref_index(qref), m, q, now);
         publish_meta(payload_of(ctx, loan->idx), m);
-        rc = queue_status(q);
+        op_fence(ctx);
+        rc = queue_status(q);   /* I2 */
         if (once && dedup_trailer(ctx, loan->idx) == NULL) rc = SHMQ_E_ARG;   /* lent for a queue without ids: no room for the key */
         else if (once) publish_trailer(ctx, loan->idx, m, once, 0, 0);
         if (once && rc == SHMQ_OK) {

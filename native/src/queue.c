@@ -11,6 +11,11 @@
  *     (membarrier on this slow side, plain stores on the fast one), so that nobody publishes or takes there, (b) no block in
  *     any live state calls it home, and (c) the same as (a) after RETIRING, so that no recovery looks into its rings either.
  *     So no process can act on a ring of one queue in the name of another, or touch a ring whose memory is gone.
+ * I4  Where membarrier is refused, header.fences says so, at the latest when the first one needs it: whoever attaches from
+ *     then on has a fence in each operation, and his record says `fenced`. The slow side then needs no more than a fence of
+ *     its own once all living attachments are fenced; until then records wait. (He sets fences, then looks at the records; they
+ *     store their word, then look at fences: an attachment that is not fenced is seen. `fenced` of a former attachment of the
+ *     record may stand there for a moment: then fences was set before that one, and this one finds it set, too.)
  *
  * Data paths never wait for header.admin: a stopped creator delays creation and deletion only.
  */
@@ -31,7 +36,24 @@
 #include <time.h>
 #include <unistd.h>
 
-static int barrier_everywhere(void) { return (int)syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0); }
+/* ---- what is stored here, then what is loaded here; as if all others had a fence between their stores and their loads ---- */
+
+/* Seccomp filters and old kernels refuse it. */
+int queue_barrier_refused(void) { return syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) != 0; }
+
+/* I4. 0 = done. */
+static int barrier_everywhere(shmq_ctx *ctx) {
+    if (!queue_barrier_refused()) return 0;
+    if (MUTANT(75)) return -1;
+    st32_rel(&ctx->header->fences, 1);
+    fence_sc();
+    uint32_t n = owners_used(ctx);
+    for (uint32_t i = 0; i < n && !MUTANT(74); i++) {
+        shmq_owner *o = &ctx->owners[i];
+        if (i != ctx->self && owner_state(ld_acq(&o->word)) == SHMQ_OWNER_ALIVE && !ld32_acq(&o->fenced)) return -1;
+    }
+    return 0;
+}
 
 /* ---- the admin lock (I1) ---- */
 
@@ -158,7 +180,7 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     fresh.most = fresh.lanes ? fresh.work.mask + 1 : fresh.max_depth;
     fresh.max_bytes = fresh.options.max_bytes;
     fresh.lot = fresh.max_depth / 4 > 32 ? 32 : fresh.max_depth / 4 < 1 ? 1 : (uint32_t)(fresh.max_depth / 4);
-    fresh.sampled = ld_rlx(&ctx->header->user_word) >> 62 & 1 ? UINT32_MAX : 0;
+    fresh.sampled = ld_rlx(&ctx->header->user_word) >> SHMQ_NO_LATENCIES & 1 ? UINT32_MAX : 0;
     st_rlx(&fresh.spin_ns, 20000);
     st_rlx(&fresh.room_ns, 5000);
     fresh.live = queue_make(queue_gen(w), SHMQ_Q_LIVE);
@@ -229,7 +251,7 @@ static int64_t find_name(shmq_ctx *ctx, const char *name, uint32_t *free_index) 
         unsigned st = queue_state(w);
         if (st == SHMQ_Q_FREE && free_index && *free_index == NOBODY) *free_index = i;
         if ((st == SHMQ_Q_LIVE || st == SHMQ_Q_CLOSED) && strncmp(ctx->queues[i].name, name, sizeof ctx->queues[i].name) == 0)
-            return (int64_t)(queue_gen(w) << 16 | i);
+            return (int64_t)qref_make(w, i);
     }
     return SHMQ_E_NOTFOUND;
 }
@@ -369,7 +391,7 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     }
     if (rc != SHMQ_OK) { queue_admin_leave(ctx); return rc; }
     if (ids) memset(ctx->base + ids_at, 0, SHMQ_PAGE);
-    uint64_t gen = queue_gen(ld_acq(&rec->word));
+    uint64_t gen = queue_gen(ld_acq(&rec->word)) & (QREF_GEN >> 1);
     memset(ctx->base + at[0], 0, first);   /* a creator that died here before us may have left its rounds */
     if (keys.ready) memset(ctx->base + keys.offset, 0, UINT64_C(8) << keys.lg);
     memset(rec->name, 0, sizeof rec->name);
@@ -438,7 +460,7 @@ int64_t shmq_queue_adopt(shmq_ctx *ctx, uint32_t index) {
     if (rc != SHMQ_OK) return rc;
     local_queue *q;
     rc = queue_open_local(ctx, index, &q);
-    int64_t out = rc == SHMQ_OK ? (int64_t)(queue_gen(q->live) << 16 | index) : rc;
+    int64_t out = rc == SHMQ_OK ? (int64_t)qref_make(q->live, index) : rc;
     ctx_unlock(ctx);
     return out;
 }
@@ -462,7 +484,8 @@ int queue_turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
         if (queue_state(w) == state || cas(&rec->word, w, queue_make(queue_gen(w), state))) break;
     }
     add32(&ctx->header->topology, 1);
-    barrier_everywhere();   /* whoever saw it LIVE has its message's header in sight now: queue_drained can trust its scan */
+    if (barrier_everywhere(ctx) != 0) nanosleep(&(struct timespec){ 0, 10000000 }, NULL);   /* no barrier: stores are in sight in nanoseconds */
+    /* whoever saw it LIVE has its message's header in sight now: queue_drained can trust its scan */
     wake_all(rec);
     return SHMQ_OK;
 }
@@ -594,7 +617,7 @@ int shmq_queue_collect(shmq_ctx *ctx) {
     for (uint32_t i = 0; i < queues; i++) {
         uint64_t w = ld_acq(&ctx->queues[i].word);
         if (queue_state(w) != SHMQ_Q_DELETING && queue_state(w) != SHMQ_Q_RETIRING) continue;
-        if (!fenced++ && barrier_everywhere() != 0) { queue_admin_leave(ctx); return 0; }   /* no barrier, no re-use: all stay as they are */
+        if (!fenced++ && barrier_everywhere(ctx) != 0) { queue_admin_leave(ctx); return 0; }   /* no barrier, no re-use: all stay as they are */
         if (queue_state(w) == SHMQ_Q_RETIRING) continue;
         int busy = somebody_inside(ctx);   /* one who still publishes or takes there */
         shmq_census c;
@@ -607,7 +630,7 @@ int shmq_queue_collect(shmq_ctx *ctx) {
         /* NEW as well: of the dead it may be published yet (forwards, shares), and must not get into the next queue of this number */
         if (!busy && c.ready + c.unsettled + c.delayed + c.parked + c.moving + (MUTANT(56) ? 0 : c.fresh) == 0) turned |= cas(&ctx->queues[i].word, w, queue_make(queue_gen(w), SHMQ_Q_RETIRING));
     }
-    if (turned && barrier_everywhere() != 0) fenced = 0;   /* one for all of them: each takes milliseconds */
+    if (turned && barrier_everywhere(ctx) != 0) fenced = 0;   /* one for all of them: each takes milliseconds */
     for (uint32_t i = 0; fenced && i < queues; i++) {
         shmq_queue *rec = &ctx->queues[i];
         uint64_t w = ld_acq(&rec->word);
@@ -628,6 +651,7 @@ static int snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
     out->word = ld_acq(&rec->word);
     out->state = queue_state(out->word);
     out->index = index;
+    out->ref = qref_make(out->word, index);
     /* in any other state its words may be changing under a creator: op keeps only records that were seen alive */
     if (out->state != SHMQ_Q_LIVE && out->state != SHMQ_Q_CLOSED) return SHMQ_OK;
     out->created_ns = rec->created_ns;

@@ -4,6 +4,7 @@
 #include "layout.h"
 
 int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, int ephemeral);
+int queue_barrier_refused(void);
 int queue_turn(shmq_ctx *ctx, uint64_t qref, unsigned state);
 int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out);
 local_queue *queue_dead(shmq_ctx *ctx, local_queue *q);
@@ -19,8 +20,11 @@ local_ring *queue_ring(shmq_ctx *ctx, unsigned ring);
 void queue_bytes_in(local_queue *q, uint64_t size);
 void queue_bytes_out(local_queue *q, uint64_t size);
 
-static inline uint32_t qref_index(uint64_t qref) { return (uint32_t)(qref & 0xffff); }
+static inline uint32_t qref_index(uint64_t qref) { return (uint32_t)(qref & SHMQ_INDEX_MASK); }
 static inline uint64_t qref_gen(uint64_t qref) { return qref >> 16; }
+#define QREF_GEN ((UINT64_C(1) << 47) - 1)
+/* Never negative. Of a word with a longer gen, which no history can produce, it names a life that is gone. */
+static inline uint64_t qref_make(uint64_t word, uint32_t index) { return (queue_gen(word) & QREF_GEN) << 16 | index; }
 
 /* The private view for a reference, opening it when this process has not yet. */
 static inline int queue_local(shmq_ctx *ctx, uint64_t qref, local_queue **out) {

@@ -72,7 +72,7 @@ int64_t shmq_refs_none(shmq_ctx *ctx, uint32_t index) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
     uint64_t w = abandoned(ctx, index);
-    return w ? (int64_t)(queue_gen(w) << 16 | index) : 0;
+    return w ? (int64_t)qref_make(w, index) : 0;
 }
 
 /* Every handle that this process has is counted now. */

@@ -13,6 +13,7 @@
  */
 #define _GNU_SOURCE
 #include "layout.h"
+#include "queue.h"
 #include "waiter.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -49,7 +50,7 @@ uint64_t shmq_fingerprint(void) {
         sizeof(shmq_counters), sizeof(void *), offsetof(shmq_header, geometry), offsetof(shmq_header, hwm),
         offsetof(shmq_queue, options), offsetof(shmq_queue, evt), offsetof(shmq_queue, space), offsetof(shmq_queue, ends),
         offsetof(shmq_queue, place), offsetof(shmq_block, fate), offsetof(shmq_block, size), offsetof(shmq_owner, start),
-        TABLE_OF_IDS };
+        offsetof(shmq_header, fences), TABLE_OF_IDS };
     uint64_t h = hash64(UINT64_C(0xcbf29ce484222325), words, sizeof words);
     h = hash64(h, STRIDE, sizeof STRIDE);
     return hash64(h, UNITS, sizeof UNITS);
@@ -290,6 +291,7 @@ int shmq_format(shmq_ctx *ctx, const shmq_config *config) {
     st_rlx(&h->next_id, 1);
     st_rlx(&h->next_expiry, UINT64_MAX);
     make_secret(h->secret);
+    st32_rlx(&h->fences, queue_barrier_refused());
     st_rlx(&h->anonymous, config->anonymous ? 1 : 0);
     CRASH_POINT("format");
     st_rel(&h->magic, SHMQ_MAGIC);   /* I1 */
@@ -381,6 +383,14 @@ int shmq_segment_snapshot(shmq_ctx *ctx, shmq_segment_info *out) {
     out->default_ttl_ns = ctx->geometry.default_ttl_ns;
     out->max_message = ctx->geometry.max_message;
     out->provider = ctx->provider;
+    return SHMQ_OK;
+}
+
+/* The checked copy (I2), for who reads parts of the segment by himself. */
+int shmq_geometry_of(shmq_ctx *ctx, shmq_geometry *out) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
+    *out = ctx->geometry;
     return SHMQ_OK;
 }
 

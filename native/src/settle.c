@@ -224,7 +224,7 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
 void settle_again(shmq_ctx *ctx, uint32_t idx, int attempted) {
     shmq_block *b = block_at(ctx, idx);
     uint64_t f = ld_rlx(&b->fate);
-    if (attempted && fate_attempts(f) < 4095) f += FATE_ATTEMPT;
+    if (attempted && fate_attempts(f) < SHMQ_ATTEMPTS_MAX) f += FATE_ATTEMPT;
     st_rlx(&b->fate, f | FATE_AGAIN);
 }
 
@@ -363,7 +363,7 @@ static int settle(shmq_ctx *ctx, shmq_delivery *d, enum verdict v, uint64_t dela
             if (v == REJECT) {
                 bump(&q->counters->rejected, 1);
                 uint64_t f = ld_rlx(&b->fate);
-                if (fate_attempts(f) < 4095) st_rlx(&b->fate, f + FATE_ATTEMPT);
+                if (fate_attempts(f) < SHMQ_ATTEMPTS_MAX) st_rlx(&b->fate, f + FATE_ATTEMPT);
                 rc = settle_kill(ctx, d->idx, m, SHMQ_R_REJECTED);
             } else {
                 bump(v == NACK ? &q->counters->nacked : &q->counters->returned, 1);

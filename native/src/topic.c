@@ -257,7 +257,7 @@ static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_mess
         if (tries == 0 && dedup_asked(q, m) && dedup_known(ctx, q, m, now)) break;   /* a duplicate needs no room */
         if (q->options.overflow == SHMQ_DISCONNECT) {
             bump(&q->counters->disconnected, 1);   /* before: who finds it closed asks whether it was cut off */
-            queue_turn(ctx, queue_gen(q->live) << 16 | index, SHMQ_Q_CLOSED);
+            queue_turn(ctx, qref_make(q->live, index), SHMQ_Q_CLOSED);
             return 0;
         }
         if (q->options.overflow == SHMQ_DROP_OLDEST) {   /* it never holds a publisher back */
@@ -265,7 +265,7 @@ static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_mess
             break;   /* others are as quick as we are; I4 has room */
         }
         bump(&q->counters->full, 1);
-        ctx->blocker = queue_gen(q->live) << 16 | index;
+        ctx->blocker = qref_make(q->live, index);
         return SHMQ_FULL;
     }
     return 1;
@@ -466,7 +466,7 @@ int shmq_topic_subscribers(shmq_ctx *ctx, uint64_t tref, uint64_t *out, uint32_t
     fan_list *l = rc == SHMQ_OK ? subscriptions(ctx, tref, t->shared) : NULL;
     for (uint32_t i = 0; l && i < l->n; i++) {
         if (queue_open_local(ctx, l->to[i], &q) != SHMQ_OK || queue_status(q) != SHMQ_OK || widowed(ctx, q->shared)) continue;
-        if ((uint32_t)n < max) out[n] = queue_gen(q->live) << 16 | l->to[i];
+        if ((uint32_t)n < max) out[n] = qref_make(q->live, l->to[i]);
         n++;
     }
     op_end(ctx);
@@ -491,7 +491,7 @@ int shmq_topic_sweep(shmq_ctx *ctx) {
         uint64_t w = ld_acq(&rec->word);
         if ((queue_state(w) != SHMQ_Q_LIVE && queue_state(w) != SHMQ_Q_CLOSED) || rec->options.kind < SHMQ_KIND_SUBSCRIPTION) continue;
         if (!widowed(ctx, rec) && !topic_gone(ctx, rec->options.topic)) continue;
-        ended += queue_turn(ctx, queue_gen(w) << 16 | i, SHMQ_Q_DELETING) == SHMQ_OK;   /* of exactly that life of the record */
+        ended += queue_turn(ctx, qref_make(w, i), SHMQ_Q_DELETING) == SHMQ_OK;   /* of exactly that life of the record */
     }
     return ended;
 }
@@ -503,7 +503,7 @@ void topic_end_mine(shmq_ctx *ctx) {
         shmq_queue *rec = &ctx->queues[i];
         uint64_t w = ld_acq(&rec->word);
         if ((queue_state(w) == SHMQ_Q_LIVE || queue_state(w) == SHMQ_Q_CLOSED) && rec->ephemeral == ctx->self_word)
-            queue_turn(ctx, queue_gen(w) << 16 | i, SHMQ_Q_DELETING);
+            queue_turn(ctx, qref_make(w, i), SHMQ_Q_DELETING);
     }
 }
 

@@ -196,4 +196,19 @@ TEST(format_full, "a file system too small for the header is refused, not used")
     EQ(shmq_format(c, &config), SHMQ_E_NOMEM);
     done();
 }
+TEST(cap, "memory for leases is what was reserved, whatever the record says that it has") {
+    FULLABLE(c);
+    uint64_t q = QUEUE(c, "q", 1000);
+    for (uint64_t n = 0; n < 600; n++) EQ(put(c, q, n), SHMQ_OK);
+    shmq_delivery d = take1(c, q);
+    EQ(shmq_ack(c, &d, 1), 1);
+    st32_rel(&c->me->held_cap, SHMQ_HELD);
+    stuff();
+    uint64_t n = 0;
+    while (shmq_take(c, q, 1, 0, &d) == 1) n++;
+    EQ(n, SHMQ_PAGE / sizeof(shmq_held));   /* the rest waits: NOMEM, no SIGBUS */
+    room();
+    for (; n < 599; n++) take1(c, q);
+    done();
+}
 MAIN

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACCEL", "ConsumerBase", "DeliveryBase", "ItemsBase", "QueueBase", "decode_fields", "ffi", "lib",
-    "message_struct",
+    "message_struct", "names_of",
 ]  # fmt: skip
 
 
@@ -42,6 +42,13 @@ def _load() -> ModuleType | None:
 
 
 ACCEL = _load()
+
+
+def names_of(enum: str, prefix: str) -> tuple[str, ...]:
+    """Return the names in an enum of shmq.h, whose numbers go from 0 up: "SHMQ_R_EXPIRED" is "expired"."""
+    found: dict[int, str] = ffi.typeof(f"enum {enum}").elements
+    assert sorted(found) == list(range(len(found)))
+    return tuple(found[number].removeprefix(prefix).lower() for number in sorted(found))
 
 
 def _nothing(_: bytes) -> tuple[dict[str, Any], Any, Any] | None:

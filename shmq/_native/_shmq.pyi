@@ -46,12 +46,23 @@ class Lib:
     SHMQ_HELD: Final[int]
     SHMQ_TIMERS: Final[int]
     SHMQ_NAME_MAX: Final[int]
+    SHMQ_FILTER_MAX: Final[int]
+    SHMQ_INDEX_MASK: Final[int]
+    SHMQ_ATTEMPTS_MAX: Final[int]
+    SHMQ_RETRIES_UNLIMITED: Final[int]
+    SHMQ_DEDUP_MOST: Final[int]
+    SHMQ_DEDUP_DEFAULT: Final[int]
+    SHMQ_BUCKETS: Final[int]
+    SHMQ_NO_LATENCIES: Final[int]
     SHMQ_NO_QUEUE: Final[int]
     SHMQ_FLAG_VIEWED: Final[int]
     SHMQ_FLAG_CHILD: Final[int]
     SHMQ_FLAG_FRESH: Final[int]
     SHMQ_HELD_STARTED: Final[int]
     SHMQ_HELD_VIEW: Final[int]
+    SHMQ_EAGER: Final[int]
+    SHMQ_CHUNK: Final[int]
+    SHMQ_ITEM_ALIGN: Final[int]
     SHMQ_COUNTED: Final[int]
     SHMQ_JOINED: Final[int]
     SHMQ_TAKE_FREE: Final[int]
@@ -123,6 +134,27 @@ class Lib:
     SHMQ_R_REJECTED: Final[int]
     SHMQ_R_EXPIRED: Final[int]
     SHMQ_R_OVERFLOW: Final[int]
+    SHMQ_EXPIRED_DIES: Final[int]
+    SHMQ_EXPIRED_DROPS: Final[int]
+    SHMQ_DURABILITY_NONE: Final[int]
+    SHMQ_DURABILITY_SNAPSHOT: Final[int]
+    SHMQ_DURABILITY_INTERVAL: Final[int]
+    SHMQ_DURABILITY_SYNC: Final[int]
+    SHMQ_ANONYMOUS: Final[int]
+    SHMQ_CLOSING: Final[int]
+    SHMQ_USER_WORD: Final[int]
+    SHMQ_CONSUMER_CLOSED: Final[int]
+    SHMQ_CONSUMER_LIMIT: Final[int]
+    SHMQ_ACK_MANUAL: Final[int]
+    SHMQ_ACK_AUTO: Final[int]
+    SHMQ_ACK_NONE: Final[int]
+    SHMQ_ACK: Final[int]
+    SHMQ_NACK: Final[int]
+    SHMQ_REJECTED: Final[int]
+    SHMQ_RELEASE: Final[int]
+    SHMQ_ITEM_COMPACT: Final[int]
+    SHMQ_ITEM_PICKLE: Final[int]
+    SHMQ_ITEM_BUFFERS: Final[int]
     SHMQ_TRAVELLED: Final[int]
     SHMQ_TERMINATED: Final[int]
     SHMQ_POSIX: Final[int]
@@ -193,6 +225,10 @@ class Lib:
     @staticmethod
     def shmq_segment_snapshot(ctx: CData, out: CData, /) -> int:
         """int shmq_segment_snapshot(shmq_ctx *ctx, shmq_segment_info *out);"""
+
+    @staticmethod
+    def shmq_geometry_of(ctx: CData, out: CData, /) -> int:
+        """int shmq_geometry_of(shmq_ctx *ctx, shmq_geometry *out);"""
 
     @staticmethod
     def shmq_now() -> int:

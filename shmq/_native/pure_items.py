@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from shmq._native._shmq import ffi, lib
 from shmq._native.structs import message_struct
 
-ALIGN = 64
+ALIGN = lib.SHMQ_ITEM_ALIGN
 
 
 class ItemsBase:

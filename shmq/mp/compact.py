@@ -8,32 +8,34 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from shmq.errors import explain
+from shmq.errors import CorruptSegment, explain
 
 _INT = struct.Struct("<q")
 _FLOAT = struct.Struct("<d")
 _LENGTH = struct.Struct("<I")
+DEPTH = 12  # of native/accel_compact.h: deeper ones are pickled
 _CONSTANTS = {"N": None, "T": True, "F": False}
 
 
 def read(data: memoryview) -> Any:
-    """Return the object that ``data`` stands for. Raises ValueError for anything else."""
+    """Return the object that ``data`` stands for. Raises CorruptSegment for anything else."""
     try:
         obj, at = _read(data, 0)
-    except (IndexError, struct.error, UnicodeDecodeError) as error:
+    except (IndexError, struct.error, UnicodeDecodeError, TypeError) as error:  # an unhashable key
         raise _bad(str(error)) from None
     if at != len(data):
         raise _bad(f"{len(data) - at} bytes too many")
     return obj
 
 
-def _bad(what: str) -> ValueError:
-    return ValueError(
-        explain("compact item", what, "an item", "use the same version of shmq everywhere")
-    )
+def _bad(what: str) -> CorruptSegment:
+    todo = "take the next item; something has written into shared memory"
+    return CorruptSegment(explain("compact item", what, "an item", todo))
 
 
-def _read(data: memoryview, at: int) -> tuple[Any, int]:
+def _read(data: memoryview, at: int, depth: int = 0) -> tuple[Any, int]:
+    if depth > DEPTH:
+        raise _bad("containers within containers without end")
     tag = chr(data[at])
     at += 1
     if tag in _CONSTANTS:
@@ -56,7 +58,7 @@ def _read(data: memoryview, at: int) -> tuple[Any, int]:
         return raw if tag == "b" else raw.decode(), at + n
     items = []
     for _ in range(2 * n if tag == "{" else n):
-        item, at = _read(data, at)
+        item, at = _read(data, at, depth + 1)
         items.append(item)
     if tag == "{":
         return dict(zip(items[::2], items[1::2], strict=True)), at

@@ -28,6 +28,7 @@ from shmq.mp import handles, pickling, waiting
 from shmq.mp.bell import Bell
 from shmq.options import MAX_DEPTH, QueueOptions
 from shmq.queue import Queue as BrokerQueue
+from shmq.records import index_of
 
 SEM_VALUE_MAX = 2**31 - 1  # what the standard library takes for "no limit"
 CHUNK = 256
@@ -423,9 +424,9 @@ class Items(ItemsBase):
     def _state(self) -> int:
         info = ffi.new("shmq_queue_info *")
         self._client.check(
-            self._client.call(lib.shmq_queue_snapshot, self._qref & 0xFFFF, info), self._name
+            self._client.call(lib.shmq_queue_snapshot, index_of(self._qref), info), self._name
         )
-        return int(info.state) if info.word >> 8 == self._qref >> 16 else int(lib.SHMQ_Q_FREE)
+        return int(info.state) if info.ref == self._qref else int(lib.SHMQ_Q_FREE)
 
     # ---- looking ---------------------------------------------------------------------------
 

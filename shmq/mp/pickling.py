@@ -23,11 +23,15 @@ from collections import ChainMap
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
+from shmq._native import lib
+from shmq.errors import CorruptSegment, explain
 from shmq.message import encode_varint
 from shmq.mp import compact
 
-COMPACT, PICKLE, BUFFERS = 1, 2, 3
-ALIGN = 64
+COMPACT, PICKLE, BUFFERS = (
+    lib.SHMQ_ITEM_COMPACT, lib.SHMQ_ITEM_PICKLE, lib.SHMQ_ITEM_BUFFERS,
+)  # fmt: skip
+ALIGN: int = lib.SHMQ_ITEM_ALIGN
 SMALL = 2048  # bytes; smaller buffers are cheaper in the pickle than beside it
 MOST_BUFFERS = 4096  # what headers have room for; the rest goes into the pickle
 _HEAD = b"\x03\x02py\x01"  # the header py=…, an int of one byte
@@ -125,11 +129,13 @@ def decode(meta: bytes, data: memoryview, *, view: bool) -> Any:
     """
     if not meta.startswith(_HEAD):  # published by somebody else, with headers of their own
         return data if view else bytes(data)
-    kind = meta[len(_HEAD)]
+    kind = meta[len(_HEAD)] if len(meta) > len(_HEAD) else 0
     if kind == COMPACT:
         return compact.read(data)
     if kind == PICKLE:
         return pickle.loads(data)
+    if kind != BUFFERS:
+        raise _damaged(meta)
     at = 0
     buffers: list[Any] = []
     for size in _sizes(meta):
@@ -149,11 +155,19 @@ def decode(meta: bytes, data: memoryview, *, view: bool) -> Any:
 def _sizes(meta: bytes) -> tuple[int, ...]:
     at = len(_BUFFERS)
     length = shift = 0
-    while True:
-        byte = meta[at]
-        at += 1
-        length |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            break
-    return struct.unpack_from(f"<{length // 8}Q", meta, at)
+    try:
+        while True:
+            byte = meta[at]
+            at += 1
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        return struct.unpack(f"<{length // 8}Q", meta[at : at + length])
+    except (IndexError, OverflowError, struct.error):
+        raise _damaged(meta) from None
+
+
+def _damaged(meta: bytes) -> CorruptSegment:
+    todo = "take the next item; something has written into shared memory"
+    return CorruptSegment(explain("item", f"headers {meta[:20]!r}…", "those of an item", todo))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from shmq._native import ffi, lib
+from shmq._native import ffi, lib, names_of
 from shmq.segment.refusals import refusal
 
 HEAD_BYTES = 4096
-PROVIDERS = ("posix", "sysv")
+PROVIDERS = names_of("shmq_provider", "SHMQ_")
 NAME_OFFSET: int = ffi.offsetof("shmq_header", "name")
 USER_WORD_OFFSET: int = ffi.offsetof("shmq_header", "user_word")
 

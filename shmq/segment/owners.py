@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from shmq._native import ffi, lib
+from shmq._native import ffi, lib, names_of
 from shmq.segment.access import open_segment
 from shmq.segment.handle import Segment
 from shmq.segment.refusals import raise_for
 
-ROLES = ("client", "supervisor", "sidecar", "observer")
+ROLES = names_of("shmq_role", "SHMQ_")
 
 
 class Owner(NamedTuple):

@@ -34,6 +34,7 @@ from shmq.supervisor.handles import Handles
 from shmq.supervisor.liveness import Liveness
 from shmq.supervisor.registry import Registry
 
+ACKED: int = ffi.offsetof("shmq_counters", "acked") // 8
 SWEEP_S = 1.0
 SWEEP_SHARE = 500  # a sweep may cost at most this fraction of the time: its pause grows with it
 YOUNG_S = 1.0  # a sidecar that dies younger than this is restarted after a growing pause
@@ -213,7 +214,7 @@ class Supervisor:
                 "start it anew"
             )
         if self.adopted:
-            lib.shmq_set_flag(self.ctx, 1, 0)
+            lib.shmq_set_flag(self.ctx, lib.SHMQ_CLOSING, 0)
         self.anonymous = bool(self._info.anonymous)
         self.registry = Registry(self.ctx, self.liveness.epoll)
         self.handles = Handles(self.ctx)
@@ -415,7 +416,7 @@ class Supervisor:
 
     def _end(self) -> None:
         self.liveness.stop()
-        lib.shmq_set_flag(self.ctx, 1, 1)
+        lib.shmq_set_flag(self.ctx, lib.SHMQ_CLOSING, 1)
         close_queues(self.ctx)
         self._end_sidecar()
         self.segment.unlink()
@@ -460,7 +461,7 @@ def queue_progress(ctx: Any) -> list[tuple[int, int]]:
     if lib.shmq_segment_snapshot(ctx, info) != lib.SHMQ_OK:
         return []
     return [
-        (int(queue.ready), int(queue.counters[4]))
+        (int(queue.ready), int(queue.counters[ACKED]))
         for index in range(info.queues)
         if lib.shmq_queue_snapshot(ctx, index, queue) == lib.SHMQ_OK
     ]

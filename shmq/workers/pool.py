@@ -16,6 +16,7 @@ from multiprocessing.util import Finalize
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from shmq._native import lib
 from shmq.delivery import Delivery
 from shmq.descriptors import scarce
 from shmq.errors import StaleDelivery, explain
@@ -79,7 +80,7 @@ class WorkerPool:
             if not callable(function):
                 raise TypeError(explain(what, f"{function!r}", "a function", "give one"))
         self._size = cpus() if workers is None else parse_count(workers, "workers", 1, 1000)
-        parse_count(prefetch, "prefetch", 1, 65_536)
+        parse_count(prefetch, "prefetch", 1, lib.SHMQ_HELD)
         self.queue = queue
         self.deaths: list[Death] = []
         """the last thousand workers that nobody had asked to end"""

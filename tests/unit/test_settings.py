@@ -111,8 +111,8 @@ def test_a_message_fits_into_the_memory() -> None:
 def test_defaults_survive_the_way_through_the_user_word() -> None:
     assert unpack_defaults(0) is None
     assert unpack_defaults(pack_defaults(100_000, 3)) == (100_000, 3)
-    assert unpack_defaults(pack_defaults(1 << 23, 65534)) == (1 << 23, 65534)
-    assert pack_defaults(1 << 23, 65534) < 1 << 64
+    assert unpack_defaults(pack_defaults(1 << 23, 4094)) == (1 << 23, 4094)
+    assert pack_defaults(1 << 23, 4094) < 1 << 64
 
 
 def test_ram_is_a_plausible_number() -> None:
@@ -127,10 +127,10 @@ def test_a_misspelt_variable_suggests_the_nearest_and_foreign_ones_are_left_alon
 
 def test_metrics_settings_travel_in_the_segment() -> None:
     for metrics, interval in ((True, 1.0), (False, 0.01), (True, 60.0)):
-        word = pack_defaults(1 << 23, 65534, metrics, interval)
+        word = pack_defaults(1 << 23, 4094, metrics, interval)
         assert word < 1 << 64
         assert unpack_metrics(word) == (metrics, interval)
-        assert unpack_defaults(word) == (1 << 23, 65534)
+        assert unpack_defaults(word) == (1 << 23, 4094)
     assert unpack_metrics(0) == (True, 1.0)
 
 
