@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-import select
 import signal
 import time
 from types import TracebackType
@@ -43,7 +43,7 @@ from shmq.records import (
     queue_defaults,
     records,
 )
-from shmq.segment import ANONYMOUS_PREFIX, Owner, owners_alive
+from shmq.segment import ANONYMOUS_PREFIX, Owner, Process, owners_alive
 from shmq.settings import Settings, pack_defaults
 from shmq.stats import BrokerStats, progress_of, read_stats
 from shmq.supervisor.spawn import Started, start_supervisor
@@ -463,23 +463,13 @@ class Broker:
             owner = self._find(role)
             if owner is None:
                 continue
-            try:
-                fd = os.pidfd_open(owner.pid)
-            except OSError:
-                continue
-            try:
+            with contextlib.suppress(OSError), Process(owner.pid) as process:
                 # Between the look and the open the pid may have changed hands.
                 again = self._find(role)
                 if again != owner and (again is None or again.pid != owner.pid):
                     continue
-                signal.pidfd_send_signal(fd, signal.SIGTERM)
-                poll = select.poll()
-                poll.register(fd, select.POLLIN)
-                poll.poll(END_S * 1000)
-            except OSError:
-                pass
-            finally:
-                os.close(fd)
+                process.send(signal.SIGTERM)
+                process.wait(END_S)
 
     def close(self) -> None:
         """Detach this process; the broker goes on. Unsettled deliveries go back to their queues.
@@ -557,13 +547,13 @@ def _dies(pid: int) -> bool:
     Who kills the supervisor and calls `Broker.start` in the next line finds it in this state.
     """
     try:
-        fd = os.pidfd_open(pid)
-    except OSError:
+        process = Process(pid)
+    except ProcessLookupError:
         return True
+    except OSError:
+        return False
     try:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        if poll.poll(0):
+        if process.wait(0):
             return True
         with open(f"/proc/{pid}/stat") as file:
             state, *numbers = file.read().rpartition(")")[2].split()
@@ -573,8 +563,8 @@ def _dies(pid: int) -> bool:
             ]
         exiting = state in "ZX" or int(numbers[5]) & PF_EXITING
         killed = any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)
-        return bool((exiting or killed) and poll.poll(END_S * 1000))
+        return bool((exiting or killed) and process.wait(END_S))
     except (OSError, ValueError):
         return not os.path.exists(f"/proc/{pid}")
     finally:
-        os.close(fd)
+        process.close()

@@ -20,7 +20,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import select
 import sys
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from shmq.client import Client, others_run
 from shmq.descriptors import Kept, lift, pipe, scarce
 from shmq.errors import ShmqError
 from shmq.locks import Lock
-from shmq.segment import living
+from shmq.segment import Process, living
 from shmq.supervisor.spawn import Started, start_supervisor
 
 __all__ = ["Parcel", "attach_here", "home", "parcel", "unpack"]
@@ -216,13 +215,8 @@ def _farewell() -> None:
         if any(owner.role == "client" and owner.pid != me for owner in owners):
             return
         for pid in (owner.pid for owner in owners if owner.role == "supervisor"):
-            fd = os.pidfd_open(pid)
-            try:
-                poll = select.poll()
-                poll.register(fd, select.POLLIN)
-                poll.poll(FAREWELL_S * 1000)
-            finally:
-                os.close(fd)
+            with Process(pid) as supervisor:
+                supervisor.wait(FAREWELL_S)
 
 
 class _Ending:

@@ -94,7 +94,7 @@ static uint64_t image_here(shmq_ctx *ctx) {
     return random ? hash_sip(ctx->header->secret, random, 16) | 1 : 0;
 }
 
-static int kill_zero(uint32_t pid) { return kill((pid_t)pid, 0) == 0 ? 0 : errno; }
+static int kill_zero(uint32_t pid) { return pid == 0 ? ESRCH : kill((pid_t)pid, 0) == 0 ? 0 : errno; }   /* 0 would be our own group */
 
 static int attach(shmq_ctx *ctx, uint32_t role);
 static void bury_former(shmq_ctx *ctx);
@@ -252,7 +252,8 @@ int shmq_owner_snapshot(shmq_ctx *ctx, uint32_t owner, shmq_owner_info *out) {
 
 uint64_t owner_start_of(uint32_t pid) {   /* 0 = cannot tell */
     uint64_t start = 0, stack = 0;
-    return proc_stat(pid, &start, &stack) == 0 ? start : 0;
+    int over;
+    return proc_stat(pid, &start, &stack, &over) == 0 ? start : 0;
 }
 
 /* OK = the process that a word names is proven dead, ALIVE = everything else. Its main stack is noted on the way. */
@@ -268,7 +269,7 @@ int owner_word_dead(uint64_t w, uint64_t *stack) {
     }
     uint64_t start = 0;
     int over = 0, err = proc_stat(pid, &start, stack, &over);
-    if (err == ENOENT || err == ESRCH) return pid == 0 || kill_zero(pid) == ESRCH ? SHMQ_OK : SHMQ_ALIVE;
+    if (err == ENOENT || err == ESRCH) return kill_zero(pid) == ESRCH ? SHMQ_OK : SHMQ_ALIVE;
     if (err) return SHMQ_ALIVE;
     if ((start & 0xffffff) != owner_start(w)) return SHMQ_OK;
     return fd < 0 && over && !MUTANT(76) ? SHMQ_OK : SHMQ_ALIVE;   /* no pidfd to be had */

@@ -27,12 +27,14 @@ from shmq.segment.handle import Segment
 from shmq.segment.header import Header
 from shmq.segment.names import ANONYMOUS_PREFIX
 from shmq.segment.owners import Owner, living, observe, owners_alive
+from shmq.segment.process import Process
 
 __all__ = [
     "ANONYMOUS_PREFIX",
     "Found",
     "Header",
     "Owner",
+    "Process",
     "Segment",
     "Stale",
     "clean",

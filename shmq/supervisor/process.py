@@ -18,7 +18,6 @@ import contextlib
 import gc
 import os
 import resource
-import select
 import signal
 import sys
 import time
@@ -28,7 +27,14 @@ from shmq._native import ffi, lib
 from shmq.client import Client
 from shmq.descriptors import scarce
 from shmq.errors import BrokerNotRunning, ShmqError, printable
-from shmq.segment import ANONYMOUS_PREFIX, Segment, clean, create_segment, open_segment
+from shmq.segment import (
+    ANONYMOUS_PREFIX,
+    Process,
+    Segment,
+    clean,
+    create_segment,
+    open_segment,
+)
 from shmq.sidecar.loop import run as run_sidecar
 from shmq.supervisor.handles import Handles
 from shmq.supervisor.liveness import Liveness
@@ -36,6 +42,7 @@ from shmq.supervisor.registry import Registry
 
 ACKED: int = ffi.offsetof("shmq_counters", "acked") // 8
 SWEEP_S = 1.0
+LOOK_S = 0.25  # between two looks at processes of which no descriptor is to be had
 SWEEP_SHARE = 500  # a sweep may cost at most this fraction of the time: its pause grows with it
 YOUNG_S = 1.0  # a sidecar that dies younger than this is restarted after a growing pause
 SIDECAR_START_NS = 5_000_000_000
@@ -169,6 +176,7 @@ class Supervisor:
         self._progress: object = None
         self._progress_at = 0.0
         self._sweep_at = 0.0
+        self._look_at = 0.0
         self._first_sweep = True
         self._info = ffi.new("shmq_segment_info *")
 
@@ -259,6 +267,9 @@ class Supervisor:
             if poked or fds:
                 self.registry.sync()
                 self.handles.look()
+            elif self.registry.blind and time.monotonic() >= self._look_at:
+                self.registry.look()
+                self._look_at = time.monotonic() + LOOK_S
             self.handles.collect(self._lease_fd)
             if time.monotonic() >= self._sweep_at:
                 self._sweep()
@@ -267,6 +278,8 @@ class Supervisor:
 
     def _pause(self) -> float:
         pause = self._sweep_at - time.monotonic()
+        if self.registry.blind:
+            pause = min(pause, self._look_at - time.monotonic())
         if self._drain_until is not None:
             pause = min(pause, 0.02)
         look_at = self.handles.due()
@@ -424,19 +437,12 @@ class Supervisor:
 
     def _end_sidecar(self) -> None:
         pid = self.sidecar_pid
-        fd = _open_pid(pid) if pid else -1
-        if fd < 0:
+        if not pid:
             return
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                signal.pidfd_send_signal(fd, number)
-            except OSError:
-                break
-            if poll.poll(SIDECAR_END_S * 1000):
-                break
-        os.close(fd)
+        with contextlib.suppress(OSError), Process(pid) as sidecar:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                if not sidecar.send(number) or sidecar.wait(SIDECAR_END_S):
+                    break
 
 
 def close_queues(ctx: Any) -> None:
@@ -465,13 +471,6 @@ def queue_progress(ctx: Any) -> list[tuple[int, int]]:
         for index in range(info.queues)
         if lib.shmq_queue_snapshot(ctx, index, queue) == lib.SHMQ_OK
     ]
-
-
-def _open_pid(pid: int) -> int:
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return -1
 
 
 def _raise_descriptor_limit() -> None:

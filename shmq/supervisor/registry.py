@@ -80,7 +80,7 @@ class Registry:
             self.bury(watched)
             return
         except OSError:
-            return  # no descriptor to be had: the slow sweep sees this one
+            return  # no descriptor to be had: look() sees this one
         # The pid may have been used again between its owner's death and this open.
         if lib.shmq_owner_prove(self._ctx, watched.owner, 0) == lib.SHMQ_OK:
             os.close(fd)
@@ -89,6 +89,19 @@ class Registry:
         self._by_fd[fd] = watched
         self._fd_of[watched.owner, watched.word] = fd
         self._epoll.register(fd, select.EPOLLIN)
+
+    @property
+    def blind(self) -> bool:
+        """Whether there are processes whose end wakes nobody: descriptors are refused, or used up."""
+        return len(self._fd_of) < len(self.alive)
+
+    def look(self) -> None:
+        """Look for ends that no descriptor tells of."""
+        for watched in list(self.alive.values()):
+            if (watched.owner, watched.word) in self._fd_of:
+                continue
+            if lib.shmq_owner_prove(self._ctx, watched.owner, 0) == lib.SHMQ_OK:
+                self.bury(watched)
 
     def died(self, fd: int) -> Watched | None:
         """Take note that the process behind ``fd`` has ended; returns who it was."""

@@ -10,7 +10,6 @@ import contextlib
 import importlib.util
 import os
 import select
-import signal
 import stat
 import subprocess
 import sys
@@ -239,14 +238,3 @@ def _interpret(name: str, said: str) -> None:
             f"try `shmq up {name}` by hand",
         )
     )
-
-
-def stop_process(pid: int, pidfd: int, timeout: float) -> bool:
-    """Ask a process to end and wait for it; True when it is gone."""
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-    except ProcessLookupError:
-        return True
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(max(0.0, timeout) * 1000))
