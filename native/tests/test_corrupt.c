@@ -215,7 +215,7 @@ static void everything(shmq_ctx *c, uint64_t *s) {
             case 2: OP(shmq_release(c, &d[k])); break;
             case 3: OP(shmq_touch(c, &d[k], rnd(s))); OP(shmq_start(c, &d[k])); break;
             case 4: OP(shmq_settle_viewed(c, &d[k])); OP(shmq_view_end(c, held, at)); break;
-            case 5: break;
+            case 5: OP(shmq_view_keep(c, &d[k])); break;
             case 6: OP(shmq_forward(c, &d[k], rnd(s) % 3 ? q[rnd(s) % QS] : t, &m[rnd(s) % 3])); break;
             default: OP(shmq_ack(c, &d[k], 1));
             }
@@ -224,6 +224,12 @@ static void everything(shmq_ctx *c, uint64_t *s) {
         for (int k = 0; k < 60 && OP(shmq_peek(c, x, &cursor, d)) == SHMQ_OK; k++) { read_all(d); OP(shmq_view_end(c, d->held, d->idx)); }
         OP(shmq_wait_items(c, x, shmq_now() + 1000, 0));
         OP(shmq_wait_space(c, x, shmq_now() + 1000, 0));
+        OP(shmq_wait_settled(c, x, shmq_now() + 1000));
+        OP(shmq_glance(c, x));
+        OP(shmq_queue_mark(c, x, SHMQ_TRAVELLED));
+        OP(shmq_refs(c, x));
+        if (rnd(s) % 4 == 0) OP(shmq_ref(c, x, (int)(rnd(s) & 1)));
+        shmq_publish_soon(c, x, &m[0]);
         OP(shmq_queue_census(c, x, &ce));
         OP(shmq_bytes_resync(c, x));
         OP(shmq_wake_queue(c, x));
@@ -255,7 +261,17 @@ static void everything(shmq_ctx *c, uint64_t *s) {
         OP(shmq_recover(c, i == c->self ? 1023 : i));
         OP(shmq_block_snapshot(c, (uint32_t)rnd(s), &w[0], &w[1], &w[2]));
         OP(shmq_queue_adopt(c, i));
+        OP(shmq_refs_none(c, i) < 0);
     }
+    static shmq_census all[SHMQ_QUEUES];
+    shmq_geometry g;
+    OP(shmq_census_all(c, all, SHMQ_QUEUES));
+    OP(shmq_refs_settled(c));
+    if (rnd(s) % 8 == 0) OP(shmq_refs_collect(c, &q[rnd(s) % QS], 1));
+    OP(shmq_geometry_of(c, &g));
+    shmq_next_expiry(c);
+    OP(shmq_wait_word(c, SHMQ_WORD_TIMER, shmq_read_word(c, SHMQ_WORD_TIMER), shmq_now() + 1000));
+    OP(shmq_set_flag(c, SHMQ_USER_WORD, rnd(s)));
     OP(shmq_segment_snapshot(c, &si));
     OP(shmq_queue_open(c, "q"));
     if (rnd(s) % 4 == 0) {   /* these wait for the kernel */
