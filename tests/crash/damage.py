@@ -956,6 +956,9 @@ class Host:
                 self.fail(run, f"the {gone} is dead", hurt)
             self.drop(world.with_mp)
             return
+        if may_end:  # it may be about to: the next run would be blamed
+            self.drop(world.with_mp)
+            return
         wall = (time.monotonic() - begun) * SECOND
         if any(
             cpu_ns(pid) - before[role] > max(SPIN * wall, 20_000_000)
