@@ -25,7 +25,18 @@ from typing import Any
 from shmq.descriptors import Kept, pipe, scarce, standing_in
 from shmq.errors import LimitReached
 from shmq.workers.death import Death
-from shmq.workers.post import DONE, DRAINED, FINISHED, HOLDS, SIGNALS, STARTING, STATE, WORDS, main
+from shmq.workers.post import (
+    CALL,
+    DONE,
+    DRAINED,
+    FINISHED,
+    HOLDS,
+    SIGNALS,
+    STARTING,
+    STATE,
+    WORDS,
+    main,
+)
 
 __all__ = ["Crew", "cpus"]
 
@@ -107,6 +118,10 @@ class Crew:
             worker.process.pid: words[worker.place * WORDS + HOLDS] or None
             for worker in list(self._workers.values())
         }
+
+    def begun(self) -> set[int]:
+        """Return the numbers of the calls that workers have begun last."""
+        return set(self._words[CALL::WORDS])
 
     @property
     def hopeless(self) -> bool:

@@ -1,14 +1,33 @@
 """Engine: the life of an Executor's calls, in its owner's process.
 
 Two queues: calls, results. A call that is submitted is pickled at once. As many as keep the workers busy
-for some milliseconds (the *window*) are in the queue of calls, the others wait here, where they
-can be cancelled. One thread, the collector, takes results, resolves, refills the window, and
-replaces workers; it sleeps in the kernel while there is nothing to do.
+for some milliseconds (the *window*) are in the queue of calls, the others wait here. One thread, the
+collector, takes results, resolves, refills the window, and replaces workers; it sleeps in the kernel
+while there is nothing to do.
 
     submit --> waiting here --> queue of calls --> worker --> queue of results --> resolved
-                                      |  ^                            ^
-                                      |  +-- its worker died          |
+                     ^                |  ^                            ^
+                     +-- recalled ----+  +-- its worker died          |
                                       +------ as often as allowed ----+  (a dead letter)
+
+**Cancelling.** Whether a call is begun is decided where it always is, in the queue: one exact word per
+message, which one taker wins. So who cancels takes part as one more taker (`Recall`): it takes all that
+is ready, and what workers have only read ahead, as any idle worker may. What it gets no worker has begun
+or will begin; what it does not get is begun. Nothing is asked of the workers and nothing is paid for by
+those who do not cancel: no flags to look at per call, no second table to keep right when somebody is
+killed. What it gets comes home: to the front of those that wait, in its order, and the window starts
+small again, so that cancelling thousands one by one moves each of them once.
+
+A call comes home as its payload, and its lease ends: leases that the owner kept would be claimed by
+idle workers, and giving back what is in its second attempt by releasing it would make the next recall
+find it first and for ever. In return a call that a worker has begun already (its worker died, it waits
+for another) brings along how many attempts are over; the worker that takes it counts them, and it is
+never withdrawn: `cancel()` is true only of what never ran.
+
+`_sending` is held from when a call leaves `_waiting` until it is in the queue, and by a recall: so each
+call that is not resolved is here, in the queue, or with a worker whenever somebody looks. It comes before
+`_lock`. Both can be taken again by the thread that holds them: signal handlers submit and cancel, and the
+end of a dropped Executor comes in any thread. Nobody's callbacks are called with either.
 
 Retries need no bookkeeping: a dead worker's call goes back to its queue with one attempt more, and past
 the queue's `max_retries` it becomes a dead letter, whose queue is that of results.
@@ -20,20 +39,21 @@ because its worker died between result and ack, finds nothing there.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from multiprocessing.context import BaseContext
 from typing import Any, Protocol
 
 from shmq._native import lib
 from shmq.broker import Broker
-from shmq.delivery import EAGER, Delivery
+from shmq.delivery import DEATHS, EAGER, Delivery
 from shmq.descriptors import scarce
 from shmq.errors import OutOfSharedMemory, QueueEmpty, ShmqError, explain
 from shmq.locks import Lock
@@ -43,9 +63,10 @@ from shmq.serializers import Encoded
 from shmq.workers import wire
 from shmq.workers.crew import Crew
 from shmq.workers.death import Death, WorkerDied, WorkersFailed
+from shmq.workers.recall import Recall
 from shmq.workers.work import work
 
-__all__ = ["Engine", "Sink"]
+__all__ = ["Call", "Engine", "Sink"]
 
 BATCH = 512  # results taken in one crossing
 DEPTH = 1 << 16
@@ -54,10 +75,14 @@ WINDOW_MAX = 8192
 LOOK_S = 0.05  # how often a collector that waits for results looks for dead workers
 LOOK_LIMITED_S = 0.005  # the same where workers end all the time: max_tasks_per_child
 KEPT_DEATHS = 1000
+_OVER = ("FINISHED", "CANCELLED", "CANCELLED_AND_NOTIFIED")
 
 
 class Sink(Protocol):
     """Who wants the results of many calls, without a Future for each: `Executor.map`."""
+
+    title: Any
+    """what is called, as `wire.title` has it"""
 
     def arrive(self, number: int, found: bytes | memoryview | BaseException) -> None:
         """Take a result's payload, or an exception."""
@@ -67,6 +92,70 @@ class Sink(Protocol):
 
     def hurry(self) -> None:
         """Submit now what is to be submitted: the executor is being shut down."""
+
+
+class _Condition(threading.Condition):
+    """One that is entered and left in one step each.
+
+    The standard library's takes two, and Ctrl-C between them leaves it locked: the collector, who is to
+    resolve this Future, and with it all others, would wait for ever.
+    """
+
+    @property
+    def __enter__(self) -> Any:
+        return self._lock.__enter__  # type: ignore[attr-defined]
+
+    @property
+    def __exit__(self) -> Any:  # noqa: PLE0302 - it returns what has four
+        return self._lock.__exit__  # type: ignore[attr-defined]
+
+
+class Call(Future[Any]):
+    """The Future of one call."""
+
+    def __init__(self, engine: weakref.ref[Engine], number: int, title: Any) -> None:
+        super().__init__()
+        self._condition.__class__ = _Condition
+        self._engine = engine
+        self.number = number
+        self.title = title
+
+    def cancel(self) -> bool:
+        """Withdraw the call; return whether that was possible: it is if no worker has begun it."""
+        if not self.done():
+            engine = self._engine()
+            if engine is not None and engine.pid == os.getpid():
+                engine.cancel(self)
+        return self.cancelled()
+
+    # What is final is read without the lock: it was set behind all else.
+
+    def done(self) -> bool:
+        """Return whether there is a result, or the call was withdrawn."""
+        return self._state in _OVER
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return what the call returned; wait ``timeout`` seconds for it at most (None: for ever).
+
+        Raises: what the call raised; CancelledError; TimeoutError.
+        """
+        if self._state == "FINISHED" and self._exception is None:
+            return self._result
+        return super().result(timeout)
+
+    def running(self) -> bool:
+        """Return whether a worker has begun the call."""
+        if self.done():
+            return False
+        engine = self._engine()
+        return engine is not None and engine.has_begun(self.number)
+
+    def withdrawn(self) -> None:
+        """Say that no worker will begin it. Idempotent."""
+        super().cancel()
+        with self._condition:
+            if self._state == "CANCELLED":
+                self.set_running_or_notify_cancel()
 
 
 def open_broker() -> tuple[Broker, Callable[[], None]]:
@@ -93,6 +182,8 @@ class Engine:
     ) -> None:
         self.pid = os.getpid()
         self._broker, self._close_broker = open_broker()
+        self.me = weakref.ref(self)
+        retries = min(retries, MAX_RETRIES)
         name = f"executor-{self.pid}-{secrets.token_hex(4)}"
         plain: dict[str, Any] = {"ttl": None, "max_depth": DEPTH}
         try:
@@ -100,29 +191,37 @@ class Engine:
                 f"{name}-results", max_retries=None, **plain
             )
             self._queue: Queue = self._broker.create_queue(
-                name, max_retries=min(retries, MAX_RETRIES), dead_letter=self._results.name, **plain
+                name, max_retries=retries, dead_letter=self._results.name, **plain
             )
             self._consumer = self._results.subscribe(name)
             self._crew = Crew(
                 context,
                 workers,
                 work,
-                (self._queue, self._results, initializer, initargs, limit),
+                (self._queue, self._results, initializer, initargs, limit, retries + 1),
                 name="shmq-executor",
                 abandon=True,
             )
+            self._recall = Recall(self._queue)
         except BaseException:
             self._close_broker()
             raise
+        self._sending = Lock()
         self._lock = Lock()
         # All below is guarded by the lock, but for single operations on _calls.
-        self._calls: dict[int, Future[Any] | Sink] = {}  # not resolved yet, by number
-        self._waiting: deque[tuple[int, bytes | Encoded | bytearray]] = deque()
+        self._calls: dict[int, Call | Sink] = {}  # not resolved yet, by number
+        self._waiting: deque[tuple[int, bytes | bytearray]] = deque()
+        # Those of _waiting that were not withdrawn; None until somebody cancels, for it costs a little.
+        self._home: set[int] | None = None
+        self._retried: dict[int, int] = {}  # recalled with so many attempts over
+        self._doomed: dict[int, Call | Sink] = {}  # withdrawn, not told yet
         self._out = 0  # of _calls, how many are in the queue or with a worker
         self._window = self._least = workers + 1
-        self._next = 1
+        self.numbers = itertools.count(1)
         self._idle = False
         self._closing = False
+        self._cancelling = False
+        self._quiet = False  # nothing was to be done at the last look
         self._broken: BaseException | None = None
         self._sinks: weakref.WeakSet[Sink] = weakref.WeakSet()
         # Only the collector's.
@@ -163,47 +262,67 @@ class Engine:
                 )
             )
 
-    def numbers(self, n: int) -> int:
-        """Return the first of ``n`` numbers in a row that no other call has."""
-        with self._lock:
-            first = self._next
-            self._next += n
-        return first
-
-    def submit(
-        self, entries: Sequence[tuple[int, bytes | Encoded]], to: Future[Any] | Sink
-    ) -> None:
-        """Take calls in, all with the same receiver.
+    def submit(self, entries: Sequence[tuple[int, bytes | Encoded]], to: Call | Sink) -> None:
+        """Take calls in, all with the same receiver; their numbers come from `numbers`.
 
         Raises: RuntimeError after shutdown; WorkersFailed when there are no workers to be had.
         """
-        with self._lock:
-            if self._broken is not None:
-                raise self._broken
-            if self._closing:
-                raise RuntimeError(
-                    explain("executor", "one that was shut down", "an open one", "make another one")
-                )
-            for number, _ in entries:
-                self._calls[number] = to
-            room = 0 if self._waiting else max(0, self._window - self._out)
-            now = entries[:room]
-            self._out += len(now)
-            for number, payload in entries[room:]:
-                # A copy: the caller may change its arrays as soon as this returns.
-                kept = payload.to_bytes() if isinstance(payload, Encoded) else payload
-                self._waiting.append((number, kept))
-            if self._idle:
-                self._idle = False
-                self._crew.wake()
-        if now:
-            if isinstance(to, Future):
-                to.set_running_or_notify_cancel()
-            self._send(now)
+        try:
+            with self._lock:
+                if crowded := bool(self._waiting) or self._out >= self._window:
+                    self._admit(entries, to)
+                    self._keep(entries)
+            failed = None if crowded else self._submit(entries, to)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C: nobody will hear of these
+            self.forget([number for number, _ in entries])
+            raise
+        if failed:
+            for number, error in failed:
+                self._fail(number, error)
 
-    def _send(self, entries: Sequence[tuple[int, bytes | Encoded | bytearray]]) -> None:
-        """Publish calls that are counted as out. What fails goes to its receiver, or waits for memory."""
+    def _submit(
+        self, entries: Sequence[tuple[int, bytes | Encoded]], to: Call | Sink
+    ) -> Sequence[tuple[int, BaseException]]:
+        with self._sending:
+            with self._lock:
+                self._admit(entries, to)
+                room = 0 if self._waiting else max(0, self._window - self._out)
+                now = entries[:room]
+                self._out += len(now)
+                if room < len(entries):
+                    self._keep(entries[room:])
+            return self._send(now) if now else ()
+
+    def _admit(self, entries: Sequence[tuple[int, object]], to: Call | Sink) -> None:
+        if self._broken is not None:
+            raise self._broken
+        if self._closing:
+            raise RuntimeError(
+                explain("executor", "one that was shut down", "an open one", "make another one")
+            )
+        for number, _ in entries:
+            self._calls[number] = to
+        if self._idle:
+            self._idle = False
+            self._crew.wake()
+
+    def _keep(self, entries: Sequence[tuple[int, bytes | Encoded]]) -> None:
+        for entry in entries:
+            payload = entry[1]
+            # A copy: the caller may change its arrays as soon as submit returns.
+            kept = (entry[0], payload.to_bytes()) if isinstance(payload, Encoded) else entry
+            self._waiting.append(kept)  # type: ignore[arg-type]
+        if self._home is not None:
+            self._home.update([number for number, _ in entries])
+
+    def _send(
+        self, entries: Sequence[tuple[int, bytes | Encoded | bytearray]]
+    ) -> Sequence[tuple[int, BaseException]]:
+        """Publish calls that are counted as out; return those that fail. Some may wait for memory."""
         at = 0
+        failed: list[tuple[int, BaseException]] = []
         while at < len(entries):
             small = []
             for _, payload in entries[at:]:
@@ -219,15 +338,26 @@ class Engine:
             except OutOfSharedMemory as error:
                 with self._lock:
                     rest = list(entries[at:])
-                    if self._out > len(rest):  # others will be done and give memory back
+                    if self._out - len(failed) > len(
+                        rest
+                    ):  # others will be done, and give memory back
                         self._out -= len(rest)
-                        self._waiting.extendleft(reversed(rest))
-                        return
-                self._fail(rest[0][0], error)
+                        self._put_back(rest)
+                        return failed
+                failed.append((rest[0][0], error))
                 at += 1
             except Exception as error:  # noqa: BLE001 - too large, not readable any more: the call's failure
-                self._fail(entries[at][0], error)
+                failed.append((entries[at][0], error))
                 at += 1
+        return failed
+
+    def _put_back(self, entries: Iterable[tuple[int, bytes | Encoded | bytearray]]) -> None:
+        """Let calls wait, before all others."""
+        for number, payload in sorted(entries, key=lambda entry: entry[0], reverse=True):
+            kept = payload.to_bytes() if isinstance(payload, Encoded) else payload
+            self._waiting.appendleft((number, kept))
+            if self._home is not None:
+                self._home.add(number)
 
     def _send_small(self, payloads: list[bytes]) -> int:
         queue = self._queue
@@ -245,17 +375,83 @@ class Engine:
         else:
             self._queue.publish(payload)
 
+    # ---- withdrawing -----------------------------------------------------------------------
+
+    def cancel(self, call: Call) -> None:
+        """Withdraw a call if no worker has begun it."""
+        self._withdraw((call.number,))
+        self._tell()
+
     def forget(self, numbers: Sequence[int]) -> None:
-        """Drop the calls of a Sink that wants no more results; those that wait are never made."""
+        """Drop calls whose results nobody wants any more; those that no worker has begun are never made."""
         if self.pid != os.getpid():  # an iterator that a forked child has inherited
             return
+        self._withdraw(numbers)
         with self._lock:
-            dropped = {number for number in numbers if self._calls.pop(number, None) is not None}
-            kept = [entry for entry in self._waiting if entry[0] not in dropped]
-            # Those in the queue are made all the same; the window counts what somebody waits for.
-            self._out -= len(dropped) - (len(self._waiting) - len(kept))
-            self._waiting = deque(kept)
+            for number in numbers:
+                self._doomed.pop(number, None)
+                # What is begun is done all the same; the window counts what somebody waits for.
+                if self._calls.pop(number, None) is not None:
+                    self._out = max(0, self._out - 1)
             self._crew.wake()
+
+    def has_begun(self, number: int) -> bool:
+        """Return whether a worker has begun a call that is not resolved."""
+        return number in self._retried or number in self._crew.begun()
+
+    def _withdraw(self, numbers: Iterable[int]) -> None:
+        """Take those of these calls back that no worker has begun; they are doomed, to be told so."""
+        calls = self._calls
+        with self._sending:
+            with self._lock:
+                wanted = [number for number in numbers if number in calls]
+                home = self._home
+                if home is None:
+                    home = self._home = {number for number, _ in self._waiting if number in calls}
+            if not home.issuperset(wanted):
+                self._take_home()
+            with self._lock:
+                for number in wanted:
+                    to = calls.get(number)
+                    if to is not None and number in home and number not in self._retried:
+                        self._doomed[number] = to
+                        home.discard(number)
+                        del calls[number]
+                if len(self._waiting) > 2 * len(home) + 64:
+                    self._waiting = deque(entry for entry in self._waiting if entry[0] in home)
+
+    def _take_home(self) -> None:
+        """Let all that no worker has begun wait here again."""
+        home: dict[int, tuple[bytes, int]] = {}
+        try:
+            self._recall.all_into(home)
+        finally:
+            with self._lock:
+                kept: list[tuple[int, bytes]] = []
+                for number, (payload, attempts) in home.items():
+                    if number in self._calls:
+                        kept.append((number, payload))
+                        if attempts:
+                            self._retried[number] = attempts
+                self._put_back(kept)
+                self._out = max(0, self._out - len(kept))
+                self._window = self._least
+                self._rate = 0.0
+
+    def _tell(self) -> None:
+        """Tell those whose calls were withdrawn."""
+        doomed = self._doomed
+        for number, to in list(doomed.items()):
+            if isinstance(to, Call):
+                to.withdrawn()
+            else:
+                to.arrive(number, _cancelled())
+                to.landed()
+            doomed.pop(number, None)
+
+    def _cancel_all(self) -> None:
+        self._withdraw(list(self._calls))
+        self._tell()
 
     # ---- collecting ------------------------------------------------------------------------
 
@@ -277,6 +473,8 @@ class Engine:
 
     def _round(self) -> bool:
         """Wait for something and do what it means; False when there is nothing more to do."""
+        if self._doomed:  # by somebody who was interrupted
+            self._tell()
         with self._lock:
             busy = bool(self._calls)
             if not busy and self._closing:
@@ -295,6 +493,8 @@ class Engine:
             self._rate = 0.0
             self._tend()
             self._refill(0)
+            if self._closing:
+                self._look_for_lost()
             return True
         n = self._resolve(deliveries)
         if time.monotonic() - self._looked > self._look:
@@ -303,7 +503,7 @@ class Engine:
         return True
 
     def _resolve(self, deliveries: list[Delivery]) -> int:
-        calls = self._calls
+        calls, retried = self._calls, self._retried
         n = 0
         sinks: set[Sink] = set()
         for delivery in deliveries:
@@ -311,14 +511,16 @@ class Engine:
             if delivery._reason:
                 self._dead_letter(delivery, data)
                 continue
-            number, _, kind, _ = wire.TRAILER.unpack_from(data, len(data) - wire.SIZE)
+            number, _, kind, _, _ = wire.TRAILER.unpack_from(data, len(data) - wire.SIZE)
             to = calls.pop(number, None)
             if to is None:
                 if kind == wire.NOT_READY:
                     self._not_ready(data)
                 continue
             n += 1
-            if isinstance(to, Future):
+            if retried:
+                retried.pop(number, None)
+            if isinstance(to, Call):
                 value, error = wire.result_in(data)
                 _settle(to, value, error)
             else:
@@ -337,21 +539,29 @@ class Engine:
             self._rate = max(n / max(now - self._seen, 1e-4), 0.7 * self._rate)
         self._seen = now
         wanted = self._least + int(self._rate * HORIZON_S)
-        entries: list[tuple[int, bytes | Encoded | bytearray]] = []
         with self._lock:
             self._out = max(0, self._out - n)
             self._window = max(self._least, min(wanted, 2 * self._window, WINDOW_MAX))
-            waiting, calls = self._waiting, self._calls
-            while waiting and self._out < self._window:
-                entry = waiting.popleft()
-                to = calls.get(entry[0])
-                if isinstance(to, Future) and not to.set_running_or_notify_cancel():
-                    del calls[entry[0]]
-                elif to is not None:
-                    entries.append(entry)
-                    self._out += 1
-        if entries:
-            self._send(entries)
+            if not self._waiting or self._out >= self._window:
+                return
+        failed: Sequence[tuple[int, BaseException]] = ()
+        with self._sending:
+            entries: list[tuple[int, bytes | bytearray]] = []
+            with self._lock:
+                waiting, calls, home = self._waiting, self._calls, self._home
+                while waiting and self._out < self._window:
+                    entry = waiting.popleft()
+                    if entry[0] in calls:  # else it was withdrawn
+                        entries.append(entry)
+                        self._out += 1
+                        if home is not None:
+                            home.discard(entry[0])
+                if not waiting:
+                    self._home = None
+            if entries:
+                failed = self._send(entries)
+        for number, error in failed:
+            self._fail(number, error)
 
     def _fail(self, number: int, error: BaseException) -> None:
         to = self._calls.pop(number, None)
@@ -359,11 +569,26 @@ class Engine:
             return
         with self._lock:
             self._out = max(0, self._out - 1)
-        if isinstance(to, Future):
+        self._retried.pop(number, None)
+        if isinstance(to, Call):
             _settle(to, None, error)
         else:
             to.arrive(number, error)
             to.landed()
+
+    def _look_for_lost(self) -> None:
+        """Cancel what will never be done, because Ctrl-C came amid its submit: it is nowhere."""
+        quiet = False
+        if self._calls and not any(self._crew.held().values()):
+            with self._sending, self._lock:
+                stats = self._queue.stats()
+                quiet = not (self._waiting or stats.ready or stats.unsettled or stats.delayed)
+                quiet = quiet and not self._results.depth()
+                if quiet and self._quiet:  # twice in a row: not just on its way somewhere
+                    self._doomed.update(self._calls)
+                    self._calls.clear()
+        self._quiet = quiet
+        self._tell()
 
     # ---- workers ---------------------------------------------------------------------------
 
@@ -390,18 +615,24 @@ class Engine:
                 )
             )
         elif self._broken is None:
+            if self._cancelling and self._calls:  # what has come back meanwhile
+                self._cancel_all()
             wanted = crew.size if crew.forks else len(self._calls)
             if wanted:
                 crew.fill(max(wanted, len(crew)))
 
     def _dead_letter(self, delivery: Delivery, data: bytes | memoryview) -> None:
         number = wire.number_of(data)
-        if number not in self._calls:
+        to = self._calls.get(number)
+        if to is None:
             return
         if delivery.id not in self._deaths:
             self._tend()
         death = self._deaths.pop(delivery.id, None)
-        self._fail(number, WorkerDied.of(wire.name_of(data), delivery._died_attempts, death))
+        attempts = wire.before(data) + delivery._died_attempts
+        if DEATHS[delivery._reason] == "rejected":  # by a worker that has counted, and not begun it
+            attempts -= 1
+        self._fail(number, WorkerDied.of(wire.text_of(to.title, data), attempts, death))
 
     def _not_ready(self, data: bytes | memoryview) -> None:
         cause = wire.result_in(data)[1]
@@ -429,23 +660,12 @@ class Engine:
                     WorkersFailed, RuntimeError
                 ):  # broken meanwhile: it hears that
                     sink.hurry()
-        cancelled: list[tuple[int, Future[Any] | Sink]] = []
         with self._lock:
             self._closing = True
-            if cancel_futures:
-                for number, _ in self._waiting:
-                    to = self._calls.pop(number, None)
-                    if to is not None:
-                        cancelled.append((number, to))
-                self._waiting.clear()
+            self._cancelling = self._cancelling or cancel_futures
             self._crew.wake()
-        for number, to in cancelled:
-            if isinstance(to, Future):
-                if to.cancel():
-                    to.set_running_or_notify_cancel()
-            else:
-                to.arrive(number, _cancelled())
-                to.landed()
+        if cancel_futures:
+            self._cancel_all()
 
     def kill(self) -> None:
         """End the workers now; calls that are not resolved fail."""
@@ -462,15 +682,17 @@ class Engine:
             calls = list(self._calls.items())
             self._calls.clear()
             self._waiting.clear()
+            self._home = None
+            self._retried.clear()
             self._out = 0
             self._crew.wake()
         for number, to in calls:
-            if isinstance(to, Future):
-                if to.running() or to.set_running_or_notify_cancel():
-                    _settle(to, None, error)
+            if isinstance(to, Call):
+                _settle(to, None, error)
             else:
                 to.arrive(number, error)
                 to.landed()
+        self._tell()
 
     def _end(self) -> None:
         self._crew.close()

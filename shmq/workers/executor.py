@@ -18,7 +18,7 @@ from shmq.locks import Lock
 from shmq.options import parse_count
 from shmq.workers import wire
 from shmq.workers.crew import cpus
-from shmq.workers.engine import Engine
+from shmq.workers.engine import Call, Engine
 from shmq.workers.mapping import Mapping
 
 __all__ = ["Executor"]
@@ -114,13 +114,12 @@ class Executor(futures.Executor):
         Raises: RuntimeError after `shutdown`; WorkersFailed when there are no workers to be had.
         """
         engine = self._started()
-        future: futures.Future[Any] = futures.Future()
-        number = engine.numbers(1)
+        number = next(engine.numbers)
+        name = self._name_of(fn)
+        future = Call(engine.me, number, wire.title(fn) if name is None else fn)
         try:
-            name = self._name_of(fn) if not kwargs else None
             payload = wire.call(number, fn, name, args, kwargs)
         except Exception as error:  # noqa: BLE001 - whatever pickle says
-            future.set_running_or_notify_cancel()
             future.set_exception(error)
             return future
         engine.submit([(number, payload)], future)
@@ -129,12 +128,12 @@ class Executor(futures.Executor):
     def _name_of(self, function: Callable[..., Any]) -> bytes | None:
         try:
             name = self._names.get(function)
-        except TypeError:  # not hashable, not referable: nothing that has a name
+            if name is None:
+                name = wire.named(function)
+                if name is not None:
+                    self._names[function] = name
+        except Exception:  # noqa: BLE001 - not hashable, no name to be found by: sent as a whole, if at all
             return None
-        if name is None:
-            name = wire.named(function)
-            if name is not None:
-                self._names[function] = name
         return name
 
     def map(
@@ -165,12 +164,12 @@ class Executor(futures.Executor):
         engine = self._started()
         items = zip(*iterables)  # noqa: B905 - as map does
         ahead = buffersize or AHEAD
-        least, lazy = self._max_workers + 1, buffersize is not None
+        least, lazy, title = self._max_workers + 1, buffersize is not None, wire.title(fn)
         if chunksize == 1:
-            return Mapping(engine, fn, items, ahead, least, timeout, lazy).results()
+            return Mapping(engine, fn, items, ahead, least, timeout, lazy, title).results()
         chunks = ((fn, chunk) for chunk in iter(lambda: list(islice(items, chunksize)), []))
         ahead = max(1, ahead // chunksize)
-        mapping = Mapping(engine, wire.chunk, chunks, ahead, least, timeout, lazy)
+        mapping = Mapping(engine, wire.chunk, chunks, ahead, least, timeout, lazy, title)
         return _flat(mapping.results())
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -178,8 +177,7 @@ class Executor(futures.Executor):
 
         Args:
             wait: Return when all of that is over. Ctrl-C meanwhile kills the workers.
-            cancel_futures: Cancel what is not in the workers' queue yet; what a worker has begun, and the
-                few calls that are next, are done.
+            cancel_futures: Cancel what no worker has begun.
         """
         with self._lock:
             self._shut_down = True

@@ -38,8 +38,10 @@ class Mapping:
         least: int,
         timeout: float | None,
         lazy: bool,
+        title: Any,
     ) -> None:
         self._engine = engine
+        self.title = title
         self._function = function
         self._name = wire.named(function)
         self._items = items
@@ -92,12 +94,11 @@ class Mapping:
                 self._submit(min(room, STEP))
 
     def _submit(self, n: int) -> None:
-        first = number = self._engine.numbers(n)
         entries: list[tuple[int, bytes | Encoded]] = []
         function, name = self._function, self._name
-        added = 0
+        added, before = 0, len(self._order)
         try:
-            for args in islice(self._items, n):
+            for number, args in zip(self._engine.numbers, islice(self._items, n)):  # noqa: B905
                 try:
                     payload = wire.call(number, function, name, args)
                 except Exception as error:  # noqa: BLE001 - it cannot be pickled: its result, in its turn
@@ -109,11 +110,10 @@ class Mapping:
                     self._sizes.append(size)
                     added += size
                 self._order.append(number)
-                number += 1
                 if added > LARGE:
                     break
             else:
-                self._exhausted = number - first < n
+                self._exhausted = len(self._order) - before < n
         except Exception as error:  # noqa: BLE001 - of the iterable: raised behind what came before it
             self._exhausted, self._failure = True, error
         self._bytes += added

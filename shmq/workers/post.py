@@ -44,7 +44,7 @@ PARENT_DIED = signal.SIGRTMIN
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # Words of a slot, 64 bits each.
-HOLDS, DONE, STATE, WORDS = 0, 1, 2, 3
+HOLDS, DONE, STATE, CALL, WORDS = 0, 1, 2, 3, 4  # CALL: number of the call begun last
 STARTING, READY, FINISHED, DRAINED = 0, 1, 2, 3  # FINISHED: by request or by its limit
 
 
@@ -60,7 +60,7 @@ class Post:
     """One worker's place; `take` is its loop's heart."""
 
     def __init__(self, slots: Any, place: int, owner: int, abandon: bool) -> None:
-        self._slot = memoryview(slots).cast("B").cast("Q")[place * WORDS : (place + 1) * WORDS]
+        self.slot = memoryview(slots).cast("B").cast("Q")[place * WORDS : (place + 1) * WORDS]
         self.place = place
         self.stopping = False
         self._owner = owner
@@ -103,7 +103,7 @@ class Post:
         """
         consumer._client.reattach()
         self._consumer, self._get = consumer, consumer.get
-        self._slot[STATE] = READY
+        self.slot[STATE] = READY
 
     def take(self) -> Delivery | None:
         """Return the next delivery; None when it is time to go."""
@@ -123,25 +123,25 @@ class Post:
                     self.stopping = True
             except QueueClosed:
                 self._waiting = False
-                self._slot[STATE] = DRAINED
+                self.slot[STATE] = DRAINED
                 return None
             else:
                 self._waiting = False
-                self._slot[HOLDS] = delivery.id
+                self.slot[HOLDS] = delivery.id
                 return delivery
         return None
 
     def done(self) -> int:
         """Say that what was in hand is settled; return how many that makes."""
-        slot = self._slot
+        slot = self.slot
         slot[HOLDS] = 0
         slot[DONE] = n = slot[DONE] + 1
         return n
 
     def leave(self) -> None:
         """Say that this worker ends as it should."""
-        if self._slot[STATE] != DRAINED:
-            self._slot[STATE] = FINISHED
+        if self.slot[STATE] != DRAINED:
+            self.slot[STATE] = FINISHED
 
     # ---- signals ---------------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
 """Calls and results as payloads.
 
-    call      pickle of args         | function | id:u64, size of function:u32, BY_NAME
-              pickle of (f, args, kw) |         | id:u64, 0, WHOLE
-    result    pickle of it           |          | id:u64, 0, VALUE
-              pickle of an Error     |          | id:u64, 0, ERROR
+    call      pickle of args          | function | id:u64, size of function:u32, BY_NAME
+              pickle of (args, kw)    | function | id:u64, size of function:u32, BY_NAME_KW
+              pickle of (f, args, kw) |          | id:u64, 0, WHOLE
+    result    pickle of it            |          | id:u64, 0, VALUE
+              pickle of an Error      |          | id:u64, 0, ERROR
 
 The pickles are those of `shmq.serializers.pickle`, large buffers beside them. One without such buffers
 ends where it ends, whatever comes behind: it is read without being cut out first.
@@ -11,11 +12,16 @@ ends where it ends, whatever comes behind: it is read without being cut out firs
 A plain function is pickled as its name, so its pickle stands for it: the sender makes it once, and
 the worker looks it up once. Anything else (bound methods, partials) is pickled with the arguments, anew
 for each call, because its state may change.
+
+Whoever makes calls unpickles results, and never arguments: these may end or block the process that does,
+which is why their call is one that is told of.
 """
 
 from __future__ import annotations
 
+import inspect
 import pickle
+import pickletools
 import reprlib
 import struct
 import traceback
@@ -27,16 +33,26 @@ from shmq.errors import explain
 from shmq.serializers import Encoded
 from shmq.serializers.pickle import dump, dumps, load
 
-__all__ = ["RemoteTraceback", "call", "call_in", "error", "name_of", "named", "result", "result_in"]
+__all__ = [
+    "RemoteTraceback", "call", "call_in", "error", "named", "result", "result_in", "text_of", "title",
+]  # fmt: skip
 
-TRAILER = struct.Struct("<QIHH")  # id, size of function, kind, framed
+TRAILER = struct.Struct("<QIBBH")  # id, size of function, kind, framed, attempts before
 SIZE = TRAILER.size
-BY_NAME, WHOLE, VALUE, ERROR, NOT_READY = range(5)
-SHOWN = 65_536  # larger calls are shown without their arguments
+BY_NAME, BY_NAME_KW, WHOLE, VALUE, ERROR, NOT_READY = range(6)
+SHOWN = 4096  # larger calls are shown without their arguments
 FUNCTIONS = 1000  # looked up and kept by a worker
 
 _BY_NAME = (FunctionType, BuiltinFunctionType, type)
 _short = reprlib.repr
+# A pickle of nothing but these is numbers, texts and containers of them: it names no class and no
+# function, so that reading it runs nothing.
+_INERT = frozenset(
+    """PROTO FRAME MARK STOP MEMOIZE BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1
+    LONG4 BINFLOAT SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8
+    EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS
+    EMPTY_SET ADDITEMS FROZENSET""".split()  # noqa: SIM905
+)
 _functions: dict[bytes, Callable[..., Any]] = {}
 
 
@@ -72,17 +88,19 @@ def call(
     kwargs: dict[str, Any] | None = None,
 ) -> bytes | Encoded:
     """Return the payload of a call; ``name`` is what `named` says of ``function``."""
-    if name is not None and not kwargs:
-        return _with(dump(args), name, number, BY_NAME)
+    if name is not None:
+        if not kwargs:
+            return _with(dump(args), name, number, BY_NAME)
+        return _with(dump((args, kwargs)), name, number, BY_NAME_KW)
     return _with(dump((function, args, kwargs or {})), b"", number, WHOLE)
 
 
 def _with(body: bytes | Encoded, name: bytes, number: int, kind: int) -> bytes | Encoded:
     if type(body) is bytes:
-        return body + name + TRAILER.pack(number, len(name), kind, 0)
+        return body + name + TRAILER.pack(number, len(name), kind, 0, 0)
     assert isinstance(body, Encoded)
     size, fill = body.size, body.write
-    end = name + TRAILER.pack(number, len(name), kind, 1)
+    end = name + TRAILER.pack(number, len(name), kind, 1, 0)
 
     def write(out: memoryview) -> None:
         fill(out[:size])
@@ -97,12 +115,24 @@ def number_of(data: bytes | memoryview) -> int:
     return number
 
 
+def before(data: bytes | memoryview) -> int:
+    """Return in how many attempts a call had been given up to another worker before it was sent."""
+    attempts: int = TRAILER.unpack_from(data, len(data) - SIZE)[4]
+    return attempts
+
+
+def again(data: bytes, attempts: int) -> bytes:
+    """Return the payload of a call that is sent once more, ``attempts`` of which are over."""
+    number, size, kind, framed, _ = TRAILER.unpack_from(data, len(data) - SIZE)
+    return data[:-SIZE] + TRAILER.pack(number, size, kind, framed, attempts)
+
+
 def call_in(data: bytes | memoryview) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Return (function, args, kwargs) of a payload; they are the caller's own."""
-    _, size, kind, framed = TRAILER.unpack_from(data, len(data) - SIZE)
+    _, size, kind, framed, _ = TRAILER.unpack_from(data, len(data) - SIZE)
     end = len(data) - SIZE - size
     body = load(memoryview(data)[:end], copy=True) if framed else pickle.loads(data)
-    if kind == WHOLE:
+    if not size:  # WHOLE
         return body  # type: ignore[no-any-return]
     name = bytes(data[end : end + size])
     function = _functions.get(name)
@@ -110,31 +140,74 @@ def call_in(data: bytes | memoryview) -> tuple[Callable[..., Any], tuple[Any, ..
         if len(_functions) >= FUNCTIONS:
             _functions.clear()
         function = _functions[name] = pickle.loads(name)
-    return function, body, {}
+    if kind == BY_NAME:
+        return function, body, {}
+    args, kwargs = body
+    return function, args, kwargs
 
 
-def name_of(data: bytes | memoryview) -> str:
-    """Return what a payload calls, for people."""
-    number, size, _, _ = TRAILER.unpack_from(data, len(data) - SIZE)
+def title(function: Callable[..., Any]) -> Any:
+    """Return what to keep of a function for `text_of`: itself, or its name where it may be large."""
+    return function if type(function) in _BY_NAME else _qualified(function)
+
+
+def text_of(titled: Any, data: bytes | memoryview) -> str:
+    """Return what a payload calls, for people; arguments are shown if they are plain.
+
+    Runs nothing of what is in the payload.
+    """
+    shown = "…"
     try:
-        if len(data) > SHOWN:
-            end = len(data) - SIZE
-            return f"{_qualified(pickle.loads(data[end - size : end]))}(…)"
-        function, args, kwargs = call_in(data)
-        shown = [*map(_short, args), *(f"{name}={_short(value)}" for name, value in kwargs.items())]
-        return f"{_qualified(function)}({', '.join(shown)})"
+        _, size, kind, framed, _ = TRAILER.unpack_from(data, len(data) - SIZE)
+        body = bytes(data[: len(data) - SIZE - size]) if len(data) <= SHOWN else b""
+        if body and not framed and all(op.name in _INERT for op, _, _ in pickletools.genops(body)):
+            found = pickle.loads(body)
+            args, kwargs = (found, {}) if kind == BY_NAME else found
+            parts = [
+                *map(_short, args),
+                *(f"{name}={_short(value)}" for name, value in kwargs.items()),
+            ]
+            shown = ", ".join(parts)
     except Exception:  # noqa: BLE001 - it is for a text only
-        return f"number {number}"
+        pass
+    return f"{titled if isinstance(titled, str) else _qualified(titled)}({shown})"
 
 
 def _qualified(function: Any) -> str:
-    function = getattr(function, "func", function)  # of a partial
-    return f"{function.__module__}.{function.__qualname__}"
+    try:
+        function = getattr(function, "func", function)  # of a partial
+        if not hasattr(function, "__qualname__"):  # an object that can be called
+            function = type(function)
+        return f"{function.__module__}.{function.__qualname__}"
+    except Exception:  # noqa: BLE001 - it is for a text only
+        return f"{type(function).__module__}.{type(function).__qualname__}"
 
 
 def result(number: int, value: Any) -> bytes | Encoded:
     """Return the payload of a result."""
-    return _with(dump(value), b"", number, VALUE)
+    try:
+        body = dump(value)
+    except Exception:
+        refusal = _refusal(value)
+        if refusal is None:
+            raise
+        raise refusal from None
+    return _with(body, b"", number, VALUE)
+
+
+def _refusal(value: Any) -> TypeError | None:
+    """Return the error for a result that stands for work that is still to be done; None for others."""
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        what, advice = "generator", "return list(...) of it, or publish to a queue what it yields"
+    elif inspect.isawaitable(value):
+        what, advice = "coroutine", "submit a function that says asyncio.run(...) of it"
+        if inspect.iscoroutine(value):
+            value.close()  # else Python warns that it was never awaited
+    else:
+        return None
+    return TypeError(
+        explain("result of a call", f"a {what}, none of which has run", "a value", advice)
+    )
 
 
 def error(number: int, exception: BaseException, kind: int = ERROR) -> bytes:
@@ -146,16 +219,16 @@ def error(number: int, exception: BaseException, kind: int = ERROR) -> bytes:
     try:
         pickled = dumps(exception)
         pickle.loads(pickled)  # many have an __init__ that pickle cannot call
-    except Exception:  # noqa: BLE001 - whatever keeps it from being pickled
+    except BaseException:  # noqa: BLE001 - whatever keeps it from being pickled
         pickled = None
     summary = "".join(traceback.format_exception_only(type(exception), exception)).strip()
     body = pickle.dumps(Error(pickled, summary, text))
-    return body + TRAILER.pack(number, 0, kind, 0)
+    return body + TRAILER.pack(number, 0, kind, 0, 0)
 
 
 def result_in(data: bytes | memoryview) -> tuple[Any, BaseException | None]:
     """Return (value, None) or (None, exception)."""
-    _, _, kind, framed = TRAILER.unpack_from(data, len(data) - SIZE)
+    _, _, kind, framed, _ = TRAILER.unpack_from(data, len(data) - SIZE)
     try:
         body = (
             load(memoryview(data)[: len(data) - SIZE], copy=True) if framed else pickle.loads(data)
@@ -163,7 +236,7 @@ def result_in(data: bytes | memoryview) -> tuple[Any, BaseException | None]:
         if kind == VALUE:
             return body, None
         return None, exception_of(body)
-    except Exception as exception:  # noqa: BLE001 - a result that cannot be read here is the call's failure
+    except BaseException as exception:  # noqa: BLE001 - a result that cannot be read here is the call's failure
         return None, exception
 
 

@@ -15,7 +15,7 @@ from shmq.errors import QueueClosed, ShmqError, StaleDelivery
 from shmq.queue import Queue
 from shmq.serializers import Encoded
 from shmq.workers import wire
-from shmq.workers.post import Orphaned, Post
+from shmq.workers.post import CALL, Orphaned, Post
 
 __all__ = ["work"]
 
@@ -29,8 +29,12 @@ def work(
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     limit: int | None,
+    attempts: int,
 ) -> None:
-    """Work until the queue of calls is shut down, ``limit`` calls are done, or the owner is dead."""
+    """Work until the queue of calls is shut down, ``limit`` calls are done, or the owner is dead.
+
+    A call is made in no more than ``attempts`` attempts.
+    """
     if initializer is not None:
         try:
             initializer(*initargs)
@@ -42,10 +46,17 @@ def work(
     ahead = AHEAD if limit is None else min(AHEAD, limit)
     with calls.subscribe(f"worker-{post.place}", prefetch=ahead) as consumer:
         post.ready(consumer)
-        take, done = post.take, post.done
+        unpack = wire.TRAILER.unpack_from
+        take, done, slot, call = post.take, post.done, post.slot, CALL
         while (delivery := take()) is not None:
             data = delivery.payload if delivery.size <= EAGER else delivery.view
-            number = wire.number_of(data)
+            number, _, _, _, before = unpack(data, len(data) - wire.SIZE)
+            if before and before + delivery.attempt > attempts:  # each of them the end of a worker
+                del data
+                with contextlib.suppress(StaleDelivery):
+                    delivery.reject()
+                continue
+            slot[call] = number
             answer: bytes | Encoded
             try:
                 function, args, kwargs = wire.call_in(data)

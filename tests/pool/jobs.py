@@ -61,7 +61,22 @@ def kill_me_once(path: str, value: Any) -> Any:
     return value
 
 
+def append(path: str, value: Any) -> None:
+    with open(path, "a") as file:
+        file.write(f"{value} ")
+
+
+def die_noting(path: str) -> None:
+    with open(path, "a") as file:
+        file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def kill_me(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_me_named(*_: object, three: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -79,6 +94,18 @@ def ones(n: int) -> Any:
     import numpy
 
     return numpy.ones(n, "u1")
+
+
+async def coroutine(_: object = None) -> int:
+    return 1
+
+
+def generator(_: object = None) -> Any:
+    yield 1
+
+
+async def async_generator(_: object = None) -> Any:
+    yield 1
 
 
 def lambda_of(_: object) -> Any:
@@ -109,6 +136,9 @@ class Counter:
     def count(self, _: object = None) -> int:
         self.n += 1
         return self.n
+
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def new_counter(_: object) -> Counter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import os
 import pickle
@@ -96,6 +97,24 @@ def test_what_cannot_be_pickled_is_the_calls_exception_and_nothing_else() -> Non
         with pytest.raises(TypeError):
             next(mapped)
         assert executor.submit(jobs.square, 5).result(60) == 25
+
+
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [
+        (jobs.coroutine, "a coroutine, none of which has run"),
+        (jobs.generator, "a generator, none of which has run"),
+        (jobs.async_generator, "a generator, none of which has run"),
+        (functools.partial(jobs.coroutine), "a coroutine, none of which has run"),
+    ],
+)
+def test_what_would_have_to_be_awaited_or_iterated_is_no_result(function: Any, found: str) -> None:
+    with shmq.Executor(1) as executor:
+        with pytest.raises(TypeError, match=found):
+            executor.submit(function).result(60)
+        with pytest.raises(TypeError, match=found):
+            list(executor.map(function, [1]))
+        assert executor.submit(jobs.square, 2).result(60) == 4
 
 
 def test_system_exit_in_a_call_is_its_exception() -> None:

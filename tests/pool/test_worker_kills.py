@@ -298,3 +298,70 @@ def test_ctrl_c_lets_running_calls_finish_and_a_second_one_does_not(tmp_path: Pa
             assert ("first: 0" in out) is not twice
             assert "interrupted True" in out
             assert all(gone(pid) for pid in pids)
+
+
+# ---- arguments that end or block whoever reads them -----------------------------------------------
+
+POISON = """
+import os, signal, sys, time
+import shmq
+
+OWNER = os.getpid()
+
+class Poison:
+    def __init__(self, how): self.how = how
+    def __getstate__(self): return self.how
+    def __setstate__(self, how):
+        if os.getpid() == OWNER:
+            print("read by its owner", flush=True)
+            time.sleep(300)
+        if how == "leave": os._exit(7)
+        if how == "crash": os.kill(os.getpid(), signal.SIGSEGV)
+        raise SystemExit(5)
+
+def f(*args, **kwargs): return 1
+
+if __name__ == "__main__":
+    how, road = sys.argv[1:3]
+    with shmq.Executor(2, "fork", retries=1) as executor:
+        others = [executor.submit(pow, 2, 10) for _ in range(5)]
+        poison = Poison(how)
+        try:
+            if road == "map":
+                next(executor.map(f, [poison]))
+            elif road == "chunks":
+                next(executor.map(f, [poison], chunksize=3))
+            elif road == "name":
+                executor.submit(f, 1, n=poison).result(60)
+            else:
+                executor.submit(f, poison).result(60)
+        except BaseException as error:
+            print(type(error).__name__, getattr(error, "task", ""))
+        print([other.result(60) for other in others], executor.submit(pow, 2, 3).result(60))
+"""
+
+
+@pytest.mark.parametrize("road", ["argument", "name", "map", "chunks"])
+@pytest.mark.parametrize("how", ["leave", "crash", "exit"])
+def test_arguments_are_never_read_by_the_owner(how: str, road: str, tmp_path: Path) -> None:
+    with program(tmp_path, POISON, how, road) as owner:
+        try:
+            out, err = owner.communicate(timeout=jobs.WATCHDOG_S)
+        finally:
+            owner.kill()
+    first = "SystemExit " if how == "exit" else "WorkerDied __main__.f(…)"
+    assert out == f"{first}\n{[1024] * 5} 8\n", err
+    assert owner.returncode == 0
+
+
+def test_a_dead_call_shows_plain_arguments_by_position_and_name() -> None:
+    with shmq.Executor(1, retries=0) as executor:
+        error = executor.submit(jobs.kill_me_named, [1, "two"], three={3.0: None}).exception(60)
+        assert isinstance(error, shmq.WorkerDied)
+        assert error.task == "jobs.kill_me_named([1, 'two'], three={3.0: None})"
+        error = executor.submit(jobs.kill_me, object()).exception(60)
+        assert isinstance(error, shmq.WorkerDied)
+        assert error.task == "jobs.kill_me(…)"
+        error = executor.submit(jobs.Counter().die).exception(60)
+        assert isinstance(error, shmq.WorkerDied)
+        assert error.task == "jobs.Counter.die(…)"
