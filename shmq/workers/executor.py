@@ -20,6 +20,7 @@ from shmq.workers import wire
 from shmq.workers.crew import cpus
 from shmq.workers.engine import Call, Engine
 from shmq.workers.mapping import Mapping
+from shmq.workers.serve import check_function
 
 __all__ = ["Executor"]
 
@@ -67,8 +68,8 @@ class Executor(futures.Executor):
         if max_tasks_per_child is not None:
             parse_count(max_tasks_per_child, "max_tasks_per_child", 1, 1 << 62)
         parse_count(retries, "retries", 0, 4094)
-        if initializer is not None and not callable(initializer):
-            raise TypeError(explain("initializer", f"{initializer!r}", "a function", "give one"))
+        if initializer is not None:
+            check_function("initializer", initializer)
         if mp_context is None or isinstance(mp_context, str):
             mp_context = multiprocessing.get_context(mp_context)
         self._max_workers = size

@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from multiprocessing.util import Finalize
@@ -19,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from shmq._native import lib
 from shmq.delivery import Delivery
 from shmq.descriptors import scarce
-from shmq.errors import StaleDelivery, explain
+from shmq.errors import explain
 from shmq.options import parse_count
 from shmq.queue import Queue
 from shmq.workers.crew import Crew, cpus
 from shmq.workers.death import Death
-from shmq.workers.post import Post
+from shmq.workers.serve import check_function, check_handler, serve
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,6 +41,8 @@ _IDLE, _RUNNING, _STOPPING, _ENDING, _KILLING, _OVER = range(6)
 class WorkerPool:
     """Call ``handler(delivery)`` for each message of ``queue``, in ``workers`` processes.
 
+    What the handler returns is awaited if it can be (an ``async def``), in an event loop of the worker.
+
     When the handler returns, the delivery is acked, unless the handler has settled it; when it raises
     an Exception, it is nacked with the traceback in the header `x-error`. A worker that dies is
     replaced, and what it had in hand goes to another one: by the queue's `max_retries`, a message that
@@ -57,11 +58,13 @@ class WorkerPool:
         mp_context: A context of multiprocessing, or the name of a start method.
         prefetch: How many messages a worker reads ahead; those that it has not begun are given up to
             idle workers, and go back when it dies.
+        concurrency: How many messages a worker has in hand at a time, if its handler is awaited.
         initializer, initargs: Called in each worker before its first message.
         on_death: Called with each `Death` in the process (and the thread) that watches the workers.
 
     Raises:
         InvalidOption: an impossible number of workers.
+        TypeError: a handler that cannot be called, or a generator.
     """
 
     def __init__(
@@ -72,22 +75,25 @@ class WorkerPool:
         *,
         mp_context: BaseContext | str | None = None,
         prefetch: int = 1,
+        concurrency: int = 1,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         on_death: Callable[[Death], object] | None = None,
     ) -> None:
-        for what, function in (("handler", handler), ("initializer", initializer or print)):
-            if not callable(function):
-                raise TypeError(explain(what, f"{function!r}", "a function", "give one"))
+        check_handler(handler)
+        for what, function in (("initializer", initializer), ("on_death", on_death)):
+            if function is not None:
+                check_function(what, function)
         self._size = cpus() if workers is None else parse_count(workers, "workers", 1, 1000)
         parse_count(prefetch, "prefetch", 1, lib.SHMQ_HELD)
+        parse_count(concurrency, "concurrency", 1, lib.SHMQ_HELD)
         self.queue = queue
         self.deaths: list[Death] = []
         """the last thousand workers that nobody had asked to end"""
         if mp_context is None or isinstance(mp_context, str):
             mp_context = multiprocessing.get_context(mp_context)
         self._context = mp_context
-        self._args = (queue, handler, prefetch, initializer, initargs)
+        self._args = (queue, handler, prefetch, concurrency, initializer, initargs)
         self._on_death = on_death
         self._crew: Crew | None = None
         self._state = _IDLE
@@ -186,7 +192,7 @@ class WorkerPool:
 
     @property
     def in_hand(self) -> dict[int, int | None]:
-        """{pid: id of the message that this worker has in hand, or None}."""
+        """{pid: id of the message that this worker has in hand (of several, the first), or None}."""
         return {} if self._crew is None else self._crew.held()
 
     def __repr__(self) -> str:
@@ -209,7 +215,7 @@ class WorkerPool:
         self._pid = os.getpid()
         self._state = _RUNNING
         self._crew = Crew(
-            self._context, self._size, _serve, self._args, name="shmq-worker", abandon=False
+            self._context, self._size, serve, self._args, name="shmq-worker", abandon=False
         )
         return self._crew
 
@@ -286,37 +292,6 @@ class WorkerPool:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _serve(
-    post: Post,
-    queue: Queue,
-    handler: Callable[[Delivery], object],
-    prefetch: int,
-    initializer: Callable[..., object] | None,
-    initargs: tuple[Any, ...],
-) -> None:
-    """Work in a worker process."""
-    if initializer is not None:
-        initializer(*initargs)
-    with queue.subscribe(f"pool-{post.place}", prefetch=prefetch) as consumer:
-        post.ready(consumer)
-        while (delivery := post.take()) is not None:
-            error: str | None = None
-            try:
-                handler(delivery)
-            except Exception:  # noqa: BLE001 - any failure of the handler is the message's
-                error = traceback.format_exc()
-            try:
-                if not delivery._settled:
-                    if error is None:
-                        delivery.ack()
-                    else:
-                        delivery.nack(reason=error)
-            except StaleDelivery as stale:  # it took longer than ack_timeout: another has it now
-                log.warning("%s", stale)
-            post.done()
-            del delivery
 
 
 _pools: set[WorkerPool] = set()

@@ -68,6 +68,9 @@ class Post:
         self._abandon = abandon
         self._waiting = False
         self._terms = 0
+        self._held: dict[int, None] = {}  # ids of what an event loop has in hand
+        self.wake: Callable[[], object] | None = None
+        """called once when it is time to stop, by an event loop's worker"""
         self._consumer: Consumer | None = None
         self._get: Callable[[float], Delivery]
 
@@ -131,10 +134,40 @@ class Post:
                 return delivery
         return None
 
-    def done(self) -> int:
-        """Say that what was in hand is settled; return how many that makes."""
+    async def atake(self) -> Delivery | None:
+        """Like `take`, in an event loop, of several at a time. Cancelling it takes nothing."""
+        consumer = self._consumer
+        assert consumer is not None
+        while not self.stopping:
+            try:
+                delivery = await consumer.aget(CHECK_S)
+            except QueueEmpty:
+                if self._owner_is_dead(0):
+                    self.stopping = True
+            except QueueClosed:
+                self.slot[STATE] = DRAINED
+                return None
+            else:
+                self.hold(delivery)
+                return delivery
+        return None
+
+    def hold(self, delivery: Delivery) -> None:
+        """Say that this is in hand, too."""
+        self._held[delivery.id] = None
+        self.slot[HOLDS] = next(iter(self._held))
+
+    def done(self, message_id: int | None = None) -> int:
+        """Say that what was in hand, or that of it, is settled; return how many that makes."""
         slot = self.slot
-        slot[HOLDS] = 0
+        if self._held:
+            if message_id is None:
+                self._held.clear()
+            else:
+                self._held.pop(message_id, None)
+            slot[HOLDS] = next(iter(self._held), 0)
+        else:
+            slot[HOLDS] = 0
         slot[DONE] = n = slot[DONE] + 1
         return n
 
@@ -167,6 +200,9 @@ class Post:
 
     def _stop(self) -> None:
         self.stopping = True
+        wake, self.wake = self.wake, None
+        if wake is not None:
+            wake()
         if self._waiting and self._consumer is not None and self._consumer.unsettled == 0:
             raise _Stop
 

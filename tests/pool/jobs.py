@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -196,3 +197,53 @@ def handle(delivery: shmq.Delivery) -> None:
     if word == "wait":
         begin_and_wait(*rest.split())
     out.publish(delivery.payload, headers={"pid": os.getpid()})
+
+
+async def ahandle(delivery: shmq.Delivery) -> None:
+    """The same, without holding up the others of its worker."""
+    word, _, rest = delivery.payload.decode().partition(" ")
+    if word == "wait":
+        folder, name = rest.split()
+        Path(folder, f"begun-{name}").touch()  # noqa: ASYNC240 - a moment
+        try:
+            while not Path(folder, "go").exists():  # noqa: ASYNC110, ASYNC240 - the test is elsewhere
+                await asyncio.sleep(0.002)
+        finally:
+            Path(folder, f"over-{name}").touch()  # noqa: ASYNC240
+        settings["out"].publish(delivery.payload)
+        return
+    await asyncio.sleep(0)
+    if word == "cancel":
+        asyncio.current_task().cancel()  # type: ignore[union-attr]
+        await asyncio.sleep(0)
+    handle(delivery)
+
+
+async def ahandle_for(out: shmq.Queue, delivery: shmq.Delivery) -> None:
+    settings["out"] = out
+    await ahandle(delivery)
+
+
+class AsyncHandler:
+    """An object that is called as a coroutine function is, and has a method that is one."""
+
+    def __init__(self, out: shmq.Queue) -> None:
+        self.out = out
+
+    async def __call__(self, delivery: shmq.Delivery) -> None:
+        await ahandle_for(self.out, delivery)
+
+    async def method(self, delivery: shmq.Delivery) -> None:
+        await ahandle_for(self.out, delivery)
+
+
+def returns_coroutine(delivery: shmq.Delivery) -> Any:
+    return ahandle(delivery)
+
+
+def returns_generator(delivery: shmq.Delivery) -> Any:
+    return generator(delivery)
+
+
+async def ainitializer(*_: object) -> None:
+    pass
