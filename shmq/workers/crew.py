@@ -1,7 +1,8 @@
 """Crew: the owner's side of its worker processes: it starts, watches, replaces and ends them.
 
 Deaths are seen through pidfds, whatever the start method, also when a grandchild keeps the pipes of
-multiprocessing open. Nothing here waits unless it is asked to, and nothing starts a thread.
+multiprocessing open. Where these are refused, by those pipes, and by a look at each worker ten times a
+second. Nothing here waits unless it is asked to, and nothing starts a thread.
 
 Restart storms are bounded: a worker that has done anything is replaced at once; when several in a row
 die before they have, the pauses before the next ones grow from a tenth of a second to five seconds.
@@ -22,8 +23,9 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from shmq.descriptors import Kept, pipe, scarce, standing_in
+from shmq.descriptors import SCARCE, Kept, pipe, scarce, standing_in
 from shmq.errors import LimitReached
+from shmq.segment import Process
 from shmq.workers.death import Death
 from shmq.workers.post import (
     CALL,
@@ -43,6 +45,7 @@ __all__ = ["Crew", "cpus"]
 PAUSE_S = 0.1
 PAUSE_MAX_S = 5.0
 CHECK_S = 1.0  # how often one who waits looks whether its descriptors are still there
+LOOK_S = 0.1  # the same where there are no pidfds, and nothing may wake him
 REAP_S = 5.0  # a dead process's exit code comes from its parent, which may be the fork server
 
 
@@ -55,11 +58,31 @@ def cpus() -> int:
 class _Worker:
     place: int
     process: Any
-    kept: Kept
+    kept: Kept  # readable when it has ended: a pidfd; without one its sentinel, then perhaps later
+    seen: Process | None  # of one without a pidfd that may still run
 
     @property
     def fd(self) -> int:
         return self.kept.fd
+
+    def ended(self, readable: set[int]) -> bool:
+        if self.fd in readable or not self.kept.ours():
+            return True
+        return self.seen is not None and self.seen.wait(0)
+
+
+def _watch(process: Any) -> tuple[Kept, Process | None]:
+    try:
+        return Kept(os.pidfd_open(process.pid)), None
+    except ProcessLookupError:  # dead and reaped by the fork server already
+        return Kept(os.dup(process.sentinel)), None
+    except OSError as error:
+        if error.errno in SCARCE:
+            raise
+    try:  # pidfds are refused here
+        return Kept(os.dup(process.sentinel)), Process(process.pid)
+    except ProcessLookupError:
+        return Kept(os.dup(process.sentinel)), None
 
 
 class Crew:
@@ -173,10 +196,7 @@ class Crew:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             with scarce(f"worker {process.name}"):
-                try:
-                    kept = Kept(os.pidfd_open(process.pid))
-                except ProcessLookupError:  # dead and reaped by the fork server already
-                    kept = Kept(os.dup(process.sentinel))
+                kept, seen = _watch(process)
         except BaseException:  # one that nobody could watch
             process.kill()
             process.join(REAP_S)
@@ -184,7 +204,7 @@ class Crew:
                 process.close()
             raise
         self._poll.register(kept.fd, select.POLLIN)
-        self._workers[place] = _Worker(place, process, kept)
+        self._workers[place] = _Worker(place, process, kept, seen)
 
     def _started_in_vain(self) -> None:
         self._in_vain += 1
@@ -198,8 +218,12 @@ class Crew:
         """Wait until a worker has ended, somebody calls `wake`, or ``timeout`` seconds are over."""
         until = None if timeout is None else time.monotonic() + timeout
         while True:
-            left = CHECK_S if until is None else min(CHECK_S, until - time.monotonic())
+            blind = [w.seen for w in self._workers.values() if w.seen is not None]
+            left = LOOK_S if blind else CHECK_S
+            left = left if until is None else min(left, until - time.monotonic())
             if self._poll.poll(max(0, round(left * 1000 + 0.5))):
+                break
+            if any(seen.wait(0) for seen in blind):
                 break
             if not self._sound() or (until is not None and time.monotonic() >= until):
                 break
@@ -244,7 +268,7 @@ class Crew:
                 with contextlib.suppress(
                     ProcessLookupError
                 ):  # dead, and taken note of: `reap` buries it
-                    worker.kept = Kept(os.pidfd_open(worker.process.pid))
+                    worker.kept, worker.seen = _watch(worker.process)
                     self._poll.register(worker.fd, select.POLLIN)
 
     def reap(self) -> list[Death]:
@@ -256,7 +280,7 @@ class Crew:
         ended = {fd for fd, _ in self._poll.poll(0)}
         deaths = []
         for place, worker in list(self._workers.items()):
-            if worker.fd in ended or not worker.kept.ours():
+            if worker.ended(ended):
                 death = self._bury(place, worker)
                 if death is not None:
                     deaths.append(death)
@@ -269,6 +293,8 @@ class Crew:
         with contextlib.suppress(KeyError):
             self._poll.unregister(worker.fd)
         worker.kept.close()
+        if worker.seen is not None:
+            worker.seen.close()
         code = process.exitcode
         pid = process.pid
         with contextlib.suppress(ValueError):
@@ -293,7 +319,9 @@ class Crew:
         """Send a signal to all workers."""
         for worker in list(self._workers.values()):
             with contextlib.suppress(OSError):
-                if worker.kept.ours():
+                if worker.seen is not None:
+                    worker.seen.send(number)
+                elif worker.kept.ours():
                     signal.pidfd_send_signal(worker.fd, number)
                 else:  # the program has closed it; the child is ours until it is joined
                     os.kill(worker.process.pid, number)

@@ -34,6 +34,7 @@ from shmq.consumer import Consumer
 from shmq.delivery import Delivery
 from shmq.descriptors import Kept
 from shmq.errors import QueueClosed, QueueEmpty
+from shmq.segment import Process
 
 __all__ = ["Orphaned", "Post", "main"]
 
@@ -64,7 +65,7 @@ class Post:
         self.place = place
         self.stopping = False
         self._owner = owner
-        self._owner_fd: Kept | None = None
+        self._watched: Kept | Process | None = None
         self._abandon = abandon
         self._waiting = False
         self._terms = 0
@@ -84,7 +85,7 @@ class Post:
         signal.signal(PARENT_DIED, self._on_parent_died)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
-            self._owner_fd = Kept(os.pidfd_open(self._owner))
+            self._watched = self._watch_owner()
         except ProcessLookupError:
             self.stopping = True
             return
@@ -207,14 +208,24 @@ class Post:
             raise _Stop
 
     def _owner_is_dead(self, patience: float) -> bool:
-        if self._owner_fd is None or not self._owner_fd.ours():  # the handler has closed it
+        if isinstance(self._watched, Process):
+            return self._watched.wait(patience)
+        if self._watched is None or not self._watched.ours():  # the handler has closed it
             try:
-                self._owner_fd = Kept(os.pidfd_open(self._owner))
+                self._watched = Kept(os.pidfd_open(self._owner))
             except OSError:
                 return os.getppid() != self._owner
         poll = select.poll()
-        poll.register(self._owner_fd.fd, select.POLLIN)
+        poll.register(self._watched.fd, select.POLLIN)
         return bool(poll.poll(round(patience * 1000)))
+
+    def _watch_owner(self) -> Kept | Process:
+        try:
+            return Kept(os.pidfd_open(self._owner))
+        except ProcessLookupError:
+            raise
+        except OSError:  # refused here
+            return Process(self._owner)
 
 
 def main(
