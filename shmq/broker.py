@@ -122,6 +122,8 @@ class Broker:
         return {
             "shm": settings.shm,
             "memory_limit": settings.memory_limit,
+            "max_queues": settings.max_queues,
+            "max_processes": settings.max_processes,
             "max_message": settings.max_message_size,
             "ttl_ns": to_ns(settings.default_ttl),
             "user_word": pack_defaults(

@@ -146,7 +146,7 @@ class Client:
         ctx = lib.shmq_ctx_new()
         if not ctx:
             raise ShmqError(
-                explain("context", "no memory for it", "8 KiB", "free memory in this process")
+                explain("context", "no memory for it", "4 MiB", "free memory, or raise `ulimit -v`")
             )
         try:
             self.segment.map(ctx)
@@ -254,6 +254,12 @@ def _shut_down(ctx: Any) -> bool:
 
 
 def _with_detail(code: str, found: str, detail: Any) -> str:
+    if code == "SHMQ_E_NOMEM" and ffi.string(lib.shmq_what(detail.what)) == b"memory limit":
+        return f"memory_limit, {detail.expected:,} bytes, in use"
+    if code == "SHMQ_E_HELD" and detail.expected:
+        return f"{detail.expected:,} unsettled deliveries in this process"
+    if code == "SHMQ_E_OWNERS" and detail.expected:
+        return f"{found} ({detail.expected:,})"
     if code in ("SHMQ_E_SYS", "SHMQ_E_NOMEM") and detail.sys_errno:
         return f"{found} ({os.strerror(detail.sys_errno)}, errno {detail.sys_errno})"
     if code == "SHMQ_E_TOOBIG" and detail.found:

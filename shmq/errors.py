@@ -194,7 +194,7 @@ RESULTS: dict[str, tuple[type[ShmqError], str, str, str]] = {
         "no free shared memory",
         "enough for this message",
         (
-            "let consumers catch up, raise the memory limit, or enlarge /dev/shm "
+            "let consumers catch up, raise memory_limit, or enlarge /dev/shm "
             "(docker run --shm-size=1g; or shm='sysv', which /dev/shm does not bound)"
         ),
     ),
@@ -220,13 +220,19 @@ RESULTS: dict[str, tuple[type[ShmqError], str, str, str]] = {
         LimitReached,
         "all places for attached processes in use",
         "a free one",
-        "close() brokers that are not needed; threads share one place",
+        (
+            "close() brokers that are not needed (threads share one place), or start the broker with a "
+            "larger max_processes"
+        ),
     ),
     "SHMQ_E_QUEUES": (
         LimitReached,
         "all places for queues, or for what they can hold, in use",
         "a free one",
-        "delete_queue() what is not needed, or give large ones a smaller max_depth",
+        (
+            "delete_queue() what is not needed, give large ones a smaller max_depth, or start the broker "
+            "with a larger max_queues or memory_limit"
+        ),
     ),
     "SHMQ_E_EXISTS": (OptionsMismatch, "a queue of that name", "none", "use get_queue()"),
     "SHMQ_E_NOTFOUND": (

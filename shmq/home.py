@@ -29,13 +29,15 @@ from shmq.descriptors import Kept, lift, pipe, scarce
 from shmq.errors import ShmqError
 from shmq.locks import Lock
 from shmq.segment import Process, living
+from shmq.segment.space import Limits, fits
+from shmq.settings import Settings
 from shmq.supervisor.spawn import Started, start_supervisor
 
 __all__ = ["Parcel", "attach_here", "home", "parcel", "unpack"]
 
 VARIABLE = "SHMQ_HOME"
 # A pickled array of 1 GiB is a little more than that: as much as the largest size class takes.
-MAX_MESSAGE = (1 << 30) + (60 << 10)
+LARGEST_MESSAGES = ((1 << 30) + (60 << 10), 64 << 20, 8 << 20, 1 << 20)
 FAREWELL_S = 0.5  # at exit, for the helpers of a broker that this process was the last to use
 
 _lock = Lock()
@@ -83,10 +85,26 @@ class Home(Broker):
             with scarce(f"supervisor of broker {self.name!r}"):
                 reader = lift(os.dup(self._reader))
         try:
-            options = {**self._supervisor_options(), "max_message": MAX_MESSAGE, **more}
+            options = {**self._supervisor_options(), **more}
             return start_supervisor(self.name, {**options, "lease_fd": reader}, (reader,))
         finally:
             os.close(reader)
+
+    def _supervisor_options(self) -> dict[str, object]:
+        # Where address space is short, rather a smaller largest message than no broker.
+        settings = self._settings or Settings.load()
+        for size in LARGEST_MESSAGES:
+            found = settings.fitted(size)
+            limits = Limits(found.memory_limit, found.max_queues, found.max_processes)
+            if fits(limits, size):
+                break
+        return {
+            **super()._supervisor_options(),
+            "max_message": size,
+            "memory_limit": limits.memory,
+            "max_queues": limits.queues,
+            "max_processes": limits.processes,
+        }
 
     def _usable(self) -> bool:
         return self._open and not self._client.closed and self._client.segment.current()
@@ -116,7 +134,7 @@ def home() -> Broker:
     the last process of the tree that uses it, or has inherited a handle on it, is gone. To have all
     queues of a program in a broker with a name, set SHMQ_HOME to that of a running one.
 
-    Raises: OutOfSharedMemory when there is no room for a broker; LimitReached when 1,024 processes
+    Raises: OutOfSharedMemory when there is no room for a broker; LimitReached when max_processes
         are attached.
     """
     global _home

@@ -107,7 +107,11 @@ def families(stats: BrokerStats) -> list[Family]:
     for role, pid in (("supervisor", stats.supervisor_pid), ("sidecar", stats.sidecar_pid)):
         processes.samples.append(("", (*broker, ("role", role)), float(pid is not None)))
     gauge("memory_used_bytes", "Shared memory with pages behind it", stats.memory_used)
-    gauge("memory_limit_bytes", "Payload bytes that the broker may ever hold", stats.memory_limit)
+    gauge(
+        "memory_limit_bytes",
+        "Bytes of memory for payloads, those of all size classes together",
+        stats.memory_limit,
+    )
     gauge("blocks", "Blocks ever made", stats.blocks)
     gauge("free_blocks", "Blocks that hold no message", stats.free_blocks)
     family("corrupt", "counter", "Impossible values that were found and put right").samples.append(

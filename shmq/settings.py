@@ -17,9 +17,10 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
 
+from shmq._native import lib
 from shmq.errors import InvalidOption, InvalidOptionType, StorageError, explain
 from shmq.options import (
     MAX_DEPTH,
@@ -31,11 +32,14 @@ from shmq.options import (
     parse_size,
     reject_unknown,
 )
+from shmq.segment.space import default_limits
 
 STORAGES = ("memory", "disk", "hybrid")
 PROVIDERS = ("posix", "sysv")
 DEFAULT_FILE = "shmq.toml"
 SMALLEST_MEMORY = 1 << 20
+LEAST_PROCESSES = 4  # supervisor, sidecar, and two that have something to say to each other
+LIMITS = ("memory_limit", "max_queues", "max_processes")
 LARGEST_MESSAGE = 1 << 30
 
 
@@ -59,6 +63,12 @@ class Settings:
     metrics_interval: float = 1.0
     shm: str = "posix"
     memory_limit: int = field(default_factory=ram_bytes)
+    """bytes of memory for payloads, those of all size classes together"""
+    max_queues: int = lib.SHMQ_QUEUES
+    """queues, topics, subscriptions and members of groups at a time"""
+    max_processes: int = lib.SHMQ_OWNERS
+    """processes attached at a time, supervisor and sidecar included"""
+    _given: ClassVar[frozenset[str]] = frozenset()  # those that some source had
 
     def __post_init__(self) -> None:
         for name, parse in PARSERS.items():
@@ -112,7 +122,25 @@ class Settings:
                 merged[name] = text
         _refuse_misspelt(environ, names)
         merged.update(keywords)
-        return cls(**merged)
+        settings = cls(**merged)
+        object.__setattr__(settings, "_given", frozenset(merged))
+        return settings.fitted(settings.max_message_size)
+
+    def fitted(self, max_message: int) -> Settings:
+        """Return these, for messages up to that size, where address space is short (`ulimit -v`).
+
+        Limits that were not given are then as small as it takes.
+        """
+        asked = {name: getattr(self, name) for name in LIMITS if name in self._given}
+        limits = default_limits(self.memory_limit, max_message, asked)
+        found = replace(
+            self,
+            memory_limit=max(limits.memory, self.max_message_size),
+            max_queues=limits.queues,
+            max_processes=limits.processes,
+        )
+        object.__setattr__(found, "_given", self._given)
+        return found
 
     def queue_defaults(self) -> dict[str, Any]:
         """Return the queue options that these settings stand for."""
@@ -319,6 +347,8 @@ PARSERS: dict[str, Callable[[object, str], Any]] = {
     "metrics_interval": _interval,
     "shm": lambda value, what: parse_choice(value, what, PROVIDERS),
     "memory_limit": _memory,
+    "max_queues": lambda value, what: parse_count(value, what, 1, lib.SHMQ_QUEUES),
+    "max_processes": lambda value, what: parse_count(value, what, LEAST_PROCESSES, lib.SHMQ_OWNERS),
 }
 
 

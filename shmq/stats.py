@@ -116,7 +116,7 @@ class BrokerStats:
     memory_reserved: int
     """address space of the segment; costs nothing"""
     memory_limit: int
-    """payload bytes that the broker may ever hold"""
+    """bytes of memory for payloads, those of all size classes together"""
     blocks: int
     free_blocks: int
     corrupt: int
@@ -290,7 +290,7 @@ def _clients(
             kind, topic, subscription = place_of(one)
             if kind == KINDS[lib.SHMQ_KIND_MEMBER] or not there >> one.index // 32 & 1:
                 continue
-            place = owner.record * lib.SHMQ_QUEUES + one.index
+            place = owner.record * geometry.queue_count + one.index
             row = segment.read(geometry.counters + place * ffi.sizeof("shmq_counters"), ROW)
             counts = [int.from_bytes(row[8 * i : 8 * i + 8], "little") for i in wanted]
             if any(counts):

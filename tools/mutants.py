@@ -88,6 +88,12 @@ WHAT = {
     74: "records are used again although some process has no fence and there is no barrier",
     75: "nobody is told that membarrier is refused",
     76: "a zombie is alive where pidfd_open is refused",
+    66: "payloads take the last of a file system",
+    67: "payloads may have more memory than memory_limit",
+    68: "a wrong count of payload memory is never put right",
+    69: "free blocks of other classes keep their memory while something is refused",
+    70: "no record has memory before its process comes",
+    71: "a message is refused when its level has no memory",
 }
 
 
@@ -108,6 +114,7 @@ QUICK = {
     **dict.fromkeys((62,), "test_sysv"),
     **dict.fromkeys((73,), "test_enospc"),
     **dict.fromkeys((74, 75, 76), "test_refused"),
+    **dict.fromkeys((66, 67, 68, 69, 70, 71), "test_memory"),
 }
 
 

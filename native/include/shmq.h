@@ -7,18 +7,22 @@
  *
  *   0          +--------------------------------------------------------------+
  *              | shmq_header: magic (stored last), version, fingerprint, geometry, broker-wide words
- *   owners     | shmq_owner[1024]      one record per attached process          (reserved at format)
+ *   owners     | shmq_owner[processes] one record per attached process          (reserved at format)
  *   timers     | word[4096]            hints: blocks that became DELAYED        (reserved at format)
- *   l1         | word[4096]            hints: bit = that L0 word may be nonzero (reserved at format)
- *   l0         | word[262144]          hints: bit = that block may be FREE      (reserved as the arena grows)
- *   queues     | shmq_queue[1024]      one record of 8 KiB per queue            (reserved at create)
+ *   l1         | word[indices/4096]    hints: bit = that L0 word may be nonzero (reserved at format)
+ *   l0         | word[indices/64]      hints: bit = that block may be FREE      (reserved as the arena grows)
+ *   queues     | shmq_queue[queues]    one record of 8 KiB per queue            (reserved at create)
  *   counters   | shmq_counters[owner][queue]; the last row: sums when the record was made   (reserved per owner and 32 queues)
- *   held       | shmq_held[owner][65536]  leases and view hazards               (reserved stepwise per owner)
- *   blocks     | shmq_block[2^24]      64-byte block headers, never given back  (reserved as the arena grows)
+ *   held       | shmq_held[owner][held]   leases and view hazards               (reserved stepwise per owner)
+ *   blocks     | shmq_block[indices]   64-byte block headers, never given back  (reserved as the arena grows)
  *   cold       | room for a second line per block (durability)                  (not used by this layout)
- *   rings      | ring slots, key lanes and dedup tables of all queues           (reserved at create, or at first use)
+ *   rings      | ring slots, key lanes and dedup tables of all queues           (reserved at create, or as they are used)
  *   payload[k] | payload areas of size class k                                  (reserved on demand, given back)
  *              +--------------------------------------------------------------+
+ *
+ * How many there are of each is in the geometry: it follows from memory_limit and the limits on processes and queues, and is
+ * at most SHMQ_OWNERS, SHMQ_QUEUES, SHMQ_HELD and SHMQ_BLOCKS. Block numbers are dealt to the size classes in units of a power of
+ * two, SHMQ_UNITS at most: the class of a block is one shift and one look into a table.
  *
  * TRUTH is one 64-bit word per object: block.ctl, owner.word, queue.word. Everything else that points at an object (slots,
  * bitmaps, magazines, timer hints, head and tail, counters) is a hint that any process can rebuild.
@@ -54,8 +58,7 @@ typedef _Atomic(uint32_t) shmq_au32;
 #define SHMQ_KEY_LANES 4096
 #define SHMQ_LANES_ORDERED 0x80000000u
 #define SHMQ_CLASSES 11
-#define SHMQ_UNITS 32
-#define SHMQ_UNIT_BLOCKS 524288
+#define SHMQ_UNITS 64
 #define SHMQ_BLOCKS 16777216
 #define SHMQ_HELD 65536
 #define SHMQ_TIMERS 4096
@@ -93,7 +96,7 @@ enum shmq_rc {
     SHMQ_E_ARG = -24,
     SHMQ_E_SYS = -25,      /* a system call failed: detail.sys_errno */
     SHMQ_E_TOOBIG = -26,
-    SHMQ_E_HELD = -27,     /* 65,536 unsettled deliveries in this process */
+    SHMQ_E_HELD = -27,     /* geometry.held_each unsettled deliveries in this process */
     SHMQ_E_DETACHED = -28,
     SHMQ_E_PIDNS = -29     /* made in another pid or time namespace: deaths could not be proven */
 };
@@ -139,6 +142,9 @@ typedef struct {             /* header.geometry: immutable after format; copied 
     uint64_t payload[SHMQ_CLASSES];   /* offset of the class's payload region */
     uint64_t stride[SHMQ_CLASSES];    /* bytes per payload area */
     uint64_t limit[SHMQ_CLASSES];     /* blocks the class may grow to */
+    uint64_t first[SHMQ_CLASSES];     /* index of the class's first block */
+    uint64_t indices, unit_lg;        /* block indices dealt out to classes, in units of 2^unit_lg */
+    uint64_t processes, queue_count, held_each;   /* owner records, queue records, entries of each held table */
     uint64_t memory_limit;
     uint64_t max_message;    /* bytes */
     uint64_t default_ttl_ns;
@@ -180,6 +186,8 @@ typedef struct {             /* the first pages of a segment */
     uint8_t pad3[88];
     shmq_au64 next_expiry;   /* no message expires before this, as far as known; a hint for the sweep */
     uint8_t pad4[120];
+    shmq_au64 payload_bytes; /* memory behind payloads; a hint, counted anew by every trim */
+    uint8_t pad5[120];
     struct { shmq_au64 n; uint8_t pad[120]; } hwm[SHMQ_CLASSES];   /* blocks ever made, per class */
 } shmq_header;
 
@@ -237,7 +245,7 @@ typedef struct {             /* what a queue was made with; immutable */
     uint32_t reserved;
 } shmq_queue_options;
 
-typedef struct { uint64_t offset; uint32_t lg; uint32_t ready; } shmq_ring_place;   /* ready: memory is reserved */
+typedef struct { uint64_t offset; uint32_t lg; uint32_t ready; } shmq_ring_place;   /* ready: memory is reserved, of a long ring its first chunk */
 typedef struct { shmq_au64 head; uint8_t pad0[120]; shmq_au64 tail; uint8_t pad1[120]; } shmq_ring_ends;
 
 typedef struct {
@@ -246,9 +254,9 @@ typedef struct {
     shmq_au32 lanes;         /* bit n = the ring of level n > 0 has been used; SHMQ_LANES_ORDERED = order is not fifo */
     shmq_au32 parked;        /* count:31 | some:1    messages may wait for room here; the count changes with each that begins to */
     shmq_queue_options options;
-    shmq_au32 chunks;        /* so many chunks of a long work ring have memory; 0 = it is short and has all of it */
     shmq_au32 marks;         /* enum shmq_mark */
-    uint8_t pad0[96];
+    struct { shmq_au32 n; } chunks[11];   /* by lane: so many chunks of a long ring have memory; 0 = it is short and has all of it */
+    uint8_t pad0[56];
     char name[256];
     shmq_au32 evt;           /* consumers sleep here */
     uint8_t pad1[124];
@@ -292,11 +300,13 @@ typedef struct {             /* what went wrong, for the text of the error */
 } shmq_detail;
 
 typedef struct {
-    uint64_t memory_limit;   /* bytes of payload the broker may ever hold; bounds the virtual size */
+    uint64_t memory_limit;   /* bytes of memory for payloads, those of all size classes together */
     uint64_t max_message;
     uint64_t default_ttl_ns;
     uint32_t provider;
     uint32_t anonymous;
+    uint32_t max_processes;  /* attached at a time; 0 = SHMQ_OWNERS */
+    uint32_t max_queues;     /* at a time; 0 = SHMQ_QUEUES */
 } shmq_config;
 
 typedef struct {
@@ -338,6 +348,7 @@ typedef struct {
 typedef struct {
     uint64_t total, memory_used, memory_limit, blocks, free_blocks, next_id, created_ns;
     uint64_t owners, queues, corrupt, anonymous, closing, user_word, default_ttl_ns, max_message, provider;
+    uint64_t payload_bytes, max_processes, max_queues, held_each;
 } shmq_segment_info;
 
 typedef struct {             /* what the kernel says about a System V segment */
@@ -507,7 +518,7 @@ _Static_assert(offsetof(shmq_queue, ends) % 128 == 0, "ring ends have lines of t
 _Static_assert(offsetof(shmq_header, next_id) % 128 == 0, "next_id has lines of its own");
 _Static_assert(offsetof(shmq_header, hwm) % 128 == 0, "hwm has lines of its own");
 _Static_assert(offsetof(shmq_header, admin) % 128 == 0, "live words start on a line of their own");
-_Static_assert(offsetof(shmq_header, claim) == 760, "the claim is at the same place in every layout");
+_Static_assert(offsetof(shmq_header, claim) == 888, "the claim is at the same place in every layout");
 _Static_assert(sizeof(shmq_header) <= 8192, "the header fits its pages");
 
 #endif

@@ -12,6 +12,11 @@
  * I3  Memory stands behind a payload before its header says so: small classes are reserved when the class grows and marked
  *     (reserved = 1) before their page is punched; large ones count reserved units after fallocate and before use.
  * I4  A page is punched only by one who holds every block of it in NEW(me).
+ * I6  payload_bytes counts the memory behind payloads, pages of small blocks and units of large ones, before it is reserved: no
+ *     more than memory_limit, however many grow at a time. It is a hint all the same: who dies in between leaves it too high or
+ *     too low, and whoever goes over all groups counts anew (recount), at the latest before "no memory" is said.
+ * I7  Before "no memory" is said, free blocks of all classes give theirs back, whatever trim would keep (reclaim). The last of a
+ *     file system is left to what must not fail: redeliveries, dead letters, attachments, other brokers (leave_some).
  * I5  hwm[k] only grows, after the headers below it were made FREE. A late second grower finds every ctl nonzero.
  *
  * Who dies where: after the allocation CAS: NEW(dead), recovery frees it. After fallocate, before hwm: memory behind unused
@@ -24,10 +29,21 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 
 #ifndef MADV_REMOVE
 #define MADV_REMOVE 9
 #endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define LEFT_SHARE 32           /* payloads leave this share of the file system, */
+#define LEFT_MOST (16u << 20)   /* but no more than that, to others */
+#define CREDIT_MOST (64u << 20)
+#define RECLAIM_MORE (256u << 10)   /* so much more than is asked for is given back at a time */
+#define RECLAIM_TRIES 3
+#define RECLAIM_REST 16         /* after going through all blocks in vain a process rests so many times as long as that took */
 
 int arena_class_for(shmq_ctx *ctx, uint64_t bytes) {
     if (bytes <= 64) return 0;
@@ -67,6 +83,7 @@ static void return_some(shmq_ctx *ctx, magazine *m, uint32_t n) {   /* the n lon
 
 static void give_back(shmq_ctx *ctx, uint32_t idx) {
     magazine *m = &ctx->magazines[class_of(ctx, idx)];
+    ctx->frees++;
     if (m->cap == 1) { arena_hint(ctx, idx); return; }   /* large: the next to allocate shall have the one that is still in the caches */
     if (m->n >= m->cap) return_some(ctx, m, (m->cap + 1) / 2);
     m->idx[m->n++] = idx;
@@ -149,6 +166,53 @@ static int refill(shmq_ctx *ctx, unsigned k) {
     return 0;
 }
 
+/* I7 */
+static int leave_some(shmq_ctx *ctx, uint64_t bytes) {
+    struct statfs f;
+    if (bytes <= ctx->credit) { ctx->credit -= bytes; return SHMQ_OK; }
+    int fd = segment_fd(ctx);
+    if (fd < 0 || fstatfs(fd, &f) != 0 || f.f_blocks == 0) return SHMQ_OK;
+    uint64_t left = (uint64_t)f.f_blocks * (uint64_t)f.f_bsize / LEFT_SHARE, free = (uint64_t)f.f_bavail * (uint64_t)f.f_bsize;
+    if (left > LEFT_MOST) left = LEFT_MOST;
+    if (free < left + bytes && !MUTANT(66)) {
+        ctx->credit = 0;
+        return fail(ctx, SHMQ_E_NOMEM, WHAT_RESERVE, 0, free, left + bytes, ENOSPC);
+    }
+    uint64_t credit = (free - left - bytes) / 16;   /* others take of it at the same time */
+    ctx->credit = credit > CREDIT_MOST ? CREDIT_MOST : credit;
+    return SHMQ_OK;
+}
+
+/* I6: before the memory is there, and taken back when it is not to be had. */
+static int payload_more(shmq_ctx *ctx, uint64_t bytes) {
+    uint64_t now = add(&ctx->header->payload_bytes, bytes) + bytes;
+    int rc = now > ctx->bound && !MUTANT(67) ? fail(ctx, SHMQ_E_NOMEM, WHAT_LIMIT, 0, now, ctx->geometry.memory_limit, 0) : leave_some(ctx, bytes);
+    if (rc != SHMQ_OK) sub(&ctx->header->payload_bytes, bytes);
+    return rc;
+}
+
+static int payload_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length, uint64_t more) {
+    int rc = more ? payload_more(ctx, more) : SHMQ_OK;
+    if (rc != SHMQ_OK) return rc;
+    CRASH_POINT("payload_counted");
+    rc = shmq_reserve(ctx, offset, length);
+    if (rc != SHMQ_OK) sub(&ctx->header->payload_bytes, more);
+    return rc;
+}
+
+/* Blocks whose memory comes and goes together: those of a page; a large one by itself. */
+static uint32_t group_of(const class_place *c) { return c->stride < SHMQ_PAGE ? (uint32_t)(SHMQ_PAGE / c->stride) : 1; }
+
+static uint64_t units_bytes(const class_place *c, uint32_t units) { return units * c->unit > c->stride ? c->stride : units * c->unit; }
+
+/* How much memory is behind a group. */
+static uint64_t group_bytes(shmq_ctx *ctx, const class_place *c, uint32_t first, uint32_t group) {
+    if (group == 1) return units_bytes(c, ld32_rlx(&block_at(ctx, first)->extra) & 255);
+    for (uint32_t i = 0; i < group; i++)   /* one unmarked block: the page is there */
+        if (!(ld32_acq(&block_at(ctx, first + i)->extra) & 255)) return SHMQ_PAGE;
+    return 0;
+}
+
 /* Make more blocks of class k. Any number of processes may be at it; each step is idempotent. */
 static int grow(shmq_ctx *ctx, unsigned k) {
     class_place *c = &ctx->classes[k];
@@ -157,16 +221,26 @@ static int grow(shmq_ctx *ctx, unsigned k) {
     step = c->stride < SHMQ_PAGE ? n / 8 / 64 * 64 : 0;
     if (step < 64) step = 64;
     if (step > 8192) step = 8192;
-    if (step > c->limit - n) step = c->limit - n;
     uint32_t first = c->first + (uint32_t)n;
-    int rc = shmq_reserve(ctx, ctx->geometry.blocks + (uint64_t)first * 64, step * 64);
-    if (rc == SHMQ_OK) rc = shmq_reserve(ctx, ctx->geometry.l0 + first / 64 * 8, step / 8 + 8);
-    if (rc == SHMQ_OK && c->stride < SHMQ_PAGE)
-        rc = shmq_reserve(ctx, (uint64_t)(c->payload - ctx->base) + n * c->stride, step * c->stride);
+    int rc = SHMQ_OK;
+    for (int tries = 0; tries < 2; tries++, step = 64) {   /* when there is no room for many, then for a few */
+        if (step > c->limit - n) step = c->limit - n;
+        uint64_t bytes = c->stride < SHMQ_PAGE ? step * c->stride : 0;
+        rc = bytes ? payload_reserve(ctx, (uint64_t)(c->payload - ctx->base) + n * c->stride, bytes, bytes) : SHMQ_OK;
+        if (rc == SHMQ_OK) {
+            rc = shmq_reserve(ctx, ctx->geometry.blocks + (uint64_t)first * 64, step * 64);
+            if (rc == SHMQ_OK) rc = shmq_reserve(ctx, ctx->geometry.l0 + first / 64 * 8, step / 8 + 8);
+            if (rc != SHMQ_OK) sub(&ctx->header->payload_bytes, bytes);
+        }
+        if (rc != SHMQ_E_NOMEM || step <= 64) break;
+    }
     if (rc != SHMQ_OK) return rc;
     for (uint64_t i = 0; i < step; i++) cas(&block_at(ctx, first + (uint32_t)i)->ctl, 0, ctl_make(SHMQ_FREE, 0, 0, 0));
     CRASH_POINT("grown");
-    if (!cas(&ctx->header->hwm[k].n, n, n + step)) return SHMQ_OK;   /* another one grew it; look again */
+    if (!cas(&ctx->header->hwm[k].n, n, n + step)) {   /* another one grew it, and counted; look again */
+        if (c->stride < SHMQ_PAGE) sub(&ctx->header->payload_bytes, step * c->stride);
+        return SHMQ_OK;
+    }
     CRASH_POINT("grown_unhinted");
     for (uint64_t i = 0; i < step;) {
         uint32_t idx = first + (uint32_t)i, in_word = 64 - idx % 64;
@@ -186,14 +260,16 @@ static int back(shmq_ctx *ctx, unsigned k, uint32_t idx, uint64_t bytes) {
     uint32_t marked = ld32_rlx(&b->extra) & 255;
     if (c->stride < SHMQ_PAGE) {
         if (!marked) return SHMQ_OK;
-        int rc = shmq_reserve(ctx, offset, c->stride);
+        uint32_t group = group_of(c);
+        /* a neighbour has seen to it, and I4 keeps the page while we have this block */
+        int rc = group_bytes(ctx, c, c->first + (idx - c->first) / group * group, group) ? SHMQ_OK : payload_reserve(ctx, offset, c->stride, SHMQ_PAGE);
         if (rc == SHMQ_OK) st32_rel(&b->extra, 0);
         return rc;
     }
     if (bytes <= marked * c->unit) return SHMQ_OK;
     uint64_t units = (bytes + c->unit - 1) / c->unit, length = units * c->unit;
     if (length > c->stride) length = c->stride;
-    int rc = shmq_reserve(ctx, offset, length);
+    int rc = payload_reserve(ctx, offset, length, length - units_bytes(c, marked));
     if (rc == SHMQ_OK) st32_rel(&b->extra, (uint32_t)units);   /* I3: after fallocate */
     return rc;
 }
@@ -223,25 +299,113 @@ static int alloc_in(shmq_ctx *ctx, unsigned k, uint64_t bytes, uint32_t *idx, ui
             rc = back(ctx, k, i, bytes);
             if (rc == SHMQ_OK) { *idx = i; return SHMQ_OK; }
             if (cas(&block_at(ctx, i)->ctl, *ctl, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(*ctl)))) arena_hint(ctx, i);
-            if (rc != SHMQ_E_NOMEM) return rc;
-            return scan(ctx, k, bytes, idx, ctl);   /* others may have memory behind them already */
+            return rc;   /* others may have memory behind them already: see scan */
         }
         if (refill(ctx, k)) continue;
         rc = grow(ctx, k);
-        if (rc == SHMQ_OK) continue;
-        return rc == SHMQ_E_NOMEM ? scan(ctx, k, bytes, idx, ctl) : rc;
+        if (rc != SHMQ_OK) return rc;
     }
     return SHMQ_BUSY;
+}
+
+static int punch(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
+    int fd = segment_fd(ctx);
+    if (fd >= 0) return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length);
+    return madvise(ctx->base + offset, length, MADV_REMOVE);
+}
+
+/* I4. Take group g of class k, of which `have` bytes are there, if all its blocks are free, and punch it. Bytes given back. */
+static uint64_t punch_group(shmq_ctx *ctx, unsigned k, uint64_t g, uint64_t have) {
+    class_place *c = &ctx->classes[k];
+    uint32_t group = group_of(c), first = c->first + (uint32_t)g * group, got = 0;
+    uint64_t ctl[64], back = 0;
+    while (got < group && claim(ctx, first + got, &ctl[got])) got++;
+    if (got == group) {
+        for (uint32_t i = 0; i < group; i++) st32_rel(&block_at(ctx, first + i)->extra, group > 1 ? 1 : 0);
+        CRASH_POINT("trim");
+        uint64_t at = (uint64_t)(c->payload - ctx->base) + g * group * c->stride;
+        if (punch(ctx, at, have ? have : group > 1 ? SHMQ_PAGE : c->stride) == 0) back = have;
+        CRASH_POINT("punched");
+        if (have) sub(&ctx->header->payload_bytes, have);
+    }
+    for (uint32_t i = 0; i < got; i++)
+        if (cas(&block_at(ctx, first + i)->ctl, ctl[i], ctl_make(SHMQ_FREE, 0, 0, ctl_gen(ctl[i])))) arena_hint(ctx, first + i);
+    return back;
+}
+
+/* I6: `there` was found by one who went over all groups, when payload_bytes stood at `counted`, and has given `back` of it. */
+static int recount(shmq_ctx *ctx, uint64_t counted, uint64_t there, uint64_t back) {
+    if (counted == there || MUTANT(68)) return 0;
+    return cas(&ctx->header->payload_bytes, counted - back, there - back) && there < counted;   /* fails while others grow: another time */
+}
+
+/* I7: memory for `want` bytes from free blocks of whatever class, from where the last time ended on. 1 = it may be there now.
+ * Going over all blocks in vain is not cheap: then this process rests, for as long as that took if it has freed a block since,
+ * else longer. So a storm of publishes that are refused does little else than being refused. */
+static int reclaim(shmq_ctx *ctx, uint64_t want) {
+    uint64_t begun = shmq_now(), given = 0, counted = ld_acq(&ctx->header->payload_bytes), there = 0;
+    if (begun < (ctx->frees != ctx->reclaim.frees ? ctx->reclaim.not_before : ctx->reclaim.much_later)) return 0;
+    if (MUTANT(69)) return 0;
+    uint64_t middle = ctx->reclaim.group;
+    for (unsigned i = 0; i <= SHMQ_CLASSES; i++) {   /* the first class comes twice: from its middle, and up to there */
+        unsigned k = ctx->reclaim.class = ctx->reclaim.class % SHMQ_CLASSES;
+        class_place *c = &ctx->classes[k];
+        uint32_t group = group_of(c);
+        uint64_t n = class_hwm(ctx, k) / group;
+        if (i == SHMQ_CLASSES && n > middle) n = middle;
+        for (; ctx->reclaim.group < n; ctx->reclaim.group++) {
+            uint32_t first = c->first + (uint32_t)ctx->reclaim.group * group;
+            uint64_t have = group_bytes(ctx, c, first, group);
+            there += have;
+            if (have && ctl_state(ld_rlx(&block_at(ctx, first)->ctl)) == SHMQ_FREE) given += punch_group(ctx, k, ctx->reclaim.group, have);
+            if (given >= want + RECLAIM_MORE) return 1;
+        }
+        ctx->reclaim.class++;
+        ctx->reclaim.group = 0;
+    }
+    if (recount(ctx, counted, there, given) || given) return 1;
+    uint64_t ended = shmq_now();
+    ctx->reclaim.frees = ctx->frees;
+    ctx->reclaim.not_before = ended + (ended - begun);
+    ctx->reclaim.much_later = ended + RECLAIM_REST * (ended - begun);
+    return 0;
+}
+
+/* Memory for what is no payload, from free blocks if there is none else. Under the ctx lock. */
+int arena_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
+    int rc = shmq_reserve(ctx, offset, length);
+    for (int tries = 0; rc == SHMQ_E_NOMEM && tries < RECLAIM_TRIES && reclaim(ctx, length); tries++) rc = shmq_reserve(ctx, offset, length);
+    return rc;
+}
+
+/* The same for what is written soon, in many places: mapped here in one call, instead of by a fault each. */
+int arena_reserve_mapped(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
+    int rc = arena_reserve(ctx, offset, length);
+    uint64_t from = offset / SHMQ_PAGE * SHMQ_PAGE, end = (offset + length + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
+    if (rc == SHMQ_OK && ctx->provider == SHMQ_POSIX) (void)madvise(ctx->base + from, end - from, MADV_POPULATE_WRITE);   /* a hint: before Linux 5.14 nothing comes of it */
+    return rc;
+}
+
+/* How much has to come back before `bytes` can be had: what was just found says it. */
+static uint64_t lacking(shmq_ctx *ctx, uint64_t bytes) {
+    uint64_t more = ctx->detail.what == WHAT_LIMIT ? ctx->detail.found - ctx->bound : ctx->detail.what == WHAT_RESERVE && ctx->detail.expected > ctx->detail.found
+                  ? ctx->detail.expected - ctx->detail.found : 0;
+    return more > bytes && more < ctx->bound ? more : bytes;
 }
 
 int arena_alloc(shmq_ctx *ctx, uint64_t bytes, uint32_t *idx, uint64_t *ctl) {
     int k = arena_class_for(ctx, bytes), rc = SHMQ_E_NOMEM;
     if (k < 0) return fail(ctx, SHMQ_E_TOOBIG, WHAT_CLASS, 0, bytes, ctx->classes[SHMQ_CLASSES - 1].stride, 0);
-    for (int j = k; j < SHMQ_CLASSES && j <= k + 2; j++) {
-        if (ctx->classes[j].limit == 0) break;
-        rc = alloc_in(ctx, (unsigned)j, bytes, idx, ctl);
-        if (rc != SHMQ_E_NOMEM) return rc;
+    for (int tries = 0;; tries++) {
+        for (int j = k; j < SHMQ_CLASSES && j <= k + 2; j++) {
+            if (ctx->classes[j].limit == 0) break;
+            rc = alloc_in(ctx, (unsigned)j, bytes, idx, ctl);
+            if (rc != SHMQ_E_NOMEM) return rc;
+        }
+        if (tries == RECLAIM_TRIES || !reclaim(ctx, lacking(ctx, bytes))) break;
     }
+    for (int j = k; j < SHMQ_CLASSES && j <= k + 2 && ctx->classes[j].limit; j++)
+        if (scan(ctx, (unsigned)j, bytes, idx, ctl) == SHMQ_OK) return SHMQ_OK;
     return rc;
 }
 
@@ -302,7 +466,7 @@ void arena_limbo_check(shmq_ctx *ctx, uint32_t idx) {
     for (uint32_t o = 0; o < owners; o++) {
         if (owner_state(ld_sc(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
         uint32_t n = held_used(ctx, o);
-        shmq_held *h = ctx->held_base + (uint64_t)o * SHMQ_HELD;
+        shmq_held *h = held_of(ctx, o);
         for (uint32_t i = 0; i < n; i++) {
             uint64_t e = ld_sc(&h[i].word);
             if (e && (held_idx(e) == idx || held_idx(e) == parent) && !MUTANT(10)) return;
@@ -322,46 +486,33 @@ void arena_limbo_check(shmq_ctx *ctx, uint32_t idx) {
     if (of != NOBODY && !MUTANT(42)) topic_child_over(ctx, of);
 }
 
-static int punch(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
-    int fd = segment_fd(ctx);
-    if (fd >= 0) return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length);
-    return madvise(ctx->base + offset, length, MADV_REMOVE);
-}
-
 /* Give back the memory of free blocks beyond the lowest keep_bytes of each class. Returns bytes given back. */
 int64_t shmq_trim(shmq_ctx *ctx, uint64_t keep_bytes) {
     int64_t total = 0;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
+    uint64_t counted = ld_acq(&ctx->header->payload_bytes), there = 0;
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
         class_place *c = &ctx->classes[k];
-        uint32_t group = c->stride < SHMQ_PAGE ? (uint32_t)(SHMQ_PAGE / c->stride) : 1;
+        uint32_t group = group_of(c);
         uint64_t n = class_hwm(ctx, k) / group, kept = 0;
         for (uint64_t g = 0; g < n; g++) {
-            uint32_t first = c->first + (uint32_t)g * group, got = 0, marked = 0;
-            uint64_t ctl[64];
+            if (g % 64 == 63) {
+                ctx_unlock(ctx);
+                if ((rc = ctx_enter(ctx)) != SHMQ_OK) return rc;
+            }
+            uint32_t first = c->first + (uint32_t)g * group;
+            uint64_t have = group_bytes(ctx, c, first, group);
+            there += have;
             if (ctl_state(ld_rlx(&block_at(ctx, first)->ctl)) != SHMQ_FREE) continue;
-            uint64_t have = group > 1 ? 0 : (ld32_rlx(&block_at(ctx, first)->extra) & 255) * c->unit;
-            for (uint32_t i = 0; group > 1 && i < group; i++)   /* one unmarked block: the page is there */
-                if (!(ld32_rlx(&block_at(ctx, first + i)->extra) & 255)) have = SHMQ_PAGE;
-            if (have > c->stride && group == 1) have = c->stride;
             if (have == 0 && ctx->trimmed) continue;
             if (have && kept + have <= keep_bytes) { kept += have; continue; }
             /* have == 0: marked by one who may have died before the punch; punched silently by the first trim of a context */
-            while (got < group && claim(ctx, first + got, &ctl[got])) got++;
-            if (got == group) {   /* I4 */
-                for (uint32_t i = 0; i < group; i++, marked++) st32_rel(&block_at(ctx, first + i)->extra, group > 1 ? 1 : 0);
-                CRASH_POINT("trim");
-                uint64_t at = (uint64_t)(c->payload - ctx->base) + g * group * c->stride;
-                if (punch(ctx, at, have ? have : group > 1 ? SHMQ_PAGE : c->stride) == 0) total += (int64_t)have;
-            }
-            for (uint32_t i = 0; i < got; i++)
-                if (cas(&block_at(ctx, first + i)->ctl, ctl[i], ctl_make(SHMQ_FREE, 0, 0, ctl_gen(ctl[i]))))
-                    arena_hint(ctx, first + i);
-            if (g % 64 == 63) { ctx_unlock(ctx); ctx_lock(ctx); }
+            total += (int64_t)punch_group(ctx, k, g, have);
         }
     }
     ctx->trimmed = 1;
+    recount(ctx, counted, there, (uint64_t)total);
     ctx_unlock(ctx);
     return total;
 }

@@ -10,6 +10,8 @@ int arena_free(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
 void arena_hint(shmq_ctx *ctx, uint32_t idx);
 void arena_return_all(shmq_ctx *ctx);
 void arena_limbo_check(shmq_ctx *ctx, uint32_t idx);
+int arena_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length);
+int arena_reserve_mapped(shmq_ctx *ctx, uint64_t offset, uint64_t length);
 
 static inline void arena_prefetch_next(shmq_ctx *ctx, unsigned k) {   /* the block that the next publish will write */
     magazine *m = &ctx->magazines[k];

@@ -10,7 +10,7 @@
 #include "topic.h"
 
 static int alive(shmq_ctx *ctx, unsigned owner) {
-    return owner < SHMQ_OWNERS && owner_state(ld_acq(&ctx->owners[owner].word)) == SHMQ_OWNER_ALIVE;
+    return owner < ctx->geometry.processes && owner_state(ld_acq(&ctx->owners[owner].word)) == SHMQ_OWNER_ALIVE;
 }
 
 static int named_by_living(shmq_ctx *ctx, uint32_t idx) {   /* itself, or, of an attached block, its parent */
@@ -21,7 +21,7 @@ static int named_by_living(shmq_ctx *ctx, uint32_t idx) {   /* itself, or, of an
         if (!alive(ctx, o)) continue;
         uint32_t n = held_used(ctx, o);
         for (uint32_t i = 0; i < n; i++) {
-            uint64_t e = ld_acq(&ctx->held_base[(uint64_t)o * SHMQ_HELD + i].word);
+            uint64_t e = ld_acq(&held_of(ctx, o)[i].word);
             if (e && (held_idx(e) == idx || held_idx(e) == parent)) return 1;
         }
     }
@@ -46,7 +46,7 @@ static void audit_block(shmq_ctx *ctx, uint32_t idx, shmq_audit_report *r) {
         if (!named_by_living(ctx, idx)) r->limbo++;
         break;
     case SHMQ_ATTACHED:
-        if (ld_rlx(&b->due_ns) >= SHMQ_BLOCKS || settle_extra(ctx, (uint32_t)ld_rlx(&b->due_ns)) != idx) r->attached++;
+        if (ld_rlx(&b->due_ns) >= ctx->indices || settle_extra(ctx, (uint32_t)ld_rlx(&b->due_ns)) != idx) r->attached++;
         break;
     case SHMQ_FREE:
         if (!(ld_rlx(&ctx->l0[idx / 64]) >> (idx % 64) & 1)) r->unhinted++;
@@ -97,7 +97,7 @@ int shmq_audit(shmq_ctx *ctx, shmq_audit_report *out) {
         if (!alive(ctx, o)) continue;
         uint32_t n = held_used(ctx, o);
         for (uint32_t i = 0; i < n; i++) {
-            uint64_t e = ld_acq(&ctx->held_base[(uint64_t)o * SHMQ_HELD + i].word);
+            uint64_t e = ld_acq(&held_of(ctx, o)[i].word);
             out->held += e && !block_known(ctx, held_idx(e));
         }
     }

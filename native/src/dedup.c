@@ -36,6 +36,7 @@
  * over. After it: the block is MOVE(dead) with the DEDUP bit; the recoverer finds its own id and publishes it. If that comes so
  * late that the claim is forgotten, the claim is made anew, and fails if another message has the id by then.
  */
+#include "arena.h"
 #include "dedup.h"
 #include "clock.h"
 #include "settle.h"
@@ -149,7 +150,7 @@ static bucket *bucket_of(shmq_ctx *ctx, local_dedup *t, const hash128 *key) {
     head *h = half(t, 0);
     uint64_t n = key->lo & t->mask, c = n >> t->chunk_lg, bytes = sizeof(bucket) << t->chunk_lg;
     if (RARE(!(ld_acq(&h->chunks) >> c & 1))) {
-        if (segment_reserve_mapped(ctx, (uint64_t)((uint8_t *)buckets(t) - ctx->base) + c * bytes, bytes) != SHMQ_OK) return NULL;
+        if (arena_reserve_mapped(ctx, (uint64_t)((uint8_t *)buckets(t) - ctx->base) + c * bytes, bytes) != SHMQ_OK) return NULL;
         or64(&h->chunks, UINT64_C(1) << c);
     }
     return buckets(t) + n;
@@ -159,8 +160,8 @@ static int back(shmq_ctx *ctx, local_dedup *t, uint64_t gen, uint64_t backed) {
     uint64_t step = backed / 4 / ENTRIES_STEP * ENTRIES_STEP, n = backed + (step < ENTRIES_STEP ? ENTRIES_STEP : step > ENTRIES_MOST ? ENTRIES_MOST : step);
     if (n > t->capacity) n = t->capacity;
     uint64_t at = (uint64_t)((uint8_t *)first_of(t, gen, (uint32_t)backed) - ctx->base), end = (uint64_t)((uint8_t *)first_of(t, gen, (uint32_t)n - 1) - ctx->base) + 8;
-    int rc = segment_reserve_mapped(ctx, (uint64_t)((uint8_t *)entry_at(t, gen, (uint32_t)backed) - ctx->base), (n - backed) * sizeof(entry));
-    if (rc == SHMQ_OK && pages(end) > pages(at)) rc = segment_reserve_mapped(ctx, pages(at), end - pages(at));
+    int rc = arena_reserve_mapped(ctx, (uint64_t)((uint8_t *)entry_at(t, gen, (uint32_t)backed) - ctx->base), (n - backed) * sizeof(entry));
+    if (rc == SHMQ_OK && pages(end) > pages(at)) rc = arena_reserve_mapped(ctx, pages(at), end - pages(at));
     if (rc == SHMQ_OK) cas(&half(t, gen)->backed, backed, n);   /* else another one did, as far or farther */
     return rc;
 }

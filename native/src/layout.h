@@ -100,7 +100,7 @@ static inline uint64_t queue_gen(uint64_t w) { return w >> 8; }
 typedef struct {             /* what this process knows of one ring; head and tail are lower bounds of the true ones */
     shmq_au64 *slots;
     shmq_ring_ends *ends;
-    shmq_au32 *chunks;       /* NULL: all slots have memory */
+    shmq_au32 *chunks;       /* NULL: all slots have memory, as far as this process knows or has seen */
     uint64_t backed;         /* positions below need no look at chunks before they are filled */
     uint64_t head, tail, mask;
     uint32_t lg, ring;       /* ring = queue*16 + lane */
@@ -157,6 +157,9 @@ typedef struct {             /* of a queue: who waits for room, as far as known,
 #define FANS 8
 typedef struct { uint64_t topic; uint32_t topology, n; uint16_t to[SHMQ_QUEUES]; } fan_list;   /* the subscriptions of a topic, as of that topology */
 
+#define USUAL_DEPTH 100064   /* the default max_depth, and what slots a queue has more */
+#define AGAIN_MOST 65536     /* slots of a redelivery ring */
+
 #define MAGAZINE 64
 typedef struct { uint32_t n, cap, window, next; uint32_t idx[MAGAZINE]; } magazine;   /* window: of how many blocks; next: within it */
 
@@ -188,6 +191,7 @@ struct shmq_ctx {
     shmq_block *blocks;
     shmq_geometry geometry;
     class_place classes[SHMQ_CLASSES];
+    uint32_t unit_lg, indices;       /* block indices come in units of 2^unit_lg; how many there are */
     uint8_t unit_class[SHMQ_UNITS];
     uint64_t next_id, end_id;
     uint64_t random;
@@ -200,6 +204,9 @@ struct shmq_ctx {
     uint64_t blocker;        /* the subscription without room for which the last publish of a topic would have had to wait */
     uint32_t bare;           /* blocks in the user's hands without a held entry: loans, and takes for good not yet acked */
     uint32_t trimmed;        /* this context has trimmed before: marks of punched pages can be trusted */
+    uint64_t frees;          /* blocks that this attachment has freed */
+    struct { uint64_t not_before, much_later, frees, group; uint32_t class; } reclaim;   /* see reclaim() in arena.c */
+    uint64_t bound, credit;  /* memory that payloads may have; bytes of it that may be had before the file system is looked at again */
     uint32_t held_n;         /* entries on the free stack */
     uint32_t held_fresh;     /* entries never used by this attachment start here */
     uint32_t held_cap;       /* entries that this attachment has put memory behind */
@@ -216,7 +223,7 @@ struct shmq_ctx {
 
 /* detail.what */
 enum { WHAT_NONE, WHAT_MAGIC, WHAT_VERSION, WHAT_FINGERPRINT, WHAT_CHECKSUM, WHAT_SIZE, WHAT_UID, WHAT_PIDNS, WHAT_BOOT,
-       WHAT_RESERVE, WHAT_SLOT, WHAT_BLOCK, WHAT_QUEUE, WHAT_CLASS, WHAT_MAP, WHAT_GEOMETRY, WHAT_PROVIDER, WHAT_DEDUP, WHAT_TIMENS };
+       WHAT_RESERVE, WHAT_SLOT, WHAT_BLOCK, WHAT_QUEUE, WHAT_CLASS, WHAT_MAP, WHAT_GEOMETRY, WHAT_PROVIDER, WHAT_DEDUP, WHAT_TIMENS, WHAT_LIMIT };
 
 static inline int fail(shmq_ctx *ctx, int rc, uint32_t what, uint64_t offset, uint64_t found, uint64_t expected, int err) {
     ctx->detail = (shmq_detail){ .sys_errno = err, .what = what, .offset = offset, .found = found, .expected = expected };
@@ -228,16 +235,20 @@ static inline void ctx_unlock(shmq_ctx *ctx);
 
 /* How far tables are in use. Each is a word that anybody may have damaged: read here and nowhere else, and never beyond its table. */
 static inline uint32_t clamped(uint32_t n, uint32_t most) { return n < most ? n : most; }
-static inline uint32_t owners_used(shmq_ctx *ctx) { return clamped(ld32_acq(&ctx->header->owner_hwm), SHMQ_OWNERS); }
-static inline uint32_t queues_used(shmq_ctx *ctx) { return clamped(ld32_acq(&ctx->header->queue_hwm), SHMQ_QUEUES); }
+static inline uint32_t owners_used(shmq_ctx *ctx) { return clamped(ld32_acq(&ctx->header->owner_hwm), (uint32_t)ctx->geometry.processes); }
+static inline uint32_t queues_used(shmq_ctx *ctx) { return clamped(ld32_acq(&ctx->header->queue_hwm), (uint32_t)ctx->geometry.queue_count); }
 static inline uint32_t held_used(shmq_ctx *ctx, uint32_t owner) {   /* held entries of that record which have memory, and were ever used */
     shmq_owner *o = &ctx->owners[owner];
     uint32_t n = ld32_acq(&o->held_hwm);
-    return clamped(clamped(n, ld32_acq(&o->held_cap)), SHMQ_HELD);
+    return clamped(clamped(n, ld32_acq(&o->held_cap)), (uint32_t)ctx->geometry.held_each);
+}
+static inline shmq_held *held_of(shmq_ctx *ctx, uint32_t owner) { return ctx->held_base + owner * ctx->geometry.held_each; }
+static inline shmq_counters *counters_of(shmq_ctx *ctx, uint32_t owner, uint32_t queue) {
+    return &ctx->counters[owner * ctx->geometry.queue_count + queue];
 }
 
 static inline shmq_block *block_at(shmq_ctx *ctx, uint32_t idx) { return &ctx->blocks[idx]; }
-static inline unsigned class_of(shmq_ctx *ctx, uint32_t idx) { return ctx->unit_class[idx / SHMQ_UNIT_BLOCKS]; }
+static inline unsigned class_of(shmq_ctx *ctx, uint32_t idx) { return ctx->unit_class[idx >> ctx->unit_lg]; }   /* idx < indices */
 static inline uint8_t *payload_of(shmq_ctx *ctx, uint32_t idx) {
     class_place *k = &ctx->classes[class_of(ctx, idx)];
     return k->payload + (uint64_t)(idx - k->first) * k->stride;
@@ -255,7 +266,7 @@ static inline uint64_t class_hwm(shmq_ctx *ctx, unsigned k) {
 }
 /* is that a block that has ever been made? every index read from shared memory passes here */
 static inline int block_known(shmq_ctx *ctx, uint32_t idx) {
-    if (idx >= SHMQ_BLOCKS) return 0;
+    if (idx >= ctx->indices) return 0;
     unsigned k = class_of(ctx, idx);
     return idx - ctx->classes[k].first < class_hwm(ctx, k);
 }
@@ -271,7 +282,6 @@ static inline uint32_t extra_idx(uint32_t extra) { return (extra >> 8) - 1; }   
 static inline uint32_t align8(uint32_t n) { return (n + 7) & ~7u; }
 
 int shmq_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length);
-int segment_reserve_mapped(shmq_ctx *ctx, uint64_t offset, uint64_t length);
 int segment_fd(shmq_ctx *ctx);
 uint32_t segment_where(void);
 int segment_is_here(const shmq_header *h);

@@ -47,7 +47,7 @@ int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next) {
     for (uint32_t o = 0; o < owners; o++) {
         if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
         uint32_t used = held_used(ctx, o);
-        shmq_held *h = ctx->held_base + (uint64_t)o * SHMQ_HELD;
+        shmq_held *h = held_of(ctx, o);
         for (uint32_t i = 0; i < used; i++) {
             uint64_t e = ld_acq(&h[i].word), deadline = ld_acq(&h[i].deadline);
             if (e == 0 || deadline == 0 || (held_flags(e) & SHMQ_HELD_VIEW) || ld_acq(&h[i].word) != e) continue;
@@ -67,7 +67,7 @@ int lease_steal(shmq_ctx *ctx, local_queue *q, uint32_t index) {
     for (uint32_t o = 0; o < owners; o++) {
         if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
         uint32_t used = held_used(ctx, o);
-        shmq_held *h = ctx->held_base + (uint64_t)o * SHMQ_HELD;
+        shmq_held *h = held_of(ctx, o);
         for (uint32_t i = 0; i < used; i++) {
             uint64_t e = ld_acq(&h[i].word);
             if (e == 0 || held_flags(e) != 0 || !block_known(ctx, held_idx(e))) continue;

@@ -15,6 +15,7 @@
  *     published k * aging after it. So nothing starves, and two processes never disagree.
  * I4  max_depth counts all levels. With one level the bound is exact; with several it may be passed by as many messages as
  *     there are processes publishing at that moment.
+ * I5  Without memory for the ring of its level, a message goes to the lowest: later than its priority promises, but not refused.
  *
  * Who dies where: before the bit: memory and `ready`, which the next one finds. After it: an empty ring more to look into.
  * A stopped one delays nobody: the place is fixed at create, reserving twice is harmless, the bit is one OR.
@@ -76,11 +77,12 @@ int level_find(shmq_ctx *ctx, local_queue *q, uint32_t lanes, local_ring **from,
     return found;
 }
 
-/* The ring for a message of that priority, with memory behind it. */
+/* The ring for a message of that priority, with memory behind it. (I5) */
 int level_open(shmq_ctx *ctx, local_queue *q, unsigned priority, local_ring **r) {
     unsigned level = level_of(q, priority);
-    *r = level_ring(q, level);
-    return queue_level_ready(ctx, q, level);
+    int rc = queue_level_ready(ctx, q, level);
+    *r = level_ring(q, rc == SHMQ_E_NOMEM && !MUTANT(71) ? 0 : level);
+    return rc == SHMQ_E_NOMEM && !MUTANT(71) ? SHMQ_OK : rc;
 }
 
 /* What goes first when room has to be made: the oldest new message of the lowest level. */

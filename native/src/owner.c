@@ -9,6 +9,8 @@
  *     a stopped process is alive.
  * I3  held entries are written by their owner only; an entry is written before the ctl CAS that it covers, and cleared
  *     before the CAS that ends the lease. What a former owner of the record left is cleared before held_hwm admits it.
+ * I6  A new attachment needs no memory that may not be there: the next AHEAD free records have theirs, as far as there was some
+ *     when somebody last attached or looked for the dead. What belongs to a record outlives its attachments.
  * I4  A record becomes FREE only after a full recovery, or by its own owner with nothing held.
  * I5  A FREE record has no image; its owner stores its own after the attach CAS. So an image that is read under an ALIVE word is
  *     of the program that this word names, or there is none yet.
@@ -99,6 +101,31 @@ static int kill_zero(uint32_t pid) { return pid == 0 ? ESRCH : kill((pid_t)pid, 
 static int attach(shmq_ctx *ctx, uint32_t role);
 static void bury_former(shmq_ctx *ctx);
 
+#define AHEAD 8
+
+/* The first page of a record's held table. Whoever gets there first; its owner alone makes it more. */
+static int held_ready(shmq_ctx *ctx, uint32_t i, int (*reserve)(shmq_ctx *, uint64_t, uint64_t)) {
+    shmq_owner *o = &ctx->owners[i];
+    if (ld32_acq(&o->held_cap)) return SHMQ_OK;
+    int rc = reserve(ctx, (uint64_t)((uint8_t *)held_of(ctx, i) - ctx->base), SHMQ_PAGE);
+    if (rc == SHMQ_OK) cas32(&o->held_cap, 0, SHMQ_PAGE / sizeof(shmq_held));
+    return rc;
+}
+
+/* I6. Under the ctx lock. */
+static void ready_ahead(shmq_ctx *ctx) {
+    uint32_t owners = (uint32_t)ctx->geometry.processes, queues = clamped(32, (uint32_t)ctx->geometry.queue_count);
+    for (uint32_t i = 0, n = 0; i < owners && n < AHEAD && !MUTANT(70); i++) {
+        shmq_owner *o = &ctx->owners[i];
+        if (owner_state(ld_acq(&o->word)) != SHMQ_OWNER_FREE) continue;
+        n++;
+        if (held_ready(ctx, i, arena_reserve) != SHMQ_OK) return;
+        if (ld32_acq(&o->counters) & 1) continue;
+        if (arena_reserve(ctx, (uint64_t)((uint8_t *)counters_of(ctx, i, 0) - ctx->base), queues * sizeof(shmq_counters)) != SHMQ_OK) return;
+        or32(&o->counters, 1);
+    }
+}
+
 int shmq_attach(shmq_ctx *ctx, uint32_t role) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
@@ -114,8 +141,8 @@ int shmq_attach(shmq_ctx *ctx, uint32_t role) {
 
 /* What this process had attached before it exec'ed: nobody else can tell, as soon as its maps hold the segment again. */
 static void bury_former(shmq_ctx *ctx) {
-    uint32_t owners = ld32_acq(&ctx->header->owner_hwm), pid = (uint32_t)getpid();
-    for (uint32_t i = 0; i < owners && i < SHMQ_OWNERS; i++) {
+    uint32_t owners = owners_used(ctx), pid = (uint32_t)getpid();
+    for (uint32_t i = 0; i < owners; i++) {
         uint64_t w = ld_acq(&ctx->owners[i].word);
         if (owner_state(w) != SHMQ_OWNER_ALIVE || owner_pid(w) != pid || i == ctx->self) continue;
         if (shmq_owner_prove(ctx, i, 1) == SHMQ_OK && shmq_owner_declare(ctx, i, w) == SHMQ_OK) shmq_recover(ctx, i);
@@ -129,12 +156,13 @@ static int attach(shmq_ctx *ctx, uint32_t role) {
     uint32_t pid = (uint32_t)getpid();
     int err = proc_stat(pid, &start, &stack, &ended);
     if (err) return fail(ctx, SHMQ_E_SYS, WHAT_NONE, 0, pid, 0, err);
-    for (uint32_t i = 0; i < SHMQ_OWNERS; i++) {
+    uint32_t owners = (uint32_t)ctx->geometry.processes;
+    for (uint32_t i = 0; i < owners; i++) {
         shmq_owner *o = &ctx->owners[i];
         uint64_t w = ld_acq(&o->word);
         if (owner_state(w) != SHMQ_OWNER_FREE) continue;
         /* memory first, so that a full file system leaves no trace; whatever the record says that it has */
-        int rc = shmq_reserve(ctx, ctx->geometry.held + (uint64_t)i * SHMQ_HELD * sizeof(shmq_held), SHMQ_PAGE);
+        int rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)held_of(ctx, i) - ctx->base), SHMQ_PAGE);
         if (rc != SHMQ_OK) return rc;
         uint64_t mine = owner_make(SHMQ_OWNER_ALIVE, owner_epoch(w), start, pid);
         if (!cas(&o->word, w, mine)) continue;   /* I1 */
@@ -156,7 +184,7 @@ static int attach(shmq_ctx *ctx, uint32_t role) {
         ctx->self = i;
         ctx->self_word = mine;
         ctx->me = o;
-        ctx->held = ctx->held_base + (uint64_t)i * SHMQ_HELD;
+        ctx->held = held_of(ctx, i);
         ctx->held_n = ctx->held_fresh = 0;
         ctx->next_id = ctx->end_id = 0;
         ctx->bare = ctx->trimmed = 0;
@@ -166,9 +194,10 @@ static int attach(shmq_ctx *ctx, uint32_t role) {
         clock_init(ctx);
         memcpy(ctx->secret, ctx->header->secret, sizeof ctx->secret);
         st32_rel(&ctx->attached, 1);
+        ready_ahead(ctx);
         return (int)i;
     }
-    return fail(ctx, SHMQ_E_OWNERS, WHAT_NONE, 0, SHMQ_OWNERS, SHMQ_OWNERS, 0);
+    return fail(ctx, SHMQ_E_OWNERS, WHAT_NONE, 0, owners, owners, 0);
 }
 
 /* Give back what is held (an attempt counts only for what was handed out), then leave. */
@@ -212,10 +241,10 @@ void owner_ping(shmq_ctx *ctx) {
 int owner_held_get(shmq_ctx *ctx, uint32_t *entry) {
     if (ctx->held_n) { *entry = ctx->held_free[--ctx->held_n]; return SHMQ_OK; }
     uint32_t i = ctx->held_fresh, cap = MUTANT(73) ? ld32_rlx(&ctx->me->held_cap) : ctx->held_cap;   /* what we have reserved, not what the record says */
-    if (i >= SHMQ_HELD) return fail(ctx, SHMQ_E_HELD, WHAT_NONE, 0, i, SHMQ_HELD, 0);
+    if (i >= ctx->geometry.held_each) return fail(ctx, SHMQ_E_HELD, WHAT_NONE, 0, i, ctx->geometry.held_each, 0);
     if (i >= cap) {
-        uint32_t want = cap * 2 > SHMQ_HELD ? SHMQ_HELD : cap * 2;
-        int rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)(ctx->held + cap) - ctx->base), (uint64_t)(want - cap) * sizeof(shmq_held));
+        uint32_t want = clamped(cap * 2, (uint32_t)ctx->geometry.held_each);
+        int rc = arena_reserve(ctx, (uint64_t)((uint8_t *)(ctx->held + cap) - ctx->base), (uint64_t)(want - cap) * sizeof(shmq_held));
         if (rc != SHMQ_OK) return rc;
         ctx->held_cap = want;
         if (ld32_rlx(&ctx->me->held_cap) < want) st32_rel(&ctx->me->held_cap, want);
@@ -231,7 +260,7 @@ int owner_held_get(shmq_ctx *ctx, uint32_t *entry) {
 int shmq_owner_snapshot(shmq_ctx *ctx, uint32_t owner, shmq_owner_info *out) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
-    if (owner >= SHMQ_OWNERS) return SHMQ_E_ARG;
+    if (owner >= ctx->geometry.processes) return SHMQ_E_ARG;
     shmq_owner *o = &ctx->owners[owner];
     memset(out, 0, sizeof *out);
     out->word = ld_acq(&o->word);
@@ -246,7 +275,7 @@ int shmq_owner_snapshot(shmq_ctx *ctx, uint32_t owner, shmq_owner_info *out) {
     out->settled = ld32_acq(&o->settled);
     uint32_t n = held_used(ctx, owner);
     for (uint32_t i = 0; out->state == SHMQ_OWNER_ALIVE && i < n; i++)
-        out->held += ld_rlx(&ctx->held_base[(uint64_t)owner * SHMQ_HELD + i].word) != 0;
+        out->held += ld_rlx(&held_of(ctx, owner)[i].word) != 0;
     return SHMQ_OK;
 }
 
@@ -278,7 +307,7 @@ int owner_word_dead(uint64_t w, uint64_t *stack) {
 /* I2. OK = proven dead (or DEAD already), ALIVE = not proven, NOTFOUND = no such attachment. */
 int shmq_owner_prove(shmq_ctx *ctx, uint32_t owner, int look_for_exec) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
-    if (!ctx->mapped || owner >= SHMQ_OWNERS) return SHMQ_E_ARG;
+    if (!ctx->mapped || owner >= ctx->geometry.processes) return SHMQ_E_ARG;
     shmq_owner *o = &ctx->owners[owner];
     uint64_t w = ld_acq(&o->word);
     if (owner_state(w) == SHMQ_OWNER_DEAD) return SHMQ_OK;
@@ -299,7 +328,7 @@ int shmq_owner_prove(shmq_ctx *ctx, uint32_t owner, int look_for_exec) {
 /* ALIVE -> DEAD for exactly that word, which the caller has proven dead. OK also when somebody else declared it. */
 int shmq_owner_declare(shmq_ctx *ctx, uint32_t owner, uint64_t word) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
-    if (!ctx->mapped || owner >= SHMQ_OWNERS || owner_state(word) != SHMQ_OWNER_ALIVE) return SHMQ_E_ARG;
+    if (!ctx->mapped || owner >= ctx->geometry.processes || owner_state(word) != SHMQ_OWNER_ALIVE) return SHMQ_E_ARG;
     if (cas(&ctx->owners[owner].word, word, owner_with(word, SHMQ_OWNER_DEAD))) owner_ping(ctx);   /* DEAD: before any ctl load that is acted on */
     return ld_acq(&ctx->owners[owner].word) == owner_with(word, SHMQ_OWNER_DEAD) ? SHMQ_OK : SHMQ_STALE;
 }
@@ -317,5 +346,9 @@ int shmq_reap(shmq_ctx *ctx, int look_for_exec) {
         if (owner_state(w) == SHMQ_OWNER_ALIVE && shmq_owner_declare(ctx, i, w) != SHMQ_OK) continue;
         if (shmq_recover(ctx, i) == SHMQ_OK) n++;
     }
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    ready_ahead(ctx);
+    ctx_unlock(ctx);
     return n;
 }

@@ -84,7 +84,7 @@ static uint64_t turn_of(shmq_ctx *ctx) {
 /* Is whoever had that turn gone, and recovered? */
 static int turn_over(shmq_ctx *ctx, uint64_t turn) {
     uint64_t owner = (turn >> 48) - 1;
-    if (owner >= SHMQ_OWNERS) return 1;
+    if (owner >= ctx->geometry.processes) return 1;
     uint64_t w = ld_acq(&ctx->owners[owner].word);
     if (MUTANT(79) && owner_state(w) == SHMQ_OWNER_DEAD) return 1;
     return owner_state(w) == SHMQ_OWNER_FREE || owner_epoch(w) != ((turn >> 32) & 0xffff) || owner_pid(w) != (uint32_t)turn;

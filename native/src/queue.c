@@ -102,10 +102,10 @@ void queue_admin_leave(shmq_ctx *ctx) {
 /* ---- opening ---- */
 
 static int counters_ready(shmq_ctx *ctx, uint32_t index) {
-    uint32_t bit = 1u << (index / 32);
+    uint32_t bit = 1u << (index / 32), from = index / 32 * 32;
     if (ld32_acq(&ctx->me->counters) & bit) return SHMQ_OK;
-    uint64_t at = ctx->geometry.counters + ((uint64_t)ctx->self * SHMQ_QUEUES + index / 32 * 32) * sizeof(shmq_counters);
-    int rc = shmq_reserve(ctx, at, 32 * sizeof(shmq_counters));
+    uint64_t at = (uint64_t)((uint8_t *)counters_of(ctx, ctx->self, from) - ctx->base);
+    int rc = arena_reserve(ctx, at, clamped(32, (uint32_t)ctx->geometry.queue_count - from) * sizeof(shmq_counters));
     if (rc == SHMQ_OK) or32(&ctx->me->counters, bit);
     return rc;
 }
@@ -113,7 +113,7 @@ static int counters_ready(shmq_ctx *ctx, uint32_t index) {
 /* Count this process's share of an open queue, for which there was no memory when it was opened. */
 int queue_count_here(shmq_ctx *ctx, uint32_t index) {
     int rc = counters_ready(ctx, index);
-    if (rc == SHMQ_OK) ctx->local[index].counters = &ctx->counters[(uint64_t)ctx->self * SHMQ_QUEUES + index];
+    if (rc == SHMQ_OK) ctx->local[index].counters = counters_of(ctx, ctx->self, index);
     return rc;
 }
 
@@ -135,8 +135,8 @@ static int ring_open(shmq_ctx *ctx, shmq_queue *rec, uint32_t index, unsigned la
         return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)&rec->place[lane] - ctx->base), p.offset, ctx->geometry.rings, 0);
     *r = (local_ring){ .slots = (shmq_au64 *)(ctx->base + p.offset), .ends = &rec->ends[lane], .mask = (UINT64_C(1) << p.lg) - 1,
                        .lg = p.lg, .ring = index * SHMQ_LANES + lane, .backed = UINT64_MAX };
-    if (lane == SHMQ_LANE_WORK && p.lg > RING_LONG) {
-        r->chunks = &rec->chunks;
+    if (p.lg > RING_LONG) {
+        r->chunks = &rec->chunks[lane].n;
         r->backed = 0;
     }
     return SHMQ_OK;
@@ -174,7 +174,7 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
         fresh.keys = (shmq_au64 *)(ctx->base + rec->keys.offset);
         fresh.lanes = SHMQ_LANES_ORDERED;
     }
-    fresh.counters = counted ? &ctx->counters[(uint64_t)ctx->self * SHMQ_QUEUES + index] : &ctx->spare;
+    fresh.counters = counted ? counters_of(ctx, ctx->self, index) : &ctx->spare;
     fresh.max_depth = fresh.options.max_depth;
     if (fresh.max_depth < 1 || fresh.max_depth > fresh.work.mask + 1) fresh.max_depth = fresh.work.mask + 1;
     fresh.most = fresh.lanes ? fresh.work.mask + 1 : fresh.max_depth;
@@ -200,13 +200,13 @@ local_ring *queue_ring(shmq_ctx *ctx, unsigned ring) {
     return lane == SHMQ_LANE_AGAIN && __atomic_load_n(&q->shared->place[lane].ready, __ATOMIC_ACQUIRE) ? &q->again : NULL;
 }
 
-/* The redelivery ring gets its memory when the first message comes back. */
+/* What of a ring has memory before its first message: all of a short one. */
+static uint64_t first_bytes(shmq_ring_place p) { return p.lg > RING_LONG ? RING_CHUNK * 8 : ((UINT64_C(8) << p.lg) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE; }
+
+/* The redelivery ring has memory from create on: a message that comes back must find room. */
 int queue_again_ready(shmq_ctx *ctx, local_queue *q) {
-    shmq_ring_place *p = &q->shared->place[SHMQ_LANE_AGAIN];
-    if (__atomic_load_n(&p->ready, __ATOMIC_ACQUIRE)) return SHMQ_OK;
-    int rc = shmq_reserve(ctx, p->offset, (q->again.mask + 1) * 8);
-    if (rc == SHMQ_OK) __atomic_store_n(&p->ready, 1, __ATOMIC_RELEASE);
-    return rc;
+    (void)ctx;
+    return __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) ? SHMQ_OK : SHMQ_E_CORRUPT;
 }
 
 /* Levels that others have begun to use. What cannot be opened stays closed to us: a hostile word costs its own queue only. */
@@ -226,8 +226,9 @@ int queue_level_ready(shmq_ctx *ctx, local_queue *q, unsigned level) {
     if (level == 0 || (queue_lanes(ctx, q) & 1u << level)) return SHMQ_OK;
     shmq_ring_place *p = &q->shared->place[level];
     uint64_t bytes = place_bytes(ctx, *p, 24);
-    int rc = bytes ? shmq_reserve(ctx, p->offset, bytes) : SHMQ_E_CORRUPT;
+    int rc = bytes ? arena_reserve(ctx, p->offset, first_bytes(*p)) : SHMQ_E_CORRUPT;
     if (rc != SHMQ_OK) return rc;
+    if (p->lg > RING_LONG) cas32(&q->shared->chunks[level].n, 0, 1);
     __atomic_store_n(&p->ready, 1, __ATOMIC_RELEASE);
     CRASH_POINT("level_ready");
     if (!MUTANT(30)) or32(&q->shared->lanes, 1u << level);
@@ -301,9 +302,18 @@ static uint64_t ring_space(shmq_ctx *ctx, uint64_t bytes, uint64_t also_at, uint
     return at + bytes <= end ? at : 0;
 }
 
+/* Here nobody has the ctx lock. */
+static int reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    rc = arena_reserve(ctx, offset, length);
+    ctx_unlock(ctx);
+    return rc;
+}
+
 /* The word of a record that may have no memory yet: a FREE one then. */
 static uint64_t queue_word_at(shmq_ctx *ctx, uint32_t index) {
-    if (index >= SHMQ_QUEUES || shmq_reserve(ctx, ctx->geometry.queues + (uint64_t)index * sizeof(shmq_queue), sizeof(shmq_queue)) != SHMQ_OK) return 0;
+    if (index >= ctx->geometry.queue_count || reserve(ctx, ctx->geometry.queues + (uint64_t)index * sizeof(shmq_queue), sizeof(shmq_queue)) != SHMQ_OK) return 0;
     return ld_acq(&ctx->queues[index].word);
 }
 
@@ -321,7 +331,7 @@ static uint64_t published(shmq_ctx *ctx, uint32_t index) {
     uint64_t sum = 0;
     uint32_t n = owners_used(ctx);
     for (uint32_t o = 0; o < n; o++)
-        if (ld32_acq(&ctx->owners[o].counters) & 1u << (index / 32)) sum += ld_acq(&ctx->counters[(uint64_t)o * SHMQ_QUEUES + index].published);
+        if (ld32_acq(&ctx->owners[o].counters) & 1u << (index / 32)) sum += ld_acq(&counters_of(ctx, o, index)->published);
     return sum;
 }
 
@@ -330,14 +340,14 @@ static void sum_counters(shmq_ctx *ctx, uint32_t index, uint64_t out[COUNTERS]) 
     uint32_t n = owners_used(ctx);
     for (uint32_t o = 0; o < n; o++) {
         if (!(ld32_acq(&ctx->owners[o].counters) & 1u << (index / 32))) continue;
-        shmq_au64 *c = (shmq_au64 *)&ctx->counters[(uint64_t)o * SHMQ_QUEUES + index];
+        shmq_au64 *c = (shmq_au64 *)counters_of(ctx, o, index);
         for (unsigned i = 0; i < COUNTERS; i++) out[i] += ld_rlx(&c[i]);
     }
 }
 
 /* What the counters of record `index` stood at when it was made: the row behind those of all owners. */
 static uint64_t *base_counters(shmq_ctx *ctx, uint32_t index) {
-    return (uint64_t *)&ctx->counters[(uint64_t)SHMQ_OWNERS * SHMQ_QUEUES + index];
+    return (uint64_t *)counters_of(ctx, (uint32_t)ctx->geometry.processes, index);
 }
 
 int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, int ephemeral) {
@@ -354,16 +364,17 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     int64_t found = find_name(ctx, name, &index);
     if (found >= 0) { queue_admin_leave(ctx); return SHMQ_E_EXISTS; }
     if (!dead_letter_sound(ctx, options)) { queue_admin_leave(ctx); return SHMQ_GONE; }   /* deleted since its number was asked for */
-    if (index == NOBODY || (hwm < 64 && queue_state(queue_word_at(ctx, hwm)) == SHMQ_Q_FREE)) index = hwm;   /* a fresh record while they are cheap: old numbers live on in dead letters */
-    while (index == hwm && index < SHMQ_QUEUES && queue_state(queue_word_at(ctx, index)) != SHMQ_Q_FREE)
+    if (index == NOBODY || (hwm < 64 && hwm < ctx->geometry.queue_count && queue_state(queue_word_at(ctx, hwm)) == SHMQ_Q_FREE)) index = hwm;   /* a fresh record while they are cheap: old numbers live on in dead letters */
+    while (index == hwm && index < ctx->geometry.queue_count && queue_state(queue_word_at(ctx, index)) != SHMQ_Q_FREE)
         st32_rel(&ctx->header->queue_hwm, index = ++hwm);   /* the hint was too low: that record lives */
-    if (index >= SHMQ_QUEUES) { queue_admin_leave(ctx); return fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 0, hwm, SHMQ_QUEUES, 0); }
+    if (index >= ctx->geometry.queue_count) { queue_admin_leave(ctx); return fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 0, hwm, ctx->geometry.queue_count, 0); }
     shmq_queue *rec = &ctx->queues[index];
     int subscription = options->kind == SHMQ_KIND_SUBSCRIPTION || options->kind == SHMQ_KIND_PATTERN;
     uint64_t depth = subscription || options->kind == SHMQ_KIND_QUEUE ? options->max_depth : 1;   /* nothing ever lies in a topic itself */
     /* more slots than max_depth: who has seen room, then committed a share, an id or a forward, finds it though others were quicker */
     uint64_t slots = depth + (subscription || options->dedup_window_ns ? SHMQ_OWNERS : depth < 64 ? depth : 64);
-    uint32_t lg[2] = { lg_for(slots > SHMQ_BLOCKS ? SHMQ_BLOCKS : slots), lg_for(depth > 65536 ? 65536 : depth) };
+    uint64_t most = ctx->indices;   /* no more messages than blocks */
+    uint32_t lg[2] = { lg_for(slots > most ? most : slots), lg_for(depth > AGAIN_MOST ? AGAIN_MOST : depth) };
     if (options->order != SHMQ_FIFO) lg[0] = lg[0] < 8 ? 10 : lg[0] > 22 ? 24 : lg[0] + 2;   /* messages passed over keep their places */
     uint64_t bytes[2], at[2];
     for (int i = 0; i < 2; i++) bytes[i] = ((UINT64_C(8) << lg[i]) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
@@ -376,23 +387,28 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     at[1] = at[0] ? at[0] + levels * bytes[0] : 0;
     keys.offset = keys.ready ? at[1] + bytes[1] : 0;
     if (at[1] == 0) { queue_admin_leave(ctx); return fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 1, span, ctx->geometry.rings_size, 0); }
-    rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)rec - ctx->base), sizeof *rec);
-    if (rc == SHMQ_OK) rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)base_counters(ctx, index) - ctx->base), sizeof(shmq_counters));
-    uint64_t first = lg[0] > RING_LONG ? RING_CHUNK * 8 : bytes[0];   /* a long one gets the rest as it goes */
-    if (rc == SHMQ_OK && first < bytes[0]) ring_punch(ctx, (shmq_ring_place){ at[0], lg[0], 0 }, NULL);
-    if (rc == SHMQ_OK) rc = shmq_reserve(ctx, at[0], first);
-    if (rc == SHMQ_OK && keys.ready) rc = shmq_reserve(ctx, keys.offset, UINT64_C(8) << keys.lg);
+    rc = reserve(ctx, (uint64_t)((uint8_t *)rec - ctx->base), sizeof *rec);
+    if (rc == SHMQ_OK) rc = reserve(ctx, (uint64_t)((uint8_t *)base_counters(ctx, index) - ctx->base), sizeof(shmq_counters));
+    /* memory for the first messages and the first redeliveries; long rings get the rest as they go */
+    shmq_ring_place work = { at[0], lg[0], 1 }, again = { at[1], lg[1], 1 };
+    for (int i = 0; i < 2 && rc == SHMQ_OK; i++) {
+        shmq_ring_place p = i ? again : work;
+        if (p.lg > RING_LONG) ring_punch(ctx, p, NULL);
+        rc = reserve(ctx, p.offset, first_bytes(p));
+    }
+    if (rc == SHMQ_OK && keys.ready) rc = reserve(ctx, keys.offset, UINT64_C(8) << keys.lg);
     /* the table of ids, if there is to be one; its first page only, the rest gets its memory when it is used */
     uint64_t ids = dedup_bytes(options), ids_at = 0;
     uint32_t ids_lg = lg_for(ids / 8);
     if (rc == SHMQ_OK && ids) {
         ids_at = ring_space(ctx, UINT64_C(8) << ids_lg, at[0], span);
-        rc = ids_at ? shmq_reserve(ctx, ids_at, SHMQ_PAGE) : fail(ctx, SHMQ_E_NOMEM, WHAT_DEDUP, 0, ids, ctx->geometry.rings_size, 0);
+        rc = ids_at ? reserve(ctx, ids_at, SHMQ_PAGE) : fail(ctx, SHMQ_E_NOMEM, WHAT_DEDUP, 0, ids, ctx->geometry.rings_size, 0);
     }
     if (rc != SHMQ_OK) { queue_admin_leave(ctx); return rc; }
     if (ids) memset(ctx->base + ids_at, 0, SHMQ_PAGE);
     uint64_t gen = queue_gen(ld_acq(&rec->word)) & (QREF_GEN >> 1);
-    memset(ctx->base + at[0], 0, first);   /* a creator that died here before us may have left its rounds */
+    memset(ctx->base + at[0], 0, first_bytes(work));   /* a creator that died here before us may have left its rounds */
+    memset(ctx->base + at[1], 0, first_bytes(again));
     if (keys.ready) memset(ctx->base + keys.offset, 0, UINT64_C(8) << keys.lg);
     memset(rec->name, 0, sizeof rec->name);
     memcpy(rec->name, name, length);
@@ -407,7 +423,9 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     }
     for (unsigned n = 1; n < levels; n++) rec->place[n] = (shmq_ring_place){ at[0] + n * bytes[0], lg[0], 0 };
     st32_rel(&rec->lanes, keys.ready ? SHMQ_LANES_ORDERED : 0);
-    st32_rlx(&rec->chunks, first < bytes[0] ? 1 : 0);
+    for (int lane = 0; lane < 11; lane++) st32_rlx(&rec->chunks[lane].n, 0);
+    if (lg[0] > RING_LONG) st32_rlx(&rec->chunks[SHMQ_LANE_WORK].n, 1);
+    if (lg[1] > RING_LONG) st32_rlx(&rec->chunks[SHMQ_LANE_AGAIN].n, 1);
     st32_rlx(&rec->marks, 0);
     st32_rlx(&rec->parked, 0);
     st_rlx(&rec->turn, 0);
@@ -421,8 +439,8 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     rec->filter_size = filter_size;
     memset(rec->filter, 0, sizeof rec->filter);
     if (filter_size) memcpy(rec->filter, filter, filter_size);
-    rec->place[SHMQ_LANE_WORK] = (shmq_ring_place){ at[0], lg[0], 1 };
-    rec->place[SHMQ_LANE_AGAIN] = (shmq_ring_place){ at[1], lg[1], 0 };
+    rec->place[SHMQ_LANE_WORK] = work;
+    rec->place[SHMQ_LANE_AGAIN] = again;
     st_rlx(&rec->bytes, 0);
     sum_counters(ctx, index, base_counters(ctx, index));
     CRASH_POINT("create");
@@ -549,7 +567,7 @@ static int somebody_holds(shmq_ctx *ctx, uint32_t home) {
         if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
         uint32_t n = held_used(ctx, o);
         for (uint32_t i = 0; i < n; i++) {
-            uint64_t e = ld_acq(&ctx->held_base[(uint64_t)o * SHMQ_HELD + i].word);
+            uint64_t e = ld_acq(&held_of(ctx, o)[i].word);
             if (e == 0 || (held_flags(e) & SHMQ_HELD_VIEW) || !block_known(ctx, held_idx(e))) continue;
             shmq_block *b = block_at(ctx, held_idx(e));
             uint64_t c = ld_acq(&b->ctl);
@@ -598,14 +616,22 @@ static int somebody_inside(shmq_ctx *ctx) {
     return 0;
 }
 
+/* For a segment whose pages cannot be punched: a fresh ring is a zero page, however it comes. What has no memory is reserved first. */
+static void ring_wipe(shmq_ctx *ctx, shmq_ring_place p, uint64_t bytes) {
+    for (uint64_t at = p.offset, end = p.offset + bytes; at < end; at += RING_CHUNK * 8) {
+        uint64_t n = end - at < RING_CHUNK * 8 ? end - at : RING_CHUNK * 8;
+        if (shmq_reserve(ctx, at, n) == SHMQ_OK) memset(ctx->base + at, 0, n);
+    }
+}
+
 static void ring_punch(shmq_ctx *ctx, shmq_ring_place p, const shmq_queue_options *ids) {
     uint64_t bytes = place_bytes(ctx, p, ids ? DEDUP_LG : 24);
     if (bytes == 0) return;
-    int bad = ctx->provider == SHMQ_POSIX
-        ? fallocate(ctx->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)p.offset, (off_t)bytes)
+    int fd = segment_fd(ctx), bad = fd >= 0
+        ? fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)p.offset, (off_t)bytes)
         : madvise(ctx->base + p.offset, bytes, MADV_REMOVE);
     if (bad && ids) { if (dedup_bytes(ids) && dedup_bytes(ids) <= bytes) dedup_forget(ctx->base + p.offset, ids); }
-    else if (bad && p.ready) memset(ctx->base + p.offset, 0, bytes);   /* a fresh ring is a zero page, however it comes */
+    else if (bad && p.ready) ring_wipe(ctx, p, bytes);
 }
 
 /* I3: finish deletions. Returns how many records became FREE; others are tried again by the next caller. */

@@ -67,7 +67,7 @@ static void announce(shmq_ctx *ctx, int closed_only) {
 
 /* The leases of p, in the order in which they were published. 0 = somebody else finished this death. */
 static int recover_held(shmq_ctx *ctx, uint32_t p, uint64_t word) {
-    shmq_held *h = ctx->held_base + (uint64_t)p * SHMQ_HELD;
+    shmq_held *h = held_of(ctx, p);
     uint32_t used = held_used(ctx, p), n = 0;
     for (uint32_t i = 0; i < used; i++) {
         uint64_t e = ld_acq(&h[i].word);
@@ -166,7 +166,7 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
 
 /* Recover what a record that is DEAD held. OK, or STALE when it is not dead (any more). */
 int shmq_recover(shmq_ctx *ctx, uint32_t p) {
-    if (p >= SHMQ_OWNERS) return SHMQ_E_ARG;
+    if (p >= ctx->geometry.processes) return SHMQ_E_ARG;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     uint64_t word = ld_acq(&ctx->owners[p].word);

@@ -24,7 +24,7 @@ static int refs_of(shmq_ctx *ctx, uint32_t index, uint64_t gen) {
     for (uint32_t o = 0; o < owners; o++) {
         uint64_t w = ld_acq(&ctx->owners[o].word);
         if (owner_state(w) != SHMQ_OWNER_ALIVE || !(ld32_acq(&ctx->owners[o].counters) & 1u << (index / 32))) continue;
-        shmq_counters *c = &ctx->counters[(uint64_t)o * SHMQ_QUEUES + index];
+        shmq_counters *c = counters_of(ctx, o, index);
         n += ld_acq(&c->ref_owner) == w && ld_acq(&c->ref_queue) == gen;   /* I1 */
     }
     return n;

@@ -23,6 +23,7 @@
  * Enqueue follows the helping cell-CAS of bounded index queues (as iceoryx's MpmcIndexQueue); that the block's own word
  * decides ownership at take is ours.
  */
+#include "arena.h"
 #include "ring.h"
 
 /* a - b, as far as slots can tell: a slot keeps 40 bits of the round, so positions are circular in 40 + lg bits. */
@@ -40,16 +41,17 @@ static void raise_to(local_ring *r, shmq_au64 *hint, uint64_t to) {
 /* Slots with memory behind them, counted from slot 0; the first round fills them in order (I4). */
 uint64_t ring_backed(local_ring *r) {
     uint64_t n = r->chunks ? (uint64_t)ld32_acq(r->chunks) * RING_CHUNK : UINT64_MAX;
-    return n > r->mask + 1 ? r->mask + 1 : n;
+    if (n > r->mask) { r->chunks = NULL; return r->mask + 1; }   /* from now on without a look */
+    return n ? n : RING_CHUNK;   /* the first one is there, whatever the word says */
 }
 
 /* I4. Before position t is filled. Anyone may do it, several at a time. */
 static int ring_back(shmq_ctx *ctx, local_ring *r, uint64_t t) {
-    uint32_t all = (uint32_t)((r->mask + 1) / RING_CHUNK), have;
+    uint32_t all = (uint32_t)((r->mask + 1) / RING_CHUNK), have = all;
     uint64_t need = t > r->mask ? all : (t + RING_SLACK) / RING_CHUNK + 1;
     if (need > all) need = all;
-    while ((have = ld32_acq(r->chunks)) < need) {
-        int rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)(r->slots + (uint64_t)have * RING_CHUNK) - ctx->base), RING_CHUNK * 8);
+    while (r->chunks && (have = ld32_acq(r->chunks)) < need) {
+        int rc = arena_reserve(ctx, (uint64_t)((uint8_t *)(r->slots + (uint64_t)have * RING_CHUNK) - ctx->base), RING_CHUNK * 8);
         if (rc != SHMQ_OK) return rc;
         CRASH_POINT("ring_backed");
         cas32(r->chunks, have, have + 1);
@@ -171,7 +173,7 @@ int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint6
 /* Who takes what is at h will soon take what is four places on. */
 static inline void fetch_ahead(shmq_ctx *ctx, local_ring *r, uint64_t h) {
     uint64_t ahead = ld_rlx(&r->slots[(h + 4) & r->mask]);
-    if (slot_is_empty(ahead) || slot_idx(ahead) >= SHMQ_BLOCKS) return;
+    if (slot_is_empty(ahead) || slot_idx(ahead) >= ctx->indices) return;
     prefetch_to_write(block_at(ctx, slot_idx(ahead)));
     PREFETCH_PAYLOAD(ctx, slot_idx(ahead), prefetch_to_read);
 }

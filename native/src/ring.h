@@ -5,10 +5,10 @@
 
 typedef struct { uint64_t ctl, slot, position; uint32_t idx; } ring_item;
 
-#define RING_CHUNK 8192   /* slots of a long ring that get memory at a time */
+#define RING_CHUNK 4096   /* slots of a long ring that get memory at a time */
 #define RING_HINTS 16     /* the shared ends are moved up every so many positions */
 #define RING_SLACK 64     /* so many slots beyond the tail have memory: readers look a little ahead */
-#define RING_LONG 17      /* lg from which on a ring gets its memory as it goes */
+#define RING_LONG 12      /* a ring of more than 2^RING_LONG slots gets its memory as it goes */
 
 uint64_t ring_backed(local_ring *r);
 int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint64_t max_depth);

@@ -33,7 +33,9 @@
 static const uint64_t STRIDE[SHMQ_CLASSES] = {
     64, 256, 1024, 4096, 16384, 65536 + 4096, 262144 + 4096, (1u << 20) + 4096, (8u << 20) + 4096, (64u << 20) + 4096,
     (UINT64_C(1) << 30) + 65536 };
-static const uint32_t UNITS[SHMQ_CLASSES] = { 16, 4, 4, 1, 1, 1, 1, 1, 1, 1, 1 };
+static const uint64_t MOST[SHMQ_CLASSES] = {   /* blocks, however large memory_limit is: together SHMQ_BLOCKS */
+    1u << 23, 1u << 21, 1u << 21, 1u << 19, 1u << 19, 1u << 19, 1u << 19, 1u << 19, 1u << 19, 1u << 19, 1u << 19 };
+#define HEADERS_MOST (65536u + 16384u)   /* what may come to a message of the greatest size: headers, key and id, or list of children */
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
@@ -45,15 +47,15 @@ static uint64_t hash64(uint64_t h, const void *bytes, size_t n) {   /* FNV-1a; n
 
 uint64_t shmq_fingerprint(void) {
     const uint64_t words[] = {
-        SHMQ_LAYOUT_VERSION, SHMQ_OWNERS, SHMQ_QUEUES, SHMQ_LANES, SHMQ_CLASSES, SHMQ_UNIT_BLOCKS, SHMQ_BLOCKS, SHMQ_HELD,
+        SHMQ_LAYOUT_VERSION, SHMQ_OWNERS, SHMQ_QUEUES, SHMQ_LANES, SHMQ_CLASSES, SHMQ_UNITS, SHMQ_BLOCKS, SHMQ_HELD,
         SHMQ_TIMERS, sizeof(shmq_header), sizeof(shmq_owner), sizeof(shmq_held), sizeof(shmq_block), sizeof(shmq_queue),
         sizeof(shmq_counters), sizeof(void *), offsetof(shmq_header, geometry), offsetof(shmq_header, hwm),
-        offsetof(shmq_queue, options), offsetof(shmq_queue, evt), offsetof(shmq_queue, space), offsetof(shmq_queue, ends),
+        offsetof(shmq_header, payload_bytes), offsetof(shmq_queue, chunks), offsetof(shmq_queue, options), offsetof(shmq_queue, evt), offsetof(shmq_queue, space), offsetof(shmq_queue, ends),
         offsetof(shmq_queue, place), offsetof(shmq_block, fate), offsetof(shmq_block, size), offsetof(shmq_owner, start),
         offsetof(shmq_header, fences), TABLE_OF_IDS };
     uint64_t h = hash64(UINT64_C(0xcbf29ce484222325), words, sizeof words);
     h = hash64(h, STRIDE, sizeof STRIDE);
-    return hash64(h, UNITS, sizeof UNITS);
+    return hash64(h, MOST, sizeof MOST);
 }
 
 /* 1 = there is nothing to be read (no /proc); 0 = it could not be read this time (no descriptor left): errno says why. */
@@ -88,35 +90,65 @@ int segment_is_here(const shmq_header *h) { return h->pidns == pid_namespace() &
 const char *shmq_what(uint32_t what) {
     static const char *const NAMES[] = { "nothing", "magic", "layout version", "layout fingerprint", "header checksum", "size",
         "owner uid", "pid namespace", "boot", "memory reservation", "ring slot", "block header", "queue record", "size class",
-        "mapping", "geometry", "provider", "table of ids", "time namespace" };
+        "mapping", "geometry", "provider", "table of ids", "time namespace", "memory limit" };
     return what < sizeof NAMES / sizeof *NAMES ? NAMES[what] : "unknown";
+}
+
+/* Deal the block numbers to the classes: the smallest units of which SHMQ_UNITS are enough. Each class gets one at least. */
+static void deal(shmq_geometry *g) {
+    for (g->unit_lg = 12;; g->unit_lg++) {   /* a unit is some whole words of l1 */
+        uint64_t at = 0;
+        for (int k = 0; k < SHMQ_CLASSES; k++) {
+            uint64_t units = round_up(g->limit[k], UINT64_C(1) << g->unit_lg) >> g->unit_lg;
+            g->first[k] = at;
+            at += (units ? units : 1) << g->unit_lg;
+        }
+        g->indices = at;
+        if (at >> g->unit_lg <= SHMQ_UNITS) return;
+    }
+}
+
+static uint64_t ring_bytes(uint64_t depth) {
+    uint64_t n = 1;
+    while (n < depth) n *= 2;
+    return round_up(n * 8, SHMQ_PAGE);
 }
 
 uint64_t shmq_plan(const shmq_config *config, shmq_geometry *g) {
     memset(g, 0, sizeof *g);
-    g->memory_limit = config->memory_limit;
+    uint64_t memory = g->memory_limit = config->memory_limit;
     g->max_message = config->max_message;
     g->default_ttl_ns = config->default_ttl_ns;
+    g->processes = config->max_processes && config->max_processes < SHMQ_OWNERS ? config->max_processes : SHMQ_OWNERS;
+    g->queue_count = config->max_queues && config->max_queues < SHMQ_QUEUES ? config->max_queues : SHMQ_QUEUES;
+    for (g->held_each = 4096; g->held_each < SHMQ_HELD && g->held_each < memory / 1024;) g->held_each *= 2;
+    uint64_t room = config->max_message > STRIDE[SHMQ_CLASSES - 1] ? STRIDE[SHMQ_CLASSES - 1] : config->max_message + HEADERS_MOST;
+    for (int k = 0; k < SHMQ_CLASSES; k++) {
+        uint64_t fit = memory / STRIDE[k] / (k ? 1 : 2);   /* the smallest cost more address space for headers than for payload */
+        if (k && STRIDE[k - 1] >= room) fit = 0;   /* no message is that large */
+        else if (fit < 1) fit = 1;
+        g->stride[k] = STRIDE[k];
+        g->limit[k] = fit < MOST[k] ? fit : MOST[k];
+    }
+    deal(g);
     uint64_t at = 8192;
 #define PART(field, bytes) g->field = at; at = round_up(at + (uint64_t)(bytes), SHMQ_PAGE)
-    PART(owners, SHMQ_OWNERS * sizeof(shmq_owner));
+    PART(owners, g->processes * sizeof(shmq_owner));
     PART(timers, SHMQ_TIMERS * 8);
-    PART(l1, SHMQ_BLOCKS / 64 / 64 * 8);
-    PART(l0, SHMQ_BLOCKS / 64 * 8);
-    PART(queues, SHMQ_QUEUES * sizeof(shmq_queue));
-    PART(counters, (uint64_t)(SHMQ_OWNERS + 1) * SHMQ_QUEUES * sizeof(shmq_counters));
-    PART(held, (uint64_t)SHMQ_OWNERS * SHMQ_HELD * sizeof(shmq_held));
-    PART(blocks, (uint64_t)SHMQ_BLOCKS * sizeof(shmq_block));
-    PART(cold, (uint64_t)SHMQ_BLOCKS * 64);
-    g->rings_size = UINT64_C(1) << 37;   /* 1,020 queues of one level and the greatest depth; 1,024 of the usual one */
+    PART(l1, g->indices / 64 / 64 * 8);
+    PART(l0, g->indices / 64 * 8);
+    PART(queues, g->queue_count * sizeof(shmq_queue));
+    PART(counters, (g->processes + 1) * g->queue_count * sizeof(shmq_counters));
+    PART(held, g->processes * g->held_each * sizeof(shmq_held));
+    PART(blocks, g->indices * sizeof(shmq_block));
+    PART(cold, g->indices * 64);
+    /* room for as many queues of the usual depth as there may be, and for longer ones the more memory there is */
+    uint64_t usual = SHMQ_LEVELS * ring_bytes(g->indices < USUAL_DEPTH ? g->indices : USUAL_DEPTH) + ring_bytes(AGAIN_MOST);
+    uint64_t eighths = memory >> 27;
+    g->rings_size = g->queue_count * usual + round_up(memory / 8 * (eighths < 4 ? 4 : eighths > 64 ? 64 : eighths), SHMQ_PAGE);
+    if (g->rings_size > UINT64_C(1) << 37) g->rings_size = UINT64_C(1) << 37;   /* 1,020 queues of one level and the greatest depth */
     PART(rings, g->rings_size);
-    for (int k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t most = (uint64_t)UNITS[k] * SHMQ_UNIT_BLOCKS, fit = config->memory_limit / STRIDE[k];
-        if (fit < 4) fit = STRIDE[k] <= (round_up(config->max_message, 4096) + 8192) * 8 ? 4 : 0;   /* one size up, for headers */
-        g->stride[k] = STRIDE[k];
-        g->limit[k] = fit < most ? fit : most;
-        PART(payload[k], g->limit[k] * STRIDE[k]);
-    }
+    for (int k = 0; k < SHMQ_CLASSES; k++) { PART(payload[k], g->limit[k] * STRIDE[k]); }
 #undef PART
     g->total = round_up(at, UINT64_C(1) << 21);
     return g->total;
@@ -167,20 +199,30 @@ static void place(shmq_ctx *ctx, const shmq_geometry *sound) {   /* I2: from a c
     ctx->counters = (shmq_counters *)(b + g->counters);
     ctx->held_base = (shmq_held *)(b + g->held);
     ctx->blocks = (shmq_block *)(b + g->blocks);
-    uint32_t unit = 0;
+    ctx->unit_lg = (uint32_t)g->unit_lg;
+    ctx->indices = (uint32_t)g->indices;
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
         class_place *c = &ctx->classes[k];
         c->payload = b + g->payload[k];
         c->stride = g->stride[k];
         c->limit = g->limit[k];
         c->unit = c->stride < SHMQ_PAGE ? SHMQ_PAGE : round_up((c->stride + 253) / 254, SHMQ_PAGE);
-        c->first = unit * SHMQ_UNIT_BLOCKS;
-        for (uint32_t i = 0; i < UNITS[k]; i++) ctx->unit_class[unit++] = (uint8_t)k;
+        c->first = (uint32_t)g->first[k];
+        for (uint64_t unit = g->first[k] >> g->unit_lg; unit < SHMQ_UNITS; unit++) ctx->unit_class[unit] = (uint8_t)k;
         uint64_t most = (UINT64_C(1) << 18) / c->stride;   /* a magazine hoards at most 256 KiB */
         ctx->magazines[k].cap = most > MAGAZINE ? MAGAZINE : most < 2 ? 1 : (uint32_t)most;
         ctx->magazines[k].n = 0;
         ctx->magazines[k].window = c->stride >= SHMQ_PAGE && c->stride < (1u << 20) ? (uint32_t)((UINT64_C(4) << 20) / c->stride) : 0;
         ctx->magazines[k].next = 0;
+    }
+    ctx->bound = g->memory_limit;
+    for (unsigned k = SHMQ_CLASSES; k-- > 0;) {   /* one message of the greatest size is always allowed, as units count */
+        class_place *c = &ctx->classes[k];
+        uint64_t one = round_up(g->max_message + HEADERS_MOST, c->unit);
+        if (c->limit == 0) continue;
+        if (one > c->stride) one = c->stride;
+        if (ctx->bound < one) ctx->bound = one;
+        break;
     }
     ctx->random = shmq_now() ^ (uint64_t)getpid() << 32 ^ UINT64_C(0x9e3779b97f4a7c15);
 }
@@ -254,14 +296,6 @@ int shmq_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
     }
 }
 
-/* The same for what is written soon, in many places: mapped here in one call, instead of by a fault each. */
-int segment_reserve_mapped(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
-    int rc = shmq_reserve(ctx, offset, length);
-    uint64_t from = offset / SHMQ_PAGE * SHMQ_PAGE, end = round_up(offset + length, SHMQ_PAGE);
-    if (rc == SHMQ_OK && ctx->provider == SHMQ_POSIX) (void)madvise(ctx->base + from, end - from, MADV_POPULATE_WRITE);   /* a hint: before Linux 5.14 nothing comes of it */
-    return rc;
-}
-
 static void make_secret(uint64_t secret[2]) {   /* nobody can prepare two ids that collide */
     if (getrandom(secret, 16, GRND_NONBLOCK) == 16) return;
     secret[0] = hash64(shmq_now(), &secret, sizeof(void *)) ^ boot_hash();
@@ -331,7 +365,8 @@ int shmq_check_header(const void *bytes, uint64_t n, uint64_t file_size, shmq_de
     if (h.timens != time_namespace() && !MUTANT(61))
         return refuse(out, SHMQ_E_PIDNS, WHAT_TIMENS, offsetof(shmq_header, timens), h.timens, time_namespace());
     shmq_config c = { .memory_limit = h.geometry.memory_limit, .max_message = h.geometry.max_message,
-                      .default_ttl_ns = h.geometry.default_ttl_ns };
+                      .default_ttl_ns = h.geometry.default_ttl_ns, .max_processes = (uint32_t)h.geometry.processes,
+                      .max_queues = (uint32_t)h.geometry.queue_count };
     shmq_geometry g;
     shmq_plan(&c, &g);
     if (memcmp(&g, &h.geometry, sizeof g) != 0)
@@ -383,6 +418,10 @@ int shmq_segment_snapshot(shmq_ctx *ctx, shmq_segment_info *out) {
     out->default_ttl_ns = ctx->geometry.default_ttl_ns;
     out->max_message = ctx->geometry.max_message;
     out->provider = ctx->provider;
+    out->payload_bytes = ld_rlx(&h->payload_bytes);
+    out->max_processes = ctx->geometry.processes;
+    out->max_queues = ctx->geometry.queue_count;
+    out->held_each = ctx->geometry.held_each;
     return SHMQ_OK;
 }
 

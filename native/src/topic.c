@@ -246,7 +246,7 @@ static int filter_passes(const shmq_queue *sub, const uint8_t *meta, uint64_t me
 
 /* Has the process that it ends with ended? Its record is FREE, DEAD or somebody else's then. */
 static int widowed(shmq_ctx *ctx, const shmq_queue *rec) {
-    return rec->ephemeral && ld_acq(&ctx->owners[rec->ephemeral_owner % SHMQ_OWNERS].word) != rec->ephemeral && !MUTANT(45);
+    return rec->ephemeral && ld_acq(&ctx->owners[rec->ephemeral_owner % (uint32_t)ctx->geometry.processes].word) != rec->ephemeral && !MUTANT(45);
 }
 
 /* 1 = it gets the message, 0 = it does not, FULL = its policy is to wait. */

@@ -148,7 +148,7 @@ static uint64_t pick(shmq_ctx *c, uint64_t *s) {   /* the offset of a word that 
     case 9: log_->region = "l0"; return g->l0 + (first / 64 + rnd(s) % (n / 64 + 1)) * 8;
     case 10: log_->region = "l1"; return g->l1 + (first / 4096) * 8;
     case 11: case 12: log_->region = "block header"; return g->blocks + (first + rnd(s) % n) * 64 + rnd(s) % 8 * 8;
-    case 13: log_->region = "held"; return g->held + (rnd(s) % 3 * SHMQ_HELD + rnd(s) % 24) * 16 + rnd(s) % 2 * 8;
+    case 13: log_->region = "held"; return g->held + (rnd(s) % 3 * g->held_each + rnd(s) % 24) * 16 + rnd(s) % 2 * 8;
     case 14: log_->region = "timers"; return g->timers + rnd(s) % 64 * 8;
     default: log_->region = "payload"; return g->payload[k] + rnd(s) % 64 * (g->stride[k] / 8 ? g->stride[k] / 8 : 8) / 8 * 8;
     }

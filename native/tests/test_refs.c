@@ -114,7 +114,7 @@ TEST_LIMIT(long_ring, 60, "a long ring has little memory at first, more as it fi
     shmq_ctx *a = segment(64 << 20, 1 << 20), *b = join();
     uint64_t before = memory_used(), q = QUEUE(a, "q", LONG), in = 0, out = 0;
     CHECK(memory_used() - before < 256 << 10);
-    EQ(ld32_acq(&a->queues[q & 0xffff].chunks), 1);
+    EQ(ld32_acq(&a->queues[q & 0xffff].chunks[SHMQ_LANE_WORK].n), 1);
     for (int round = 0; round < 3; round++) {
         while (in - out < LONG) { EQ(put(in & 1 ? a : b, q, in), SHMQ_OK); in++; }
         EQ(put(a, q, in), SHMQ_FULL);
@@ -127,7 +127,7 @@ TEST_LIMIT(long_ring, 60, "a long ring has little memory at first, more as it fi
         out++;
         EQ(shmq_detach(c), SHMQ_OK);
     }
-    EQ(ld32_acq(&a->queues[q & 0xffff].chunks), (1 << 18) / RING_CHUNK);
+    EQ(ld32_acq(&a->queues[q & 0xffff].chunks[SHMQ_LANE_WORK].n), (1 << 18) / RING_CHUNK);
     while (out < in) { EQ(get(a, q), out); out++; }
     nothing_left(a);
 }

@@ -41,7 +41,6 @@ class Lib:
     SHMQ_LANES_ORDERED: Final[int]
     SHMQ_CLASSES: Final[int]
     SHMQ_UNITS: Final[int]
-    SHMQ_UNIT_BLOCKS: Final[int]
     SHMQ_BLOCKS: Final[int]
     SHMQ_HELD: Final[int]
     SHMQ_TIMERS: Final[int]

@@ -21,7 +21,8 @@ from shmq.stats import BrokerStats, read_stats
 from shmq.supervisor.spawn import command, environment
 
 SETTINGS = (
-    "shm", "memory_limit", "max_message_size", "max_queue_depth", "max_retries", "default_ttl",
+    "shm", "memory_limit", "max_message_size", "max_queues", "max_processes", "max_queue_depth",
+    "max_retries", "default_ttl",
 )  # fmt: skip
 
 
@@ -45,6 +46,8 @@ def up(options: argparse.Namespace) -> int:
             "grace": "inf" if grace is None else grace,
             "shm": settings.shm,
             "memory_limit": settings.memory_limit,
+            "max_queues": settings.max_queues,
+            "max_processes": settings.max_processes,
             "max_message": settings.max_message_size,
             "ttl_ns": to_ns(settings.default_ttl),
             "user_word": pack_defaults(

@@ -59,8 +59,14 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--config", metavar="FILE", help="TOML file with settings")
     up.add_argument("--shm", choices=PROVIDERS, help="provider of shared memory (default: posix)")
     add = up.add_argument_group("limits and queue defaults").add_argument
-    add("--memory-limit", metavar="SIZE", help="payload it may ever hold (default: size of RAM)")
+    add(
+        "--memory-limit",
+        metavar="SIZE",
+        help="memory for payloads, all size classes together (default: size of RAM)",
+    )
     add("--max-message-size", metavar="SIZE", help="largest message (default: 1MB)")
+    add("--max-queues", metavar="N", help="queues and topics at a time (default: 1024)")
+    add("--max-processes", metavar="N", help="processes attached at a time (default: 1024)")
     add("--max-queue-depth", metavar="N", help="messages per queue (default: 100000)")
     add("--max-retries", metavar="N", help="redeliveries before the dead-letter queue (default: 3)")
     add("--default-ttl", metavar="TIME", help='life of a message, "24h", "90s", "never"')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from typing import Any
 
 from shmq._native import ffi, lib
@@ -75,12 +76,36 @@ def no_room(name: str, error: OSError) -> OutOfSharedMemory:
         free = f"{space.f_bavail * space.f_frsize:,} bytes free in {DEV_SHM}"
     except OSError:
         free = "no usable /dev/shm"
+    if error.errno == errno.EFBIG:
+        return OutOfSharedMemory(
+            explain(
+                f"broker {name!r}",
+                f"{error.strerror}, which `ulimit -f` forbids",
+                "room for a sparse file of that size",
+                "raise `ulimit -f`, or use shm='sysv'",
+            )
+        )
     return OutOfSharedMemory(
         explain(
             f"broker {name!r}",
             f"{error.strerror}, {free}",
             "room for its first pages",
             "enlarge /dev/shm (docker run --shm-size=1g), or use shm='sysv'",
+        )
+    )
+
+
+def no_space(name: str, size: int) -> StorageError:
+    """Return the error of a segment that does not fit into the address space of this process."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    limited = soft != resource.RLIM_INFINITY
+    return StorageError(
+        explain(
+            f"segment of broker {name!r}",
+            f"an address space of {soft:,} bytes (`ulimit -v`)" if limited else "no room to map it",
+            f"{size:,} bytes of it for this segment, beside what the program needs",
+            "start the broker with a smaller memory_limit, max_queues or max_processes"
+            + (", or raise `ulimit -v`" if limited else ""),
         )
     )
 
@@ -96,6 +121,8 @@ def raise_for(rc: int, ctx: Any, name: str) -> None:
     if rc == lib.SHMQ_E_SYS and detail.sys_errno in (errno.EMFILE, errno.ENFILE):
         raise limit_reached(f"segment of broker {name!r}", os.strerror(detail.sys_errno))
     what = ffi.string(lib.shmq_what(detail.what)).decode()
+    if what == "mapping" and detail.sys_errno == errno.ENOMEM:
+        raise no_space(name, int(detail.expected))
     reason = os.strerror(detail.sys_errno) if detail.sys_errno else f"{what} {detail.found:#x}"
     kind = CorruptSegment if rc == lib.SHMQ_E_CORRUPT else StorageError
     raise kind(
@@ -103,7 +130,7 @@ def raise_for(rc: int, ctx: Any, name: str) -> None:
             f"segment of broker {name!r}",
             reason,
             "a mapping of it",
-            "look at `ulimit -v`, or lower memory_limit",
+            "look at `ulimit -a`",
         )
     )
 

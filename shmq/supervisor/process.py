@@ -152,6 +152,8 @@ class Supervisor:
         self.config.default_ttl_ns = int(options.get("ttl_ns", 0))
         self.config.provider = lib.SHMQ_SYSV if self.provider == "sysv" else lib.SHMQ_POSIX
         self.config.anonymous = int(options.get("anonymous", 0))
+        self.config.max_queues = int(options.get("max_queues", 0))
+        self.config.max_processes = int(options.get("max_processes", 0))
         self.liveness = Liveness()
         self.segment: Segment
         self.client: Client

@@ -15,8 +15,6 @@ from shmq._native import ffi, lib
 from shmq.client import Client
 from shmq.segment import open_segment
 
-CLASS_UNITS = (16, 4, 4, 1, 1, 1, 1, 1, 1, 1, 1)
-
 
 class Clock:
     """Moves time on for everything in a segment: each deadline in it comes nearer.
@@ -42,15 +40,13 @@ class Clock:
     def advance(self, ns: int) -> None:
         self.passed += ns
         blocks = ffi.cast("shmq_block *", self._base + self._header.geometry.blocks)
-        first = 0
-        for k, units in enumerate(CLASS_UNITS):
+        for k, first in enumerate(self._header.geometry.first):
             for i in range(first, first + self._header.hwm[k].n):
                 block = blocks[i]
                 state = block.ctl >> 60
                 for name in self._times(state):
                     if getattr(block, name):
                         setattr(block, name, max(1, getattr(block, name) - ns))
-            first += units * lib.SHMQ_UNIT_BLOCKS
         queues = ffi.cast("shmq_queue *", self._base + self._header.geometry.queues)
         for i in range(self._header.queue_hwm):
             queues[i].created_ns -= ns
@@ -58,7 +54,7 @@ class Clock:
         held = ffi.cast("shmq_held *", self._base + self._header.geometry.held)
         for o in range(self._header.owner_hwm):
             for i in range(owners[o].held_hwm):
-                entry = held[o * lib.SHMQ_HELD + i]
+                entry = held[o * self._header.geometry.held_each + i]
                 if entry.word and entry.deadline:
                     entry.deadline = max(1, entry.deadline - ns)
 

@@ -147,6 +147,8 @@ SOURCES: dict[str, tuple[str, str, object, tuple[object, object, object]]] = {
     "metrics_interval": ("500ms", "2", "1m", (0.5, 2.0, 60.0)),
     "shm": ("sysv", '"posix"', "sysv", ("sysv", "posix", "sysv")),
     "memory_limit": ("2GB", '"3g"', 4 << 30, (2 << 30, 3 << 30, 4 << 30)),
+    "max_queues": ("5", "6", 7, (5, 6, 7)),
+    "max_processes": ("5", "6", 7, (5, 6, 7)),
 }
 
 
