@@ -34,6 +34,10 @@ class Segment:
         """Return how many bytes of the segment have memory behind them."""
         raise NotImplementedError
 
+    def room(self) -> tuple[int, int] | None:
+        """Return the size of the file system behind it and how much is free; None: nothing bounds it."""
+        return None
+
     def current(self) -> bool:
         """Return whether the broker's name still leads to this segment."""
         raise NotImplementedError

@@ -119,6 +119,11 @@ class PosixSegment(Segment):
             fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         return False
 
+    def room(self) -> tuple[int, int] | None:
+        space = os.fstatvfs(self.fd)
+        size = space.f_blocks * space.f_frsize
+        return (size, space.f_bavail * space.f_frsize) if size else None
+
     def current(self) -> bool:
         try:
             return os.fstat(self.fd).st_nlink > 0

@@ -17,7 +17,9 @@ LEASE_MOST = SECOND
 REAP_ALONE = 250 * MS  # between two looks for dead processes while there is no supervisor
 RESYNC = 5 * SECOND
 TRIM_LOOK = 2 * SECOND
-TRIM_KEEP = 16 << 20  # free memory that is never worth giving back, bytes
+TRIM_KEEP = 16 << 20  # free memory of a size class that is not worth giving back, bytes,
+TRIM_KEEP_SHARE = 128  # and at most this part of the file system
+TRIM_SHORT = 8  # less than this part of the file system is free: others need it more
 SWEEP_REST = 9  # a sweep for expired messages rests so many times as long as it took
 SWEEP_LEAD = 10 * MS  # a sweep begins so long before the expiry for which it is made
 SWEEP_AHEAD = 100 * MS  # what expires within so long of a sweep is remembered by it
@@ -107,6 +109,8 @@ class TrimRule:
     """Free memory goes back to the system when a burst is over, not while it may come back.
 
     It is over when the blocks in use have not risen for one look and most of the memory is free.
+    Where the file system is short of memory all that is free goes back at once: another process, or
+    another broker, may be refused what it needs.
     """
 
     def __init__(self, keep: int = TRIM_KEEP) -> None:
@@ -114,16 +118,27 @@ class TrimRule:
         self._used_blocks = 0
         self._trimmed_at = (-1, -1)
 
-    def decide(self, memory_used: int, blocks: int, free_blocks: int) -> int | None:
-        """Return how many free bytes to keep in a trim now; None for no trim."""
+    def decide(
+        self, memory_used: int, blocks: int, free_blocks: int, room: tuple[int, int] | None = None
+    ) -> int | None:
+        """Return how many free bytes of a size class to keep in a trim now; None for no trim.
+
+        ``room``: size of the file system and how much of it is free; None when nothing bounds it.
+        """
         used_blocks = blocks - free_blocks
         calm = used_blocks <= self._used_blocks
         self._used_blocks = used_blocks
-        if not calm or memory_used <= self.keep or free_blocks * 2 < blocks:
+        if free_blocks == 0 or (memory_used, used_blocks) == self._trimmed_at:
+            return None  # nothing to give, or as when it was last tried
+        keep = self.keep
+        if room is not None:
+            size, free = room
+            if free * TRIM_SHORT < size:
+                return 0
+            keep = min(keep, size // TRIM_KEEP_SHARE)
+        if not calm or memory_used <= keep or free_blocks * 2 < blocks:
             return None
-        if (memory_used, used_blocks) == self._trimmed_at:  # as when it was last tried
-            return None
-        return self.keep
+        return keep
 
     def trimmed(self, memory_used: int) -> None:
         """Note what is in use after a trim."""

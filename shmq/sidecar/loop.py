@@ -228,7 +228,10 @@ class Sidecar:
     def _consider_trim(self) -> None:
         lib.shmq_segment_snapshot(self.ctx, self._info)
         keep = self._trim.decide(
-            self.segment.memory_used(), int(self._info.blocks), int(self._info.free_blocks)
+            self.segment.memory_used(),
+            int(self._info.blocks),
+            int(self._info.free_blocks),
+            self.segment.room(),
         )
         if keep is None:
             return

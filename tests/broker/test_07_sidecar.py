@@ -237,6 +237,19 @@ def test_trim_waits_for_the_end_of_the_burst() -> None:
     assert TrimRule(keep=100).decide(memory_used=99, blocks=100, free_blocks=100) is None
 
 
+def test_trim_keeps_little_of_a_small_file_system_and_nothing_of_a_short_one() -> None:
+    mib = 1 << 20
+    roomy = (64 * mib, 40 * mib)
+    assert TrimRule().decide(20 * mib, 100, 100, (64 << 30, 40 << 30)) == 16 * mib
+    assert TrimRule().decide(20 * mib, 100, 100, roomy) == mib // 2
+    rule = TrimRule()
+    assert rule.decide(40 * mib, 100, 10, (64 * mib, 2 * mib)) == 0  # others need it: no waiting
+    rule.trimmed(39 * mib)
+    assert rule.decide(39 * mib, 100, 10, (64 * mib, 2 * mib)) is None  # as when last tried
+    assert rule.decide(39 * mib, 100, 0, (64 * mib, 2 * mib)) is None  # nothing is free
+    assert rule.decide(39 * mib, 100, 11, (64 * mib, 2 * mib)) == 0
+
+
 @pytest.mark.parametrize(
     ("facts", "ends"),
     [

@@ -62,7 +62,8 @@ def drain(queue):
         while queue.depth():
             consumer.get_many(10_000, timeout=1)
 
-one = shmq.Broker("one-%d" % os.getpid(), max_message_size="32MB", default_ttl=None)
+# anonymous ones: they end with this process, however that ends
+one = shmq.Broker(max_message_size="32MB", default_ttl=None)
 bulk = one.create_queue("bulk", max_depth=1_000_000)
 for size, most in ((40, 350_000), (200, 120_000), (900, 25_000)):
     assert fill(bulk, size, most) > 20_000
@@ -104,7 +105,7 @@ def test_after_a_burst_its_memory_serves_another_broker_within_seconds() -> None
         fill(bulk, 40)
         drain(bulk)
         # nobody asks the first broker for anything any more: its sidecar gives the memory back
-        two = shmq.Broker("two-%d" % os.getpid(), max_message_size="32MB")
+        two = shmq.Broker(max_message_size="32MB")
         queue = two.create_queue("q")
         def taken():
             try:
@@ -127,10 +128,10 @@ def test_on_a_file_system_full_of_queued_messages_all_that_must_not_fail_works()
         for i in range(100):
             work.publish(b"%d" % i)
         assert fill(bulk, 900) > 10_000
-        two = shmq.Broker("two-%d" % os.getpid())          # another broker starts
+        two = shmq.Broker()          # another broker starts
         other = two.create_queue("q")
         fill(other, 900)                                   # and takes what there may still be
-        three = shmq.Broker("three-%d" % os.getpid())
+        three = shmq.Broker()
         three.create_queue("q")
 
         children = []
