@@ -54,8 +54,10 @@ class Lib:
     SHMQ_BUCKETS: Final[int]
     SHMQ_NO_LATENCIES: Final[int]
     SHMQ_NO_QUEUE: Final[int]
+    SHMQ_NOTES: Final[int]
     SHMQ_FLAG_VIEWED: Final[int]
     SHMQ_FLAG_CHILD: Final[int]
+    SHMQ_FLAG_PARKED: Final[int]
     SHMQ_FLAG_FRESH: Final[int]
     SHMQ_HELD_STARTED: Final[int]
     SHMQ_HELD_VIEW: Final[int]
@@ -492,6 +494,10 @@ class Lib:
     @staticmethod
     def shmq_bytes_resync(ctx: CData, queue: int, /) -> int:
         """int shmq_bytes_resync(shmq_ctx *ctx, uint64_t queue);"""
+
+    @staticmethod
+    def shmq_parked_sweep(ctx: CData, /) -> int:
+        """int shmq_parked_sweep(shmq_ctx *ctx);"""
 
     @staticmethod
     def shmq_topic_subscribe(
