@@ -559,14 +559,17 @@ def _dies(pid: int) -> bool:
             return True
         with open(f"/proc/{pid}/stat") as file:
             state, *numbers = file.read().rpartition(")")[2].split()
-        with open(f"/proc/{pid}/status") as file:
-            pending = [
-                int(line.split()[1], 16) for line in file if line.startswith(("SigPnd", "ShdPnd"))
-            ]
         exiting = state in "ZX" or int(numbers[5]) & PF_EXITING
-        killed = any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)
-        return bool((exiting or killed) and process.wait(END_S))
+        return bool((exiting or _killed(pid)) and process.wait(END_S))
     except (OSError, ValueError):
         return not os.path.exists(f"/proc/{pid}")
     finally:
         process.close()
+
+
+def _killed(pid: int) -> bool:
+    """Return whether a SIGKILL is on its way to a process."""
+    with open(f"/proc/{pid}/status") as file:
+        lines = file.read().splitlines()
+    pending = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)

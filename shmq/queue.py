@@ -295,13 +295,16 @@ class Queue(QueueBase):
         self._publish_loan(own, m, deadline_of(None))
 
     def _publish_loan(self, own: Any, m: Any, deadline: int) -> None:
-        last = False
         try:
-            while (rc := lib.shmq_loan_publish(self._client.ctx, self._qref, own, m)) < 0:
-                last = self._wait_for_room(rc, deadline, last)
+            self._try_loan(own, m, deadline)
         except BaseException:
             lib.shmq_loan_abort(self._client.ctx, own)
             raise
+
+    def _try_loan(self, own: Any, m: Any, deadline: int) -> None:
+        last = False
+        while (rc := lib.shmq_loan_publish(self._client.ctx, self._qref, own, m)) < 0:
+            last = self._wait_for_room(rc, deadline, last)
 
     def _loan_refused(self) -> NoReturn:
         raise BufferError(

@@ -71,20 +71,24 @@ def count(client: Client, name: str, qref: int) -> Note | None:
 def _work_off() -> None:
     while _drops and not _lock.mine() and _lock.acquire(blocking=False):
         try:
-            while _drops:
-                client, name, qref = _drops.popleft()
-                key = (client.name, name)
-                _counts[key] = _counts.get(key, 1) - 1
-                if _counts[key] > 0:
-                    continue
-                if not client.closed:
-                    lib.shmq_ref(client.ctx, qref, 0)
-                if _counts[key] <= 0:
-                    del _counts[key]
-                elif not client.closed:  # counted meanwhile, by who had interrupted us
-                    lib.shmq_ref(client.ctx, qref, 1)
+            _work_off_now()
         finally:
             _lock.release()
+
+
+def _work_off_now() -> None:
+    while _drops:
+        client, name, qref = _drops.popleft()
+        key = (client.name, name)
+        _counts[key] = _counts.get(key, 1) - 1
+        if _counts[key] > 0:
+            continue
+        if not client.closed:
+            lib.shmq_ref(client.ctx, qref, 0)
+        if _counts[key] <= 0:
+            del _counts[key]
+        elif not client.closed:  # counted meanwhile, by who had interrupted us
+            lib.shmq_ref(client.ctx, qref, 1)
 
 
 def remember(items: Items) -> None:

@@ -388,12 +388,15 @@ class Engine:
             return
         self._withdraw(numbers)
         with self._lock:
-            for number in numbers:
-                self._doomed.pop(number, None)
-                # What is begun is done all the same; the window counts what somebody waits for.
-                if self._calls.pop(number, None) is not None:
-                    self._out = max(0, self._out - 1)
+            self._drop(numbers)
             self._crew.wake()
+
+    def _drop(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._doomed.pop(number, None)
+            # What is begun is done all the same; the window counts what somebody waits for.
+            if self._calls.pop(number, None) is not None:
+                self._out = max(0, self._out - 1)
 
     def has_begun(self, number: int) -> bool:
         """Return whether a worker has begun a call that is not resolved."""

@@ -79,19 +79,25 @@ class Mapping:
     def hurry(self) -> None:
         """Read what is left of the iterables: the results are wanted after the shutdown, too."""
         with self._filling:
-            while not self._exhausted:
-                self._submit(STEP)
+            self._read_all()
+
+    def _read_all(self) -> None:
+        while not self._exhausted:
+            self._submit(STEP)
 
     # ---- the caller's side -----------------------------------------------------------------
 
     def _fill(self) -> None:
         self._engine.refuse_child()
         with self._filling:
-            while not self._exhausted:
-                room = self._ahead - len(self._order)
-                if room <= 0 or (self._bytes > LARGE and len(self._order) >= self._least):
-                    return
-                self._submit(min(room, STEP))
+            self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        while not self._exhausted:
+            room = self._ahead - len(self._order)
+            if room <= 0 or (self._bytes > LARGE and len(self._order) >= self._least):
+                return
+            self._submit(min(room, STEP))
 
     def _submit(self, n: int) -> None:
         entries: list[tuple[int, bytes | Encoded]] = []
@@ -132,9 +138,9 @@ class Mapping:
                     if self._failure is not None:
                         raise self._failure
                     return
-                number = order[0]
-                while (found := ready.pop(number, None)) is None:
-                    self._wait(number)
+                found = ready.pop(order[0], None)
+                if found is None:
+                    found = self._await(order[0])
                 order.popleft()
                 self._bytes -= sizes.popleft()
                 outcome = [found]
@@ -145,6 +151,11 @@ class Mapping:
                 self._engine.forget(list(order))
             order.clear()
             self._exhausted = True
+
+    def _await(self, number: int) -> bytes | memoryview | BaseException:
+        while (found := self._ready.pop(number, None)) is None:
+            self._wait(number)
+        return found
 
     def _wait(self, number: int) -> None:
         self._wanted = number

@@ -228,27 +228,30 @@ class WorkerPool:
         crew = self._crew
         assert crew is not None
         self._watcher = threading.get_ident()
-        asked = _RUNNING
         try:
-            while True:
-                if self._state == _RUNNING and not crew.drained:
-                    crew.fill()
-                if not len(crew) and (self._state > _RUNNING or crew.drained):
-                    return
-                crew.wait(self._patience(crew))
-                for death in crew.reap():
-                    self._report(death)
-                if self._deadline is not None and time.monotonic() >= self._deadline:
-                    # Asked to stop, out of time: first by asking once more, then not asking at all.
-                    self._ask(_ENDING if self._state < _ENDING else _KILLING)
-                while asked < self._state:
-                    asked += 1
-                    if asked == _ENDING:
-                        self._deadline = time.monotonic() + NOW_S
-                    self._killed = self._killed or (asked >= _ENDING and len(crew) > 0)
-                    crew.signal(signal.SIGKILL if asked == _KILLING else signal.SIGTERM)
+            self._tend(crew)
         finally:
             self._end(crew)
+
+    def _tend(self, crew: Crew) -> None:
+        asked = _RUNNING
+        while True:
+            if self._state == _RUNNING and not crew.drained:
+                crew.fill()
+            if not len(crew) and (self._state > _RUNNING or crew.drained):
+                return
+            crew.wait(self._patience(crew))
+            for death in crew.reap():
+                self._report(death)
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                # Asked to stop, out of time: first by asking once more, then not asking at all.
+                self._ask(_ENDING if self._state < _ENDING else _KILLING)
+            while asked < self._state:
+                asked += 1
+                if asked == _ENDING:
+                    self._deadline = time.monotonic() + NOW_S
+                self._killed = self._killed or (asked >= _ENDING and len(crew) > 0)
+                crew.signal(signal.SIGKILL if asked == _KILLING else signal.SIGTERM)
 
     def _end(self, crew: Crew) -> None:
         crew.close()
