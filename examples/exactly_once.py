@@ -50,12 +50,25 @@ def main() -> int:
             process.start()
             return process
 
+        def done(name: str) -> int:
+            stats = orders.stats()
+            return stats.published + stats.deduped if name == "source" else stats.forwarded
+
         running = {name: start(name) for name in ("source", "worker")}
+        before = dict.fromkeys(running, 0)
         for kill in range(KILLS):  # each is started anew, and finds what its predecessor left
-            time.sleep(random.uniform(0.01, 0.06))
             name = ("source", "worker")[kill % 2]
+            # Killed at work, not at its start, however long that takes; or when there is no work left.
+            deadline = time.monotonic() + PATIENCE
+            while done(name) == before[name] and invoices.depth() < ORDERS:
+                if time.monotonic() > deadline:
+                    print(f"found no work of the {name} in {PATIENCE:.0f} s", file=sys.stderr)
+                    return 1
+                time.sleep(0.001)
+            time.sleep(random.uniform(0.0, 0.05))
             running[name].kill()
             running[name].join()
+            before[name] = done(name)
             running[name] = start(name)
         running["source"].join()  # this time to its end
         orders.shutdown()

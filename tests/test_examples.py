@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import itertools
 import os
@@ -230,6 +231,11 @@ print(sorted(results.get_many(3)))
     assert (done.stdout, done.stderr) == ("[1, 4, 9]\n", "")
 
 
+def make(drinks: shmq.Queue, made: shmq.Queue, delivery: shmq.Delivery) -> None:
+    made.publish(delivery.object(), serializer="json")
+    drinks.shutdown()
+
+
 def test_the_other_blocks_of_the_readme_do_what_they_say(
     broker_name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,11 +291,7 @@ def test_the_other_blocks_of_the_readme_do_what_they_say(
 
         drinks, made = broker.create_queue("drinks"), broker.create_queue("made")
 
-        def make(delivery: shmq.Delivery) -> None:
-            made.publish(delivery.object(), serializer="json")
-            drinks.shutdown()
-
-        words["make"] = make
+        words["make"] = functools.partial(make, drinks, made)  # sent to a worker, not inherited
         words["workers"](drinks)
         assert made.subscribe().get(timeout=5).object() == {"drink": "espresso", "n": 2}
 

@@ -124,7 +124,9 @@ def test_another_users_segment_is_refused(broker_name: str, place: Path) -> None
 
 
 @needs_root
-@pytest.mark.skipif(not can_unshare("--pid", "--fork"), reason="needs pid namespaces")
+@pytest.mark.skipif(
+    not can_unshare("--pid", "--fork", "--mount-proc"), reason="needs pid namespaces"
+)
 def test_a_process_of_another_pid_namespace_is_refused(broker_name: str) -> None:
     code = f"import shmq; shmq.connect({broker_name!r})"
     with shmq.Broker(broker_name):

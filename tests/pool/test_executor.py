@@ -44,8 +44,9 @@ def test_after_shutdown_there_is_no_thread_and_no_worker() -> None:
     before = set(threading.enumerate())
     with shmq.Executor(2) as executor:
         executor.submit(jobs.square, 2).result(60)
+        # The others are started while the first one works already.
+        jobs.wait_until(lambda: len(executor.pids) == 2, "the second worker")
         pids = executor.pids
-        assert len(pids) == 2
         extra = set(threading.enumerate()) - before
         assert [thread.name for thread in extra] == ["shmq-executor"]
     assert set(threading.enumerate()) == before
@@ -279,6 +280,9 @@ def test_map_gives_an_exception_of_its_iterable_behind_what_came_before() -> Non
 def test_map_that_takes_too_long_is_a_timeout(tmp_path: Path) -> None:
     with shmq.Executor(1) as executor:
         go = str(tmp_path / "go")
+        executor.submit(jobs.square, 1).result(
+            60
+        )  # the time is for results, not for a worker's start
         results = executor.map(jobs.until_exists, [__file__, go], [1, 2], timeout=0.3)
         try:
             assert next(results) == 1
