@@ -10,7 +10,7 @@
 #   make san        C tests under asan+ubsan, then tsan
 #   make lint       ruff, formatting, types
 #   make check      lint + test + crash + conformance + model + san: what CI runs
-#   make test-all   the whole suite on every Python 3.10 to 3.13 found, but for hours of C: pytest tests -m long
+#   make test-all   the whole suite on every Python 3.10 to 3.15 found, but for hours of C: pytest tests -m long
 #   make bench      against pinned rivals; writes docs/benchmarks.md    BENCH_ARGS=...
 
 SHELL := /bin/bash
@@ -34,8 +34,8 @@ EXTRAS := test,cli,examples,metrics,otel
 
 # The first Python >= 3.10 among these, unless PYTHON is given. Each is run, not only looked up:
 # a version manager's shim may be there for a version that is not.
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 \
-    $$(ls -d $$HOME/.pyenv/versions/3.1[0-3].*/bin/python3 2>/dev/null | sort -rV); do \
+PYTHON ?= $(shell for p in python3 python3.15 python3.14 python3.13 python3.12 python3.11 python3.10 \
+    $$(ls -d $$HOME/.pyenv/versions/3.1[0-5][.-]*/bin/python3 2>/dev/null | sort -rV); do \
     "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo "$$p" && break; done)
 
 .PHONY: help run test test-all check conformance lint format crash mutants model san native bench dev clean
@@ -124,11 +124,14 @@ check:
 	$(MAKE) model
 	$(MAKE) san
 
+# A free-threaded build says 3.14t: it is another interpreter, not tried here.
+WHICH := import sys, sysconfig; print("%d.%d" % sys.version_info[:2] + "t" * bool(sysconfig.get_config_var("Py_GIL_DISABLED")))
+
 test-all:
 	@found=0; failed=; \
-	for v in 3.10 3.11 3.12 3.13; do \
-	    for p in $$(ls -d $$HOME/.pyenv/versions/$$v.*/bin/python3 2>/dev/null | sort -rV) python$$v python3; do \
-	        got=$$("$$p" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	for v in 3.10 3.11 3.12 3.13 3.14 3.15; do \
+	    for p in $$(ls -d $$HOME/.pyenv/versions/$$v[.-]*/bin/python3 2>/dev/null | sort -rV) python$$v python3; do \
+	        got=$$("$$p" -c '$(WHICH)' 2>/dev/null) || continue; \
 	        [ "$$got" = "$$v" ] || continue; \
 	        echo "== Python $$v"; found=$$((found + 1)); \
 	        $(MAKE) --no-print-directory one-python V=$$v PYTHON="$$p" || failed="$$failed $$v"; \

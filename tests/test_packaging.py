@@ -41,6 +41,21 @@ def test_all_versions_agree(project: dict[str, Any]) -> None:
     assert importlib.metadata.version("shmq") == project["version"]
 
 
+def test_the_pythons_are_the_same_wherever_they_are_named(project: dict[str, Any]) -> None:
+    """Those said to be supported are those tried, and the one that runs this is among them."""
+    said = re.findall(r":: Python :: (3\.\d+)", " ".join(project["classifiers"]))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (tried,) = re.findall(r"for v in (.*); do", makefile)
+    (looked_up,) = re.findall(r"for p in python3 (.*) \\\n", makefile)
+    first, last = said[0], said[-1]
+    assert said == tried.split()
+    assert said == [name.removeprefix("python") for name in reversed(looked_up.split())]
+    assert f"every Python {first} to {last} found" in makefile
+    assert f"Python {first} to {last}." in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert project["requires-python"] == f">={first}"
+    assert "{}.{}".format(*sys.version_info) in said
+
+
 def test_the_package_is_marked_as_typed() -> None:
     assert (Path(shmq.__file__).parent / "py.typed").exists()
 
