@@ -44,9 +44,8 @@ def test_after_shutdown_there_is_no_thread_and_no_worker() -> None:
     before = set(threading.enumerate())
     with shmq.Executor(2) as executor:
         executor.submit(jobs.square, 2).result(60)
-        # The others are started while the first one works already.
-        jobs.wait_until(lambda: len(executor.pids) == 2, "the second worker")
         pids = executor.pids
+        assert 1 <= len(pids) <= 2  # forked ones at once, others when there are calls for them
         extra = set(threading.enumerate()) - before
         assert [thread.name for thread in extra] == ["shmq-executor"]
     assert set(threading.enumerate()) == before
