@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import types
+from collections import deque
 from typing import Any
 
+from shmq.errors import QueueEmpty
 from shmq.mp.items import Items
 
 
@@ -32,15 +34,47 @@ class End:
     def poll(self, timeout: float | None = 0.0) -> bool:
         from multiprocessing.connection import wait
 
+        queue = self._queue
         if timeout == 0:
-            return self._queue.qsize() > 0
-        return bool(wait([self.fileno()], timeout))
+            return queue._see() if queue._alone else queue.qsize() > 0
+        return bool(queue._seen or wait([self.fileno()], timeout))
 
     def recv(self) -> Any:
-        return self._queue.get()
+        try:
+            return self._queue._seen.popleft()
+        except IndexError:
+            return self._queue.get()
 
     def send(self, obj: Any) -> None:
         self._queue.put(obj)
+
+
+class ReadLock:
+    """Who holds it reads alone: what `poll` has seen is there for `recv`, whoever else takes items.
+
+    Taking an item needs no lock, so others are not kept from it; `poll` takes the item it sees, and
+    what was not received by then goes back when the lock is released. Pool relies on it when it is
+    terminated: it empties the queue of tasks while its workers still take them.
+    """
+
+    def __init__(self, queue: SimpleQueue) -> None:
+        self._queue = queue
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        self._queue._alone += 1
+        return True
+
+    def release(self) -> None:
+        queue = self._queue
+        queue._alone -= 1
+        while queue._seen:
+            queue.put(queue._seen.popleft())
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 class SimpleQueue(Items):
@@ -49,9 +83,11 @@ class SimpleQueue(Items):
     __class_getitem__: Any = classmethod(types.GenericAlias)
 
     _shut: frozenset[str] = frozenset()
+    _alone = 0  # how often this process has taken the lock of the reading end
 
     def __init__(self, *, ctx: Any = None) -> None:
         super().__init__()
+        self._seen: deque[Any] = deque()
 
     @property
     def _reader(self) -> End:
@@ -62,14 +98,31 @@ class SimpleQueue(Items):
         return End(self, "writer")
 
     @property
-    def _rlock(self) -> Any:
-        return threading.Lock()  # taking needs none; who asks wants to hold something
+    def _rlock(self) -> ReadLock:
+        return ReadLock(self)
 
-    _wlock = _rlock
+    @property
+    def _wlock(self) -> Any:
+        return threading.Lock()  # putting needs none; who asks wants to hold something
+
+    def _see(self) -> bool:
+        """Take an item for the next `recv`, if there is one."""
+        if not self._seen:
+            try:
+                self._seen.append(super().get(False))
+            except QueueEmpty:
+                return False
+        return True
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        self._seen = deque()
 
     def _forked(self) -> None:
         super()._forked()
         self._shut = frozenset()
+        self._alone = 0
+        self._seen = deque()  # the parent has them
 
     def _refuse_closed(self) -> None:
         if self._closed:

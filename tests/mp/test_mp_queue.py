@@ -311,6 +311,25 @@ def test_simple_queue() -> None:
         q.put(1)
 
 
+def test_what_a_simple_queues_reader_has_seen_under_its_lock_is_his() -> None:
+    """Pool, terminated while its workers take tasks, does that; it would wait for ever."""
+    q = SimpleQueue()
+    q.put("a")
+    q.put("b")
+    other = pickle.loads(pickle.dumps(q))
+    with q._rlock:
+        assert q._reader.poll()
+        assert q._reader.poll()
+        assert other.get() == "b"
+        assert q._reader.recv() == "a"
+        assert not q._reader.poll()
+    q.put("c")
+    with q._rlock:
+        assert q._reader.poll()
+        assert other.empty()
+    assert other.get() == "c"  # seen, not received
+
+
 def test_what_it_is_and_is_not() -> None:
     q = Queue()
     assert bool(q)
