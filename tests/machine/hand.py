@@ -54,7 +54,7 @@ class Hand:
                 shelf.release(note)
                 shelf.kill(note, "expired")
             for _ in range(self.prefetch if not shelf.gone else 0):
-                note = shelf.take(self)
+                note = shelf.take(self, bool(self.ahead))
                 if note is not None:
                     self.ahead.append(note)
                     self.moved.pop(note, None)

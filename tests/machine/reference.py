@@ -54,6 +54,10 @@ class Shelf:
     held: dict[Note, Any] = field(default_factory=dict)
     """to who holds it"""
     delayed: list[Note] = field(default_factory=list)
+    parked: list[Note] = field(default_factory=list)
+    """due, and waits for room"""
+    blurred: bool = False
+    """what waits for room moves on in the course of a step: after each, the order is that of the queue"""
     ids: dict[str, Note] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     named: dict[str, Note] = field(default_factory=dict)
@@ -95,10 +99,10 @@ class Shelf:
         return self.filled() + (self.span(self.back, -1) if plain else len(self.back))
 
     def oldest(self) -> Note | None:
-        """What drop-oldest would drop: the oldest new one of the lowest level that waits for no key."""
+        """What drop-oldest would drop: the oldest new one of the lowest level, also when it waits for its key."""
         if self.order == "fifo":
             return min(self.new, key=self.level, default=None)
-        return next((note for note in self._free(self.new)), None)
+        return self.new[0] if self.new else None
 
     def make_room(self, size: int) -> bool:
         while not self.room(size):
@@ -137,7 +141,7 @@ class Shelf:
         return "" if self.order == "strict" else note.key or f"#{note.id}"
 
     def everything(self) -> list[Note]:
-        return [*self.new, *self.back, *self.held, *self.delayed]
+        return [*self.new, *self.back, *self.held, *self.delayed, *self.parked]
 
     def is_here(self, note: Note) -> bool:
         return note in self.everything()
@@ -178,8 +182,9 @@ class Shelf:
                 best = (since, heads[0])
         return best[1] if best else None
 
-    def take(self, holder: Any) -> Note | None:
-        while (note := self.next()) is not None:
+    def take(self, holder: Any, more: bool = False) -> Note | None:
+        """``more``: than one, of a lot; what waits for room is sent on behind each lot."""
+        while (note := self.next() or (None if more else self._sent_on())) is not None:
             (self.new if note in self.new else self.back).remove(note)
             self.named[self.lane(note)] = note
             if note.expires <= self.clock():
@@ -188,6 +193,11 @@ class Shelf:
             self.held[note] = holder
             return note
         return None
+
+    def _sent_on(self) -> Note | None:
+        while self.parked and self.room(len(self.parked[0].payload)):
+            self._put(self.new, self.parked.pop(0))
+        return self.next()
 
     def handed_out(self, note: Note) -> None:
         self.counts["delivered"] += 1
@@ -228,10 +238,11 @@ class Shelf:
             self.delayed.append(note)
         elif note.again:
             self._put(self.back, note)
-        elif self.filled() < self.max_depth:
+        elif not self.parked and self.make_room(len(note.payload)):
             self._put(self.new, note)
         else:
-            self.delayed.append(note)
+            self.parked.append(note)
+            self.blurred = True
             if self.arrivals is not None:
                 self.arrivals.append(note)
 
@@ -252,7 +263,7 @@ class Shelf:
     # ---- time ------------------------------------------------------------------------------
 
     def expire(self) -> None:
-        for ring in (self.new, self.back, self.delayed):
+        for ring in (self.new, self.back, self.delayed, self.parked):
             for note in [note for note in ring if note.expires <= self.clock()]:
                 ring.remove(note)
                 self.kill(note, "expired")
@@ -260,11 +271,8 @@ class Shelf:
     def fire(self) -> None:
         due = [note for note in self.delayed if note.due <= self.clock()]
         for note in sorted(due, key=lambda note: note.due):
-            if note.again or self.filled() < self.max_depth:
-                self.delayed.remove(note)
-                self.route(note)
-            elif self.arrivals is not None:
-                self.arrivals.append(note)  # another one may have been before it
+            self.delayed.remove(note)
+            self.route(note)
 
     def loosen(self) -> None:
         """Begin a loose step."""
@@ -273,17 +281,33 @@ class Shelf:
     def reconcile(self, ready: list[bytes]) -> None:
         """End a loose step: of what came, put into the rings what is there, in that order."""
         came, self.arrivals = list(dict.fromkeys(self.arrivals or [])), None
+        came = [note for note in came if note in self.new + self.back + self.parked]  # not displaced
         inside = sum(note in self.new for note in came)
         for note in came:
-            for ring in (self.new, self.back, self.delayed):
+            for ring in (self.new, self.back, self.delayed, self.parked):
                 if note in ring:
                     ring.remove(note)
         self.tails = self._tails
         there = [note for note in came if note.payload in ready]
         for note in sorted(there, key=lambda note: ready.index(note.payload)):
             self._put(self.back if note.again else self.new, note)
-        self.delayed += [note for note in came if note not in there]
-        assert sum(note in self.new for note in came) == inside
+        self.parked += [note for note in came if note not in there]
+        assert sum(note in self.new for note in came) == inside or self.blurred
+
+    def follow(self, ready: list[bytes]) -> None:
+        """Let those be ready that are, of the new ones and those that wait for room."""
+        pool, back = self.new + self.parked, [note.payload for note in self.back]
+        inside = list(ready)
+        for payload in back:
+            inside.remove(payload)
+        self.new, self.parked = [], []
+        for payload in inside:
+            note = next(note for note in pool if note.payload == payload)
+            pool.remove(note)
+            self._put(self.new, note)
+        self.parked = pool
+        assert not self.parked or not self.room(len(self.parked[0].payload)), "it waits beside room"
+        self.blurred = bool(self.new or self.parked)
 
     def ready_in_order(self) -> list[Note]:
         """As `peek` shows it: aging and lanes apart."""

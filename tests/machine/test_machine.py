@@ -646,14 +646,15 @@ class SegmentMachine(RuleBasedStateMachine):
             return
         shelf = self.shelves[name]
         dropped = self.handle(name, client).purge()
-        live = [note for note in shelf.new + shelf.back if note.expires > self.now()]
+        there = shelf.new + shelf.back + shelf.parked
+        live = [note for note in there if note.expires > self.now()]
         assert dropped == len(live)
         shelf.counts["dropped"] += len(live)
 
         def over() -> None:
-            gone = [note for note in shelf.new + shelf.back if note not in live]
-            shelf.new.clear()
-            shelf.back.clear()
+            gone = [note for note in there if note not in live]
+            for ring in (shelf.new, shelf.back, shelf.parked):
+                ring.clear()
             for note in gone:
                 shelf.kill(note, "expired")
 
@@ -664,10 +665,14 @@ class SegmentMachine(RuleBasedStateMachine):
         if really:
             return
         lib.shmq_queue_delete(self.rig.client.ctx, self.handles[name, 0]._qref)
-        self.shelves.pop(name).gone = True
+        former = self.shelves.pop(name)
+        former.gone = True
         if name == "dead":
             chosen = {"max_depth": 3, "ttl": None, "max_retries": 0}
         self.make(name, chosen)
+        for shelf in self.shelves.values():
+            if shelf.dead is former:  # dead letters follow the name
+                shelf.dead = self.shelves[name]
 
     @rule(name=queue_names, immediate=st.booleans(), really=st.integers(0, 12))
     def shut_down(self, name: str, immediate: bool, really: int) -> None:
@@ -677,7 +682,7 @@ class SegmentMachine(RuleBasedStateMachine):
         shelf = self.shelves[name]
         shelf.closed = True
         if immediate:
-            for ring in (shelf.new, shelf.back, shelf.delayed):
+            for ring in (shelf.new, shelf.back, shelf.delayed, shelf.parked):
                 ring.clear()
 
     # ---- what has to be so -----------------------------------------------------------------
@@ -687,15 +692,24 @@ class SegmentMachine(RuleBasedStateMachine):
         for name, shelf in self.shelves.items():
             queue = self.handle(name, self.turn % 3)
             stats = queue.stats()
-            counted = (stats.ready, stats.unsettled, stats.delayed)
-            wanted = (len(shelf.new) + len(shelf.back), len(shelf.held), len(shelf.delayed))
+            found = self.ready(shelf)
+            blurred = shelf.blurred
+            if blurred:
+                shelf.follow(found)
+            counted = (stats.ready, stats.unsettled, stats.delayed, stats.parked)
+            wanted = (
+                len(shelf.new) + len(shelf.back),
+                len(shelf.held),
+                len(shelf.delayed),
+                len(shelf.parked),
+            )
             assert counted == wanted, (
-                f"ready, unsettled, delayed of {name}: {counted}, not {wanted}; {shelf.options}"
+                f"ready, unsettled, delayed, parked of {name}: {counted}, not {wanted}; "
+                f"{shelf.options}"
             )
             depth = queue.depth(), shelf.depth()
-            assert depth[0] == depth[1], f"depth of {name}: {depth}; {shelf.options}"
+            assert blurred or depth[0] == depth[1], f"depth of {name}: {depth}; {shelf.options}"
             order = [note.payload for note in shelf.ready_in_order()]
-            found = self.ready(shelf)
             assert found == order, f"order of {name}: {found}, not {order}; {shelf.options}"
             for each in COUNTS:
                 figures = getattr(stats, each), shelf.counts[each]
