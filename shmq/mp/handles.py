@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from shmq.mp.items import Items
 
 _lock = Lock()
-_counts: dict[tuple[str, str], int] = {}
+# A mark for each handle. Appended and popped, which nothing can interrupt: a number that is read, added
+# to and written back would lose what a signal handler or a finalizer has counted in between.
+_marks: dict[tuple[str, str], list[None]] = {}
 _drops: deque[tuple[Client, str, int]] = deque()
 _live: weakref.WeakSet[Items] = weakref.WeakSet()
 
@@ -57,13 +59,20 @@ class Note:
 def count(client: Client, name: str, qref: int) -> Note | None:
     """Count one more handle; None when the queue is gone."""
     with _lock:
-        key = (client.name, name)
-        if not _counts.get(key):
-            rc = client.call(lib.shmq_ref, qref, 1)
+        marks = _marks.setdefault((client.name, name), [])
+        first = not marks
+        marks.append(None)
+        if first:
+            try:
+                rc = client.call(lib.shmq_ref, qref, 1)
+                if rc != lib.SHMQ_GONE:
+                    client.check(rc, f"queue {name!r}")
+            except BaseException:
+                marks.pop()
+                raise
             if rc == lib.SHMQ_GONE:
+                marks.pop()
                 return None
-            client.check(rc, f"queue {name!r}")
-        _counts[key] = _counts.get(key, 0) + 1
     _work_off()
     return Note(client, name, qref)
 
@@ -80,13 +89,15 @@ def _work_off_now() -> None:
     while _drops:
         client, name, qref = _drops.popleft()
         key = (client.name, name)
-        _counts[key] = _counts.get(key, 1) - 1
-        if _counts[key] > 0:
+        marks = _marks.get(key)
+        if marks:
+            marks.pop()
+        if marks:
             continue
         if not client.closed:
             lib.shmq_ref(client.ctx, qref, 0)
-        if _counts[key] <= 0:
-            del _counts[key]
+        if not marks:
+            _marks.pop(key, None)
         elif not client.closed:  # counted meanwhile, by who had interrupted us
             lib.shmq_ref(client.ctx, qref, 1)
 
@@ -152,7 +163,7 @@ def _take_stock(_: object = None) -> None:
 
 
 def _after_fork_in_child() -> None:
-    _counts.clear()
+    _marks.clear()
     _drops.clear()
     for items in list(_live):
         items._forked()

@@ -107,17 +107,14 @@ class Image:
                 if start:
                     self.places.append((start, min(1 << (lg & 31), 3000)))
         self.blocks: list[tuple[int, int, int]] = []  # (header, payload, bytes of payload) in use
-        first = 0
-        units = (16, 4, 4, 1, 1, 1, 1, 1, 1, 1, 1)
         for k in range(lib.SHMQ_CLASSES):
             made = self.word(offset("shmq_header", "hwm") + 128 * k)
             for i in range(min(made, 4000)):
-                header = g.blocks + (first + i) * size("shmq_block")
+                header = g.blocks + (g.first[k] + i) * size("shmq_block")
                 ctl, *_, n, _ = struct.unpack("<7QII", self.read(header, 64))
                 if ctl >> 60 not in (lib.SHMQ_VOID, lib.SHMQ_FREE):
                     n = min(n + 700, g.stride[k]) if n < 1 << 24 else 64
                     self.blocks.append((header, g.payload[k] + i * g.stride[k], int(n)))
-            first += units[k] * lib.SHMQ_UNIT_BLOCKS
 
     def restore(self) -> None:
         for at, data in self.extents:

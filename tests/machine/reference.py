@@ -281,7 +281,9 @@ class Shelf:
     def reconcile(self, ready: list[bytes]) -> None:
         """End a loose step: of what came, put into the rings what is there, in that order."""
         came, self.arrivals = list(dict.fromkeys(self.arrivals or [])), None
-        came = [note for note in came if note in self.new + self.back + self.parked]  # not displaced
+        came = [
+            note for note in came if note in self.new + self.back + self.parked
+        ]  # not displaced
         inside = sum(note in self.new for note in came)
         for note in came:
             for ring in (self.new, self.back, self.delayed, self.parked):

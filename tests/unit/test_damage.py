@@ -47,7 +47,7 @@ def record(rig: Rig, queue: Queue, *member: str | int) -> int:
 def block_word(rig: Rig, member: str) -> int:
     """Where a word of the one block in use is."""
     g, n = geometry(rig), ffi.sizeof("shmq_block")
-    for first in (0, 16 * lib.SHMQ_UNIT_BLOCKS):
+    for first in (g.first[0], g.first[1]):
         for i in range(64):
             at = g.blocks + (first + i) * n
             if rig.client.segment.read(at + 7, 1)[0] >> 4 == lib.SHMQ_READY:
@@ -72,7 +72,7 @@ def test_options_that_no_queue_was_made_with_are_told_to_be_corrupt(rig: Rig, op
     queue = rig.queue()
     put(rig, record(rig, queue, "options", option), HUGE)
     with pytest.raises(CorruptSegment, match="options of a queue: found "):
-        options_of(rig.client, info_of(rig.client, index_of(queue._qref)))
+        options_of(info_of(rig.client, index_of(queue._qref)))
     with contextlib.suppress(ShmqError):
         Queue(rig.client, "q").publish(b"x", timeout=0)
 
