@@ -31,8 +31,6 @@ static inline uint64_t sub(shmq_au64 *p, uint64_t v) { return atomic_fetch_sub_e
 static inline uint64_t or64(shmq_au64 *p, uint64_t v) { return atomic_fetch_or_explicit(p, v, memory_order_seq_cst); }
 static inline uint64_t and64(shmq_au64 *p, uint64_t v) { return atomic_fetch_and_explicit(p, v, memory_order_seq_cst); }
 
-static inline void fence(void) { atomic_thread_fence(memory_order_seq_cst); }
-
 static inline uint32_t ld32_acq(shmq_au32 *p) { return atomic_load_explicit(p, memory_order_acquire); }
 static inline uint32_t ld32_sc(shmq_au32 *p) { return atomic_load_explicit(p, memory_order_seq_cst); }
 static inline uint32_t ld32_rlx(shmq_au32 *p) { return atomic_load_explicit(p, memory_order_relaxed); }

@@ -218,7 +218,7 @@ static int send_some(shmq_ctx *ctx, local_queue *q, uint32_t most, uint32_t *sen
 uint32_t park_send(shmq_ctx *ctx, local_queue *q, uint32_t most) {
     uint32_t sent = 0;
     for (int rounds = 0; rounds < ROUNDS; rounds++) {
-        fence();   /* PARKED: what we have parked, or the slot that we have cleared, before this look; and the turn, I4 */
+        fence_sc();   /* PARKED: what we have parked, or the slot that we have cleared, before this look; and the turn, I4 */
         if (sent >= most || !park_some(q) || !room_for(ctx, q, 1) || !turn_take(ctx, q)) break;
         CRASH_POINT("turn");
         int on = send_some(ctx, q, most, &sent);

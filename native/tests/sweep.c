@@ -240,14 +240,17 @@ static int fire_delayed(void) {
         for (uint64_t i = 0; i < n; i++) {
             uint32_t idx = W.p->classes[k].first + (uint32_t)i;
             uint64_t due;
-            if (ctl_state(ld_acq(&block_at(W.p, idx)->ctl)) != SHMQ_DELAYED) continue;
+            uint64_t c = ld_acq(&block_at(W.p, idx)->ctl);
+            if (ctl_state(c) != SHMQ_DELAYED || (ctl_flags(c) & SHMQ_FLAG_PARKED)) continue;
             st_rlx(&block_at(W.p, idx)->due_ns, 1);
             int rc = shmq_timer_fire(W.p, idx, shmq_now(), &due);
             MUST(rc == SHMQ_OK || rc == SHMQ_FULL, "timer_fire says %d", rc);
             any = 1;
         }
     }
-    return any;
+    int sent = shmq_parked_sweep(W.p);
+    MUST(sent >= 0, "parked_sweep says %d", sent);
+    return any + sent;
 }
 static void drain(int order) {
     for (int turn = 0;; turn++) {
@@ -377,12 +380,19 @@ static void evt_after(void) {
         if (queue_state(ld_acq(&W.p->queues[i].word)) != SHMQ_Q_FREE)
             MUST(W.evt[i] != ld32_acq(&W.p->queues[i].evt), "a death was not announced on queue %u", i);
 }
-static void timers_known(void) {   /* each DELAYED block is in the mailbox, or the sidecar is told to look at all */
-    if (ld32_acq(&W.p->header->timer_lost)) return;
+static void timers_known(void) {   /* each DELAYED block is in the mailbox, or the sidecar is told to look at all; or it is parked */
+    int lost = ld32_acq(&W.p->header->timer_lost) != 0;
     for (unsigned k = 0; k < SHMQ_CLASSES; k++)
         for (uint64_t i = 0; i < ld_acq(&W.p->header->hwm[k].n); i++) {
             uint32_t idx = W.p->classes[k].first + (uint32_t)i, at;
-            if (ctl_state(ld_acq(&block_at(W.p, idx)->ctl)) != SHMQ_DELAYED) continue;
+            uint64_t c = ld_acq(&block_at(W.p, idx)->ctl);
+            if (ctl_state(c) != SHMQ_DELAYED) continue;
+            if (ctl_flags(c) & SHMQ_FLAG_PARKED) {   /* waits for room, not for a time: its queue says so (park.c, I1) */
+                unsigned home = fate_home(ld_acq(&block_at(W.p, idx)->fate));
+                MUST(home < 8 && (ld32_acq(&W.p->queues[home].parked) & 1), "parked block %u is known to no queue", idx);
+                continue;
+            }
+            if (lost) continue;
             for (at = 0; at < SHMQ_TIMERS && ld_acq(&W.p->timers[at]) != idx + 1; at++) {}
             MUST(at < SHMQ_TIMERS, "DELAYED block %u is known to no sidecar", idx);
         }

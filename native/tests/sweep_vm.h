@@ -61,7 +61,8 @@ static void ctx_make(shmq_ctx *ctx) {   /* as shmq_ctx_new, in memory of our cho
 #define CTX_LOCAL (8 * sizeof(local_queue))
 #define CTX_SCRATCH (64 * sizeof(((shmq_ctx *)0)->scratch[0]))
 #define CTX_FAN 64   /* of each list of subscriptions */
-#define CTX_SAVED (CTX_A + CTX_HELD + CTX_LOCAL + CTX_SCRATCH + FANS * CTX_FAN)
+#define CTX_LINE (offsetof(parked_line, idx) + 64 * sizeof(uint32_t))   /* of each line of those who wait for room */
+#define CTX_SAVED (CTX_A + CTX_HELD + CTX_LOCAL + CTX_SCRATCH + FANS * CTX_FAN + LINES * CTX_LINE)
 
 static void ctx_copy(uint8_t *at, shmq_ctx *ctx, int out) {
     struct { void *p; size_t n; } part[] = { { ctx, CTX_A }, { ctx->held_free, CTX_HELD }, { ctx->local, CTX_LOCAL }, { ctx->scratch, CTX_SCRATCH } };
@@ -71,6 +72,9 @@ static void ctx_copy(uint8_t *at, shmq_ctx *ctx, int out) {
     for (int i = 0; i < FANS; at += CTX_FAN, i++)
         if (out) memcpy(at, &ctx->fans[i], CTX_FAN);
         else memcpy(&ctx->fans[i], at, CTX_FAN);
+    for (int i = 0; i < LINES; at += CTX_LINE, i++)
+        if (out) memcpy(at, &ctx->lines[i], CTX_LINE);
+        else memcpy(&ctx->lines[i], at, CTX_LINE);
 }
 
 /* ---- the child ---- */

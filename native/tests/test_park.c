@@ -187,7 +187,7 @@ TEST(share, "where publishers wait, every second room is theirs") {
 TEST(purge, "a purge drops what waits for room as well, and leaves what is not due yet") {
     setting(2, (shmq_queue_options){ 0 });
     for (uint64_t i = 0; i < 9; i++) reject(c, i);
-    shmq_message later = { .data = "later", .size = 8, .delay_ns = 3600 * SECONDS };
+    shmq_message later = { .data = "later", .size = sizeof "later", .delay_ns = 3600 * SECONDS };
     EQ(shmq_publish(c, dead, &later), SHMQ_OK);
     EQ(shmq_purge(c, dead), 9);
     EQ(parked(), 0);

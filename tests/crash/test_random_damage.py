@@ -1,6 +1,6 @@
 """Random words of a living broker's segment are changed, then everything is called: damage.py.
 
-SHMQ_DAMAGE_RUNS=10000 pytest -m crash tests/crash/test_damage.py -n0: as many as you like.
+SHMQ_DAMAGE_RUNS=10000 pytest -m crash tests/crash/test_random_damage.py -n0: as many as you like.
 """
 
 from __future__ import annotations
