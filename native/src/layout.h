@@ -19,10 +19,10 @@ static inline unsigned ctl_state(uint64_t c) { return (unsigned)(c >> 60); }
 static inline unsigned ctl_flags(uint64_t c) { return (unsigned)(c >> 56) & 15u; }
 static inline unsigned ctl_owner(uint64_t c) { return (unsigned)(c >> 44) & 0xfffu; }
 static inline uint64_t ctl_gen(uint64_t c) { return c & GEN_MASK; }
+#define PARKED_CTL ((uint64_t)SHMQ_FLAG_PARKED << 56)
 /* FRESH begins with NEW -> MOVE or DELAYED, and ends in the ring: who finds MOVE without it knows that it came out of one */
 static inline unsigned flags_on(uint64_t c, unsigned state) {
-    unsigned f = ctl_flags(c);
-    f &= ~(unsigned)SHMQ_FLAG_PARKED;   /* said anew by who parks it (park.c) */
+    unsigned f = ctl_flags(c) & ~(unsigned)SHMQ_FLAG_PARKED;   /* said anew by who parks it (park.c) */
     if (state == SHMQ_READY || state == SHMQ_OWNED) return f & ~(unsigned)SHMQ_FLAG_FRESH;
     if ((state == SHMQ_MOVE || state == SHMQ_DELAYED) && ctl_state(c) == SHMQ_NEW) return f | SHMQ_FLAG_FRESH;
     return f;
@@ -304,6 +304,9 @@ static inline int ctx_enter(shmq_ctx *ctx) {
     if (!ld32_rlx(&ctx->attached)) { ctx_unlock(ctx); return SHMQ_E_DETACHED; }
     return SHMQ_OK;
 }
+
+/* The number of a queue's record. */
+static inline uint32_t queue_index(const shmq_ctx *ctx, const local_queue *q) { return (uint32_t)(q->shared - ctx->queues); }
 
 /* op: odd while inside an operation on rings. A deleted queue's record is re-used only after every living owner was seen
  * outside, or moved on (see queue_collect); the barrier is on the slow side (membarrier). Plain stores of one writer. Where

@@ -41,9 +41,7 @@
 #define ROUNDS 64
 #define VAIN 4
 #define PATIENCE UINT64_C(1000000000)
-#define PARKED_CTL ((uint64_t)SHMQ_FLAG_PARKED << 56)
 
-static uint32_t index_of(shmq_ctx *ctx, local_queue *q) { return (uint32_t)(q->shared - ctx->queues); }
 
 /* `some`, and a count that is nobody else's. */
 static uint32_t say_some(shmq_queue *rec) {
@@ -109,7 +107,7 @@ static int turn_take(shmq_ctx *ctx, local_queue *q) {
 /* ---- the line: who is next ---- */
 
 static parked_line *line_of(shmq_ctx *ctx, local_queue *q) {
-    parked_line *l = &ctx->lines[index_of(ctx, q) % LINES];
+    parked_line *l = &ctx->lines[queue_index(ctx, q) % LINES];
     if (l->live != q->live) {
         l->live = q->live;
         l->known = 0;
@@ -149,7 +147,7 @@ static int line_from_notes(shmq_ctx *ctx, local_queue *q, parked_line *l, uint32
 
 static void line_from_blocks(shmq_ctx *ctx, local_queue *q, parked_line *l, uint32_t count) {
     uint64_t last = ld_sc(&q->shared->tickets) & POSITION_MASK, highest = 0, c;   /* I2: before the first block is looked at */
-    uint32_t n = 0, index = index_of(ctx, q);
+    uint32_t n = 0, index = queue_index(ctx, q);
     l->whole = 1;
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
         uint64_t made = class_hwm(ctx, k);
@@ -189,7 +187,7 @@ static int line_over(local_queue *q, parked_line *l) {
 
 /* With the turn: while there is room. 0 = it is no use to go on: nobody waits, or the first one cannot get in. */
 static int send_some(shmq_ctx *ctx, local_queue *q, uint32_t most, uint32_t *sent) {
-    uint32_t index = index_of(ctx, q), vain = 0;
+    uint32_t index = queue_index(ctx, q), vain = 0;
     uint64_t c;
     for (uint32_t tries = 0; *sent < most && vain < VAIN && room_for(ctx, q, 1) && tries < LINE; tries++) {
         parked_line *l = line_of(ctx, q);   /* each time: the message that we sent may have made another queue's */
@@ -239,7 +237,7 @@ uint32_t park_send_share(shmq_ctx *ctx, local_queue *q, uint32_t freed) {
 
 /* Drop what waits. How many. */
 int64_t park_purge(shmq_ctx *ctx, local_queue *q, uint64_t now) {
-    uint32_t index = index_of(ctx, q);
+    uint32_t index = queue_index(ctx, q);
     int64_t n = 0;
     uint64_t c;
     if (!park_some(q)) return 0;

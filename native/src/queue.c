@@ -211,7 +211,7 @@ int queue_again_ready(shmq_ctx *ctx, local_queue *q) {
 
 /* Levels that others have begun to use. What cannot be opened stays closed to us: a hostile word costs its own queue only. */
 uint32_t queue_lanes_open(shmq_ctx *ctx, local_queue *q, uint32_t lanes) {
-    uint32_t index = (uint32_t)(q->shared - ctx->queues);
+    uint32_t index = queue_index(ctx, q);
     for (unsigned n = 1; n < SHMQ_LEVELS; n++) {
         if (!(lanes & ~q->lanes & 1u << n) || (q->lanes & SHMQ_LANES_ORDERED)) continue;
         if (ring_open(ctx, q->shared, index, n, &q->level[n]) != SHMQ_OK) continue;

@@ -139,7 +139,7 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
                 /* taken from a ring of its home queue: it was on its way back there, to the front, maybe not yet marked so.
                  * But one on its first way goes behind those before it, whatever place it had in mind when its process died. */
                 unsigned from = pos_ring(ld_rlx(&b->pos)) / SHMQ_LANES;
-                uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | (c & (uint64_t)SHMQ_FLAG_PARKED << 56), f = ld_rlx(&b->fate);
+                uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | (c & PARKED_CTL), f = ld_rlx(&b->fate);
                 if (!cas(&b->ctl, c, m)) continue;
                 if (ctl_flags(c) & SHMQ_FLAG_PARKED) parked[home / 64] |= UINT64_C(1) << (home % 64);
                 if ((f & FATE_FORWARD) && !MUTANT(27)) { forward_finish(ctx, idx, m); continue; }

@@ -109,7 +109,7 @@ static int home_of(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, uint64_t fate, loc
 /* Let a dead letter go to its queue, or free it where there is none. The caller owns idx in MOVE. */
 int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     shmq_block *b = block_at(ctx, idx);
-    uint64_t f = ld_rlx(&b->fate), plain = ctl & ~((uint64_t)SHMQ_FLAG_PARKED << 56);
+    uint64_t f = ld_rlx(&b->fate), plain = ctl & ~PARKED_CTL;
     if (plain != ctl && !cas(&b->ctl, ctl, plain)) return SHMQ_OK;   /* the first of its old queue's, not of where it goes */
     ctl = plain;
     local_queue *q;
@@ -126,7 +126,7 @@ int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     bump(&q->counters->dead_lettered, 1);
     if (MUTANT(57)) st_rlx(&b->expires_ns, 0);   /* before fate: whoever routes it anew would not know that it has expired */
     st_rlx(&b->due_ns, clock_now(ctx));
-    st_rel(&b->fate, fate_make((unsigned)(dead->shared - ctx->queues), fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));   /* I3 */
+    st_rel(&b->fate, fate_make(queue_index(ctx, dead), fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));   /* I3 */
     CRASH_POINT("fate");
     st_rlx(&b->expires_ns, ld_rlx(&b->due_ns));   /* the time of its death, which a backoff in its new queue leaves alone; after fate */
     order_over(q);

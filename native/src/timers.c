@@ -22,11 +22,12 @@ void timers_hint(shmq_ctx *ctx, uint32_t idx) {
     futex_wake(&ctx->header->timer_evt, INT_MAX);
 }
 
-static int due_of(shmq_ctx *ctx, uint32_t idx, uint64_t *due) {
+/* Is it delayed, by which word, and until when? */
+static int due_of(shmq_ctx *ctx, uint32_t idx, uint64_t *ctl, uint64_t *due) {
     if (!block_known(ctx, idx)) return 0;
     shmq_block *b = block_at(ctx, idx);
-    uint64_t c = ld_acq(&b->ctl);
-    if (ctl_state(c) != SHMQ_DELAYED || (ctl_flags(c) & SHMQ_FLAG_PARKED)) return 0;   /* what waits for room is not ours */
+    *ctl = ld_acq(&b->ctl);
+    if (ctl_state(*ctl) != SHMQ_DELAYED || (ctl_flags(*ctl) & SHMQ_FLAG_PARKED)) return 0;   /* what waits for room is not ours */
     *due = ld_rlx(&b->due_ns);
     return 1;
 }
@@ -37,9 +38,9 @@ int shmq_timers_collect(shmq_ctx *ctx, uint32_t *idx, uint64_t *due, uint32_t ma
     if (rc != SHMQ_OK) return rc;
     *scan = ld32_acq(&ctx->header->timer_lost) ? xchg32(&ctx->header->timer_lost, 0) : 0;
     for (uint32_t i = 0; i < SHMQ_TIMERS && (uint32_t)n < max; i++) {
-        uint64_t w = ld_acq(&ctx->timers[i]);
+        uint64_t w = ld_acq(&ctx->timers[i]), c;
         if (w == 0 || !cas(&ctx->timers[i], w, 0)) continue;
-        if (w <= SHMQ_BLOCKS && due_of(ctx, (uint32_t)w - 1, &due[n])) idx[n++] = (uint32_t)w - 1;
+        if (w <= SHMQ_BLOCKS && due_of(ctx, (uint32_t)w - 1, &c, &due[n])) idx[n++] = (uint32_t)w - 1;
     }
     if ((uint32_t)n == max) *scan |= 2;   /* more to collect */
     ctx_unlock(ctx);
@@ -52,12 +53,12 @@ int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due
     if (rc != SHMQ_OK) return rc;
     while (*from < SHMQ_BLOCKS && (uint32_t)n < max) {
         unsigned k = class_of(ctx, *from);
-        uint64_t hwm = class_hwm(ctx, k);
+        uint64_t hwm = class_hwm(ctx, k), c;
         if (*from - ctx->classes[k].first >= hwm) {
             *from = k + 1 < SHMQ_CLASSES ? ctx->classes[k + 1].first : SHMQ_BLOCKS;
             continue;
         }
-        if (due_of(ctx, *from, &due[n])) idx[n++] = *from;
+        if (due_of(ctx, *from, &c, &due[n])) idx[n++] = *from;
         else if (ctl_state(ld_acq(&block_at(ctx, *from)->ctl)) == SHMQ_LIMBO) arena_limbo_check(ctx, *from);
         else topic_parent_check(ctx, *from);
         ++*from;
@@ -68,15 +69,15 @@ int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due
 
 /* OK: on its way, or waiting for room at its queue (park.c). FULL: not yet; *due says when. STALE: not delayed any more. */
 int shmq_timer_fire(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *due) {
+    uint64_t c;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     rc = SHMQ_STALE;
     op_begin(ctx);
-    if (due_of(ctx, idx, due)) {
-        shmq_block *b = block_at(ctx, idx);
-        uint64_t c = ld_acq(&b->ctl), m = ctl_next(c, SHMQ_MOVE, ctx->self);
+    if (due_of(ctx, idx, &c, due)) {
+        uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);
         if (*due > now) rc = SHMQ_FULL;
-        else if (ctl_state(c) == SHMQ_DELAYED && !(ctl_flags(c) & SHMQ_FLAG_PARKED) && cas(&b->ctl, c, m)) {   /* I1 */
+        else if (cas(&block_at(ctx, idx)->ctl, c, m)) {   /* I1 */
             CRASH_POINT("fired");
             settle_route(ctx, idx, m);
             rc = SHMQ_OK;

@@ -103,7 +103,7 @@ TEST(sender_dies, "a message whose sender dies at it stays the first; nobody ove
     /* 11 is in the ring. x takes 12 out of those that wait, meets a full ring, writes its intended place and dies */
     idx = first_parked();
     w = ld_acq(&c->blocks[idx].ctl);
-    uint64_t m = ctl_next(w, SHMQ_MOVE, x->self) | (uint64_t)SHMQ_FLAG_PARKED << 56;
+    uint64_t m = ctl_next(w, SHMQ_MOVE, x->self) | PARKED_CTL;
     reject(c, 13);
     CHECK(cas(&c->blocks[idx].ctl, w, m));
     st_rlx(&c->blocks[idx].pos, pos_make((unsigned)(dead & 0xffff) * SHMQ_LANES, 1000));
@@ -134,7 +134,7 @@ TEST(parker_dies, "a message whose parker died before it said so is found by rec
     st_rlx(&b->due_ns, shmq_now());
     st_rlx(&b->fate, fate_make((unsigned)(dead & 0xffff), (unsigned)(q & 0xffff), 0, 1, SHMQ_R_REJECTED, 0, 0, 0));
     st_rlx(&b->pos, pos_make(0xffff, add(&record()->tickets, 1) + 1));
-    CHECK(cas(&b->ctl, m, ctl_to(m, SHMQ_DELAYED, 0) | (uint64_t)SHMQ_FLAG_PARKED << 56));
+    CHECK(cas(&b->ctl, m, ctl_to(m, SHMQ_DELAYED, 0) | PARKED_CTL));
     die(x);
     EQ(get(c, dead), 0);
     CHECK(empty(c, dead));
