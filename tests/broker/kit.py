@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
+
+import pytest
 
 import shmq
 from shmq.segment import list_segments
@@ -149,3 +152,25 @@ def processes_of(broker: shmq.Broker) -> tuple[int, int]:
     assert stats.supervisor_pid is not None
     assert stats.sidecar_pid is not None
     return stats.supervisor_pid, stats.sidecar_pid
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def can_unshare(*options: str) -> bool:
+    """Return whether ``unshare OPTIONS`` works here."""
+    tool = shutil.which("unshare")
+    return tool is not None and subprocess.run([tool, *options, "true"]).returncode == 0
+
+
+def in_a_tmpfs(size: str, source: str) -> str:
+    """Run a program that sees a /dev/shm of its own with ``size``; returns its stdout."""
+    shell = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", shell, "sh", sys.executable, "-c", source],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kit import ended, processes_of, program, shm_path, wait_until
+from kit import (
+    can_unshare,
+    ended,
+    in_a_tmpfs,
+    needs_root,
+    processes_of,
+    program,
+    shm_path,
+    wait_until,
+)
 
 import shmq
 from shmq._native import ffi, lib
 from shmq.segment import Found, clean, create_segment, list_segments, living
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-
-def can_unshare(*options: str) -> bool:
-    tool = shutil.which("unshare")
-    return tool is not None and subprocess.run([tool, *options, "true"]).returncode == 0
 
 
 @pytest.fixture
@@ -266,19 +267,6 @@ except shmq.OutOfSharedMemory as error:
     print("free" in str(error), "sysv" in str(error))
 print(os.listdir("/dev/shm"))
 """
-
-
-def in_a_tmpfs(size: str, source: str) -> str:
-    """Run a program that sees a /dev/shm of its own with ``size``; returns its stdout."""
-    shell = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", shell, "sh", sys.executable, "-c", source],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 @needs_root

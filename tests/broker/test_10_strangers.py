@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +13,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kit import cli, ended, kill, processes_of, program, shm_path, wait_until
+from kit import (
+    can_unshare,
+    cli,
+    ended,
+    in_a_tmpfs,
+    kill,
+    needs_root,
+    processes_of,
+    program,
+    shm_path,
+    wait_until,
+)
 
 import shmq
 from shmq._native import ffi, lib
@@ -23,14 +33,6 @@ from shmq.segment.names import sysv_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 STRANGER = 54321
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-
-def can_unshare(*options: str) -> bool:
-    tool = shutil.which("unshare")
-    return tool is not None and subprocess.run([tool, *options, "true"]).returncode == 0
-
-
 pid_namespaces = pytest.mark.skipif(
     os.geteuid() != 0 or not can_unshare("--pid", "--fork"), reason="needs pid namespaces"
 )
@@ -395,15 +397,7 @@ with shmq.Broker("shop") as broker:
 @needs_root
 @pytest.mark.skipif(not can_unshare("--mount"), reason="needs mount namespaces")
 def test_nothing_in_dev_shm_ends_a_supervisor_that_sweeps() -> None:
-    shell = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", shell, "sh", sys.executable, "-c", AMONG_STRANGERS],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "False True\nTrue 7\n"
+    assert in_a_tmpfs("50%", AMONG_STRANGERS) == "False True\nTrue 7\n"
 
 
 # ---- other namespaces ----------------------------------------------------------------------------
