@@ -22,7 +22,7 @@ from shmq._native import ItemsBase, ffi, lib
 from shmq._native.pure_items import deadline_of
 from shmq.client import Client
 from shmq.consumer import ADAPTIVE, Consumer
-from shmq.errors import QueueClosed, QueueEmpty, QueueFull, explain
+from shmq.errors import CorruptSegment, QueueClosed, QueueEmpty, QueueFull, explain
 from shmq.home import Parcel, home, parcel, unpack
 from shmq.mp import handles, pickling, waiting
 from shmq.mp.bell import Bell
@@ -33,6 +33,7 @@ from shmq.records import index_of
 SEM_VALUE_MAX = 2**31 - 1  # what the standard library takes for "no limit"
 CHUNK = 256
 RECORDS_S = 5.0  # until records of given-up queues are free again
+ANEW = 100  # times that others may give a queue up while it is made
 FAIRNESS = 64  # items that an async loop takes in a row before other tasks may run
 ONCE = 1  # a deadline in the past
 
@@ -98,21 +99,30 @@ class Items(ItemsBase):
         assert client is not None
         what = f"queue {self._name!r}"
         deadline = time.monotonic() + RECORDS_S
+        gone = 0
         while True:
             rc = client.call(lib.shmq_queue_create, self._name.encode(), self._options())
             if rc == lib.SHMQ_E_EXISTS:
                 rc = client.call(lib.shmq_queue_open, self._name.encode())
-                if rc in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
-                    continue
-            elif rc == lib.SHMQ_E_QUEUES and time.monotonic() < deadline:
+            if rc == lib.SHMQ_E_QUEUES and time.monotonic() < deadline:
                 gc.collect()  # handles in cycles; then the supervisor gives their queues up
                 time.sleep(0.005)
                 continue
-            qref = client.check(rc, what)
-            note = handles.count(client, self._name, qref)
-            if note is not None:
-                break
-        self._note = note
+            if rc not in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
+                qref = client.check(rc, what)
+                self._note = handles.count(client, self._name, qref)
+                if self._note is not None:
+                    break
+            gone += 1
+            if gone == ANEW:
+                raise CorruptSegment(
+                    explain(
+                        what,
+                        f"a record that is neither there nor gone, at {ANEW} looks",
+                        "a queue, or room for one",
+                        "the shared memory is damaged: end the processes that use it, and start again",
+                    )
+                )
         self._bind(client, client.address, qref)
         if not handles.inheriting():
             handles.settle_once(client)

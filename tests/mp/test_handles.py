@@ -166,3 +166,37 @@ print(home().name, q._name in home().list_queues(), q.get())
             capture_output=True, text=True, check=True, timeout=60,
         )  # fmt: skip
     assert (done.stdout.split(), done.stderr) == ([broker_name, "True", "here"], "")
+
+
+def test_a_forked_child_whose_queue_has_a_damaged_record_comes_out_of_fork(tmp_path: Path) -> None:
+    """The record says that the queue is there, and of a generation that no handle has."""
+    said = run(
+        tmp_path,
+        "fork",
+        """
+from shmq._native import ffi, lib
+from shmq.records import index_of
+
+if __name__ == "__main__":
+    q = queues.Queue()
+    say(home=home().name, pids=helpers())
+    client = q._client
+    geometry = ffi.new("shmq_geometry *")
+    lib.shmq_geometry_of(client.ctx, geometry)
+    record = geometry.queues + index_of(q._qref) * ffi.sizeof("shmq_queue")
+    was = client.segment.read(record, 8)
+    client.segment.write(record, (0xD12E746A00000101).to_bytes(8, "little"))
+    child = os.fork()
+    if child == 0:
+        try:
+            q.put("nowhere")
+        except Exception as error:
+            say(error=type(error).__name__)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    client.segment.write(record, was)
+    q.put("still")
+    say(status=status, got=q.get(timeout=20))
+""",
+    )
+    assert said[1:] == [{"error": "CorruptSegment"}, {"status": 0, "got": "still"}]
