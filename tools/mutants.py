@@ -78,6 +78,7 @@ WHAT = {
     84: "who begins to wait does not look once more for room",
     85: "recovery does not tell a queue that some wait there",
     86: "recovery does not send on what waits for room",
+    94: "a tail is believed though a place below it was never filled",
     77: "the dead-letter queue of a queue is looked for by its number only",
     60: "readings of the two clocks that are not of one moment count",
     64: "what a process attached before its exec is taken for its own",
@@ -101,6 +102,7 @@ WHAT = {
 QUICK = {
     **dict.fromkeys((20, 21, 22, 23, 58, 59), "test_dedup"),
     **dict.fromkeys((24, 25, 26, 27), "test_forward"),
+    **dict.fromkeys((94,), "test_ring"),
     **dict.fromkeys((30,), "test_level"),
     **dict.fromkeys((32, 33, 34, 35, 36, 38), "test_order"),
     **dict.fromkeys((29, 40, 41, 42, 43, 44, 45, 46), "test_topic"),

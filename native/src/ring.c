@@ -115,6 +115,13 @@ static uint64_t step(local_ring *r, uint64_t (*hint)(local_ring *), uint64_t at,
     return gap(r, h, at) > 0 ? h : at + 1;
 }
 
+/* Does a place below `tail` wait for its first message of the round? Then that tail is a lie: enqueuers leave no such place (I1). */
+static int hole_below(local_ring *r, uint64_t tail) {
+    if (gap(r, tail, r->head) <= 0 || MUTANT(94)) return 0;
+    uint64_t s = ld_acq(&r->slots[r->head & r->mask]);
+    return slot_is_empty(s) && round_diff(slot_round(s), r->head >> r->lg) == 0;
+}
+
 #define RING_TURNS(r) (4 * ((r)->mask + 1) + 65536)   /* by then others made that much progress, or the hints are lies */
 
 static uint64_t walk_head(local_ring *r, uint64_t to) {
@@ -136,7 +143,7 @@ int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint6
         for (uint64_t n = 0; n < RING_TURNS(r); n++) {
             if (gap(r, t, r->head) < 0) t = r->head;   /* both are lower bounds, and the true tail is not below the true head */
             if (gap(r, t, r->head) >= (int64_t)max_depth && gap(r, t, walk_head(r, t)) >= (int64_t)max_depth) {
-                if (!rebuilt && !tail_credible(r, t)) break;
+                if (!rebuilt && (!tail_credible(r, t) || hole_below(r, t))) break;
                 r->tail = t;
                 return SHMQ_FULL;
             }
@@ -295,6 +302,7 @@ static uint64_t walk_tail(local_ring *r) {
 
 uint64_t ring_depth(local_ring *r) {
     uint64_t t = walk_tail(r), h = walk_head(r, t);
+    if (RARE(hole_below(r, t)) && ring_rebuild(r) == SHMQ_OK) { t = walk_tail(r); h = walk_head(r, t); }
     return gap(r, t, h) > 0 ? (uint64_t)gap(r, t, h) : 0;
 }
 

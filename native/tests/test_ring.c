@@ -155,6 +155,23 @@ TEST_LIMIT(wrong_hints, 60, "whatever head and tail say, every message comes out
     }
 }
 
+TEST(stray, "a filled place far beyond the tail, and a tail that believes it, make no empty queue a full one") {
+    for (uint32_t overflow = SHMQ_BLOCK; overflow <= SHMQ_DROP_OLDEST; overflow += SHMQ_DROP_OLDEST - SHMQ_BLOCK) {
+        shmq_ctx *c = segment(64 << 20, 1 << 20);
+        uint64_t q = QUEUE(c, "q", 12, .overflow = overflow);
+        for (uint64_t i = 0; i < 3; i++) { EQ(put(c, q, i), SHMQ_OK); EQ(get(c, q), i); }
+        local_ring *r = ring_at(c, q, SHMQ_LANE_WORK);
+        st_sc(&r->slots[3 + 12], slot_make(0, 0));   /* block 0: over long ago */
+        st_sc(&r->ends->tail, 3 + 13);
+        shmq_ctx *all[] = { c, join() };
+        for (int i = 0; i < 2; i++) {
+            EQ(shmq_depth(all[i], q), 0);
+            for (uint64_t k = 0; k < 40; k++) { EQ(put(all[i], q, k), SHMQ_OK); EQ(get(all[!i], q), k); }
+        }
+        EQ(shmq_depth(c, q), 0);
+    }
+}
+
 TEST(taker_publishes, "a process that has taken more than it has published is not told FULL") {
     shmq_ctx *a = segment(64 << 20, 1 << 20), *b = join();
     uint64_t q = QUEUE(a, "q", 8);
