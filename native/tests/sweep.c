@@ -531,6 +531,8 @@ static void branch_pair(void) {
     if (setjmp(W.out) == 0) declare(&W.a, 1);
     W.r.p->arg = dead;
     seg_save(&W.pages, &seg_r);
+    W.r.again = 0;
+    vm_protect(&W.r, PROT_READ);
     for (volatile int first = 1;; first = 0) {
         if (first || seg_follow(&W.pages, &seg_r)) {
             W.pairs++;
@@ -544,7 +546,7 @@ static void branch_pair(void) {
             own_restore();
         }
         if (W.r.p->phase >= VM_DONE) break;
-        int st = vm_step(&W.r);
+        int st = vm_store(&W.r);
         if (st) { if (setjmp(W.out) == 0) violation("the recoverer ended with status %x", st); break; }
         pair_states++;
     }
@@ -715,6 +717,28 @@ static void find_pages(void) {
 static uint64_t hits[65536];   /* instruction counts after which a distinct state was seen */
 static uint64_t hit_n;
 
+/* Let a child that was begun anew run to the h-th of those states, from the one that it is in; the segment as in seg_a. */
+static uint64_t at_state;
+static void begin_anew(void) {
+    vm_kill(&W.a);
+    seg_restore(&W.pages, &seg_base);
+    own_restore();
+    munmap(W.a.p, sizeof(plane));
+    W.a.p = NULL;
+    start_child(&W.a, body_a);
+    seg_save(&W.pages, &seg_a);
+    vm_protect(&W.a, PROT_READ);
+    at_state = 0;
+}
+static void run_to_state(uint64_t h) {
+    while (at_state < h && W.a.p->phase < VM_DONE) {
+        int st = vm_store(&W.a);
+        if (st) DIE("%s: a store on the way to state %lu: status %x", W.s->name, h, st);
+        if (seg_follow(&W.pages, &seg_a) && !(W.a.again && W.a.again % 997)) at_state++;
+    }
+    W.at = hits[h];
+}
+
 static void report(double seconds) {
     printf("%-20s %6lu instructions %5lu states %6lu kills %6lu stops %5lu real %6lu pairs %3lu violations %5.1fs\n", W.s->name, W.instructions, W.states, W.kills,
            W.stops, W.reals, W.pairs, W.violations, seconds);
@@ -798,20 +822,11 @@ static void run(const scenario *s) {
     /* pairs: a bounded choice of states, evenly spread; all with --full */
     if (!opt_nopair && (opt_full ? !(s->flags & (CLOSES | NOSTOP)) : !slow) && !(s->flags & NO_ATTACH)) {
         uint64_t most = opt_full ? hit_n : 4, done = 0;
-        vm_kill(&W.a);
-        seg_restore(&W.pages, &seg_base);
-        own_restore();
-        memset((void *)(uintptr_t)&W.a.p->phase, 0, offsetof(plane, big) - offsetof(plane, phase));
-        memset(&W.a.p->ctx, 0, sizeof(shmq_ctx));
-        start_child(&W.a, body_a);
-        seg_save(&W.pages, &seg_a);
-        uint64_t n = 0;
+        begin_anew();
         for (uint64_t h = 0; h < hit_n && W.a.p->phase < VM_DONE; h++) {
             if (h * most / hit_n == done && h + 1 != hit_n) continue;
             done = h * most / hit_n;
-            for (; n < hits[h] && W.a.p->phase < VM_DONE; n++) if (vm_step(&W.a)) DIE("step");
-            W.at = n;
-            seg_save(&W.pages, &seg_a);
+            run_to_state(h);
             vm_restore(&W.r, &snap_r);
             branch_pair();
             seg_restore(&W.pages, &seg_a);
@@ -822,15 +837,9 @@ static void run(const scenario *s) {
     if (!opt_noreal) {
         volatile uint64_t step = opt_full || hit_n < 24 ? 1 : hit_n / 24;
         for (volatile uint64_t h = 0; h < hit_n; h += step) {
-            vm_kill(&W.a);
-            seg_restore(&W.pages, &seg_base);
-            own_restore();
             vm_restore(&W.r, &snap_r);
-            munmap(W.a.p, sizeof(plane));
-            W.a.p = NULL;
-            start_child(&W.a, body_a);
-            for (uint64_t n = 0; n < hits[h] && W.a.p->phase < VM_DONE; n++) if (vm_step(&W.a)) DIE("step");
-            W.at = hits[h];
+            begin_anew();
+            run_to_state(h);
             W.mode = "real";
             W.reals++;
             model();

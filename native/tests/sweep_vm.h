@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
@@ -45,7 +46,11 @@ typedef struct {
     _Alignas(4096) shmq_ctx ctx;
 } plane;
 
-typedef struct { pid_t pid; plane *p; } vm;
+typedef struct {
+    pid_t pid;
+    plane *p;
+    uint64_t again;   /* how often the string instruction that it is at has stored already */
+} vm;
 
 #define DIE(...) do { printf("FATAL %s:%d: ", __FILE__, __LINE__); printf(__VA_ARGS__); printf(" (%s)\n", strerror(errno)); exit(3); } while (0)
 
@@ -90,6 +95,7 @@ static void vm_start(vm *v, int (*body)(void *)) {
         v->p = mmap(NULL, sizeof(plane), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (v->p == MAP_FAILED) DIE("mmap");
     }
+    v->again = 0;
     v->pid = clone(body, v->p->stack + VM_STACK, SIGCHLD, v->p);
     if (v->pid < 0) DIE("clone");
     if (vm_wait(v, &status) < 0 || !WIFSTOPPED(status) || WSTOPSIG(status) != SIGTRAP || v->p->phase != VM_READY)
@@ -125,6 +131,51 @@ static int vm_run(vm *v) {
 
 static uint64_t vm_pc(vm *v) {
     return (uint64_t)ptrace(PTRACE_PEEKUSER, v->pid, offsetof(struct user_regs_struct, rip), 0);
+}
+
+/* ---- from store to store: what lies in between changes nothing that others see, and need not be stepped ---- */
+__asm__(".text\nvm_call: syscall\nint3\n.previous");
+extern const uint8_t vm_call[];
+
+/* Let the child, stopped anywhere, call mprotect for its segment. */
+static void vm_protect(vm *v, int prot) {
+    struct user_regs_struct r, call;
+    if (ptrace(PTRACE_GETREGS, v->pid, 0, &r) != 0) DIE("getregs");
+    r.orig_rax = (unsigned long long)-1;   /* no system call is to be restarted */
+    call = r;
+    call.rip = (uint64_t)(uintptr_t)vm_call;
+    call.rax = SYS_mprotect;
+    call.rdi = (uint64_t)(uintptr_t)v->p->ctx.base;
+    call.rsi = v->p->ctx.size;
+    call.rdx = (uint64_t)prot;
+    if (ptrace(PTRACE_SETREGS, v->pid, 0, &call) != 0 || vm_run(v) != 0) DIE("a system call for the child");
+    if (ptrace(PTRACE_GETREGS, v->pid, 0, &call) != 0 || call.rax != 0) DIE("mprotect for the child says %ld", (long)call.rax);
+    if (ptrace(PTRACE_SETREGS, v->pid, 0, &r) != 0) DIE("setregs");
+}
+
+/* Run on until it has stored something into its segment, which has to be protected, or enters or leaves a system call, or traps.
+ * Of a string instruction: one store. */
+static int vm_store(vm *v) {
+    int status;
+    siginfo_t why;
+    uint64_t pc;
+    if (v->again) pc = vm_pc(v);
+    else {
+        if (ptrace(PTRACE_SYSCALL, v->pid, 0, 0) != 0) DIE("syscall");
+        if (vm_wait(v, &status) < 0) DIE("wait");
+        if (!WIFSTOPPED(status)) return status ? status : -1;
+        if (WSTOPSIG(status) == SIGTRAP) return 0;
+        if (WSTOPSIG(status) != SIGSEGV || ptrace(PTRACE_GETSIGINFO, v->pid, 0, &why) != 0) return status;
+        uint8_t *at = why.si_addr, *base = v->p->ctx.base;
+        if (at < base || at >= base + v->p->ctx.size) return status;
+        pc = vm_pc(v);
+        vm_protect(v, PROT_READ | PROT_WRITE);
+    }
+    status = vm_step(v);
+    if (status == 0 && vm_pc(v) == pc) { v->again++; return 0; }   /* it may store without a fault as long as it is at that instruction */
+    v->again = 0;
+    if (status == 0) vm_protect(v, PROT_READ);
+    return status;
 }
 
 typedef struct {
