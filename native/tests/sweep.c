@@ -734,6 +734,7 @@ static void run_to_state(uint64_t h) {
     while (at_state < h && W.a.p->phase < VM_DONE) {
         int st = vm_store(&W.a);
         if (st) DIE("%s: a store on the way to state %lu: status %x", W.s->name, h, st);
+        if (W.a.again % 997) vm_string(&W.a, 997 - W.a.again % 997);
         if (seg_follow(&W.pages, &seg_a) && !(W.a.again && W.a.again % 997)) at_state++;
     }
     W.at = hits[h];

@@ -178,6 +178,31 @@ static int vm_store(vm *v) {
     return status;
 }
 
+/* Let the string instruction that it is at store `most` times in one go, or to its end. */
+static void vm_string(vm *v, uint64_t most) {
+    struct user_regs_struct r;
+    if (ptrace(PTRACE_GETREGS, v->pid, 0, &r) != 0) DIE("getregs");
+    const uint8_t *code = (const uint8_t *)(uintptr_t)r.rip;   /* the same program at the same place in both processes */
+    int n = code[0] == 0xf3 ? 1 : 0;
+    if (n && (code[n] & 0xf0) == 0x40) n++;
+    if (!n || (code[n] & 0xfe) < 0xa4 || (code[n] & 0xfe) > 0xaa || (code[n] & 0xfe) == 0xa6 || (code[n] & 0xfe) == 0xa8 || r.rcx == 0) return;
+    uint64_t pc = r.rip, after = pc + (uint64_t)n + 1, left = r.rcx > most ? r.rcx - most : 0;
+    errno = 0;
+    long text = ptrace(PTRACE_PEEKTEXT, v->pid, after, 0);
+    if (errno || ptrace(PTRACE_POKETEXT, v->pid, after, (text & ~0xffL) | 0xcc) != 0) DIE("poke");
+    r.orig_rax = (unsigned long long)-1;
+    r.rcx -= left;
+    v->again += r.rcx;
+    if (ptrace(PTRACE_SETREGS, v->pid, 0, &r) != 0 || vm_run(v) != 0) DIE("a string instruction");
+    if (ptrace(PTRACE_POKETEXT, v->pid, after, text) != 0 || ptrace(PTRACE_GETREGS, v->pid, 0, &r) != 0 || r.rip != after + 1) DIE("behind a string instruction");
+    r.rip = left ? pc : after;
+    r.rcx = left;
+    if (ptrace(PTRACE_SETREGS, v->pid, 0, &r) != 0) DIE("setregs");
+    if (left) return;
+    v->again = 0;
+    vm_protect(v, PROT_READ);
+}
+
 typedef struct {
     struct user_regs_struct regs;
     uint8_t x[16384];
