@@ -130,6 +130,8 @@ typedef struct {             /* one queue as this process sees it; options are a
     uint32_t lot;            /* how many make a wake-up worth while */
     uint32_t odd;            /* room left over when it was last halved between those that wait and publishers */
     uint64_t turn_seen, turn_op, turn_since;   /* who had the turn when we last wanted it, and since when that has not moved */
+    uint64_t held_seen;      /* what a dead one's turn leaves us waiting for, by its ctl: block held_at */
+    uint32_t held_at;
     shmq_au64 spin_ns;       /* adaptive: how long a consumer spins before it sleeps */
     shmq_au64 room_ns;       /* the same for a producer */
     shmq_au32 gather_skip, gather_rest;   /* how often gathering is still left out, and how often after it was last in vain: wait.c */

@@ -17,8 +17,9 @@
  *     PARKED. A look at all blocks uses those with tickets up to the one that was the last before it: whoever is missed, because it
  *     was parked behind the look's back, has a later ticket than all of its process that count. Notes are by count, taken after the CAS.
  * I3  TURN. Who sends on has the turn of the queue, so that the second one does not overtake the first. It is not a lock: it protects
- *     nothing but the order. It is taken from who is dead only when that one's recovery is complete, and has put back (ticket 0) what it
- *     held. From one who has not moved for a second it is taken: the order of the message in its hands is lost, nothing else.
+ *     nothing but the order. It is taken from who is dead only when that one's recovery is complete, and what it held has been put back
+ *     (ticket 0): it may still be in the hands of one of several who recovered it, and he may be dead as well.
+ *     From one who has not moved for a second it is taken: the order of the message in its hands is lost, nothing else.
  * I4  Who gives the turn back looks once more: room may have been made by one who found the turn taken.
  * I5  `some` is cleared by a CAS of the very word that was read before the look that found nobody: who parks afterwards changes it.
  * I6  disturbed: recovery has put something in front, or seen a message whose parker died before it said so: lines made before are void.
@@ -88,11 +89,30 @@ static int turn_over(shmq_ctx *ctx, uint64_t turn) {
     return owner_state(w) == SHMQ_OWNER_FREE || owner_epoch(w) != ((turn >> 32) & 0xffff) || owner_pid(w) != (uint32_t)turn;
 }
 
-/* Has its holder been in one and the same operation for a second? */
-static int turn_stuck(shmq_ctx *ctx, local_queue *q, uint64_t turn) {
-    uint64_t owner = (turn >> 48) - 1, op = ld_acq(&ctx->owners[owner].op), now = clock_now(ctx);
-    if (q->turn_seen != turn || q->turn_op != op) {
-        q->turn_seen = turn;
+/* A message that waited at q and is in the hands of somebody else, by its ctl; 0 = there is none. */
+static uint64_t in_hands(shmq_ctx *ctx, local_queue *q, uint64_t *seen, uint32_t *at) {
+    uint32_t index = queue_index(ctx, q);
+    if (*seen && block_known(ctx, *at) && ld_acq(&block_at(ctx, *at)->ctl) == *seen) return *seen;   /* the one of the last look, still */
+    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
+        uint64_t made = class_hwm(ctx, k);
+        for (uint64_t i = 0; i < made; i++) {
+            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
+            uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
+            if (ctl_state(c) != SHMQ_MOVE || !(ctl_flags(c) & SHMQ_FLAG_PARKED) || ctl_owner(c) == ctx->self) continue;
+            if (fate_home(ld_rlx(&block_at(ctx, idx)->fate)) != index) continue;
+            *at = idx;
+            return *seen = c;
+        }
+    }
+    return *seen = 0;
+}
+
+/* Has that owner been in one and the same operation for a second, with the same thing in its hands? */
+static int stuck(shmq_ctx *ctx, local_queue *q, uint64_t what, uint64_t owner) {
+    if (owner >= ctx->geometry.processes) return 1;
+    uint64_t op = ld_acq(&ctx->owners[owner].op), now = clock_now(ctx);
+    if (q->turn_seen != what || q->turn_op != op) {
+        q->turn_seen = what;
         q->turn_op = op;
         q->turn_since = now;
     }
@@ -100,8 +120,12 @@ static int turn_stuck(shmq_ctx *ctx, local_queue *q, uint64_t turn) {
 }
 
 static int turn_take(shmq_ctx *ctx, local_queue *q) {
-    uint64_t w = ld_sc(&q->shared->turn), mine = turn_of(ctx);
-    return (w == 0 || w == mine || turn_over(ctx, w) || turn_stuck(ctx, q, w)) && cas(&q->shared->turn, w, mine);
+    uint64_t w = ld_sc(&q->shared->turn), mine = turn_of(ctx), held;
+    if (w && w != mine) {   /* I3 */
+        if (!turn_over(ctx, w)) { if (!stuck(ctx, q, w, (w >> 48) - 1)) return 0; }
+        else if ((held = MUTANT(91) ? 0 : in_hands(ctx, q, &q->held_seen, &q->held_at)) && !stuck(ctx, q, held, ctl_owner(held))) return 0;
+    }
+    return cas(&q->shared->turn, w, mine);
 }
 
 /* ---- the line: who is next ---- */

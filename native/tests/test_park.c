@@ -122,6 +122,51 @@ TEST(sender_dies, "a message whose sender dies at it stays the first; nobody ove
     nothing_left(c);
 }
 
+TEST(recoverer_has_it, "nor does anybody overtake it while one of several recoverers has it, even if he dies as well") {
+    for (int dies = 0; dies < 2; dies++) {
+        setting(1, (shmq_queue_options){ 0 });
+        shmq_ctx *x = join(), *r = join();
+        for (uint64_t i = 0; i < 3; i++) reject(c, i);
+        uint32_t idx = first_parked();
+        uint64_t w = ld_acq(&c->blocks[idx].ctl), m = ctl_next(w, SHMQ_MOVE, r->self) | PARKED_CTL;
+        /* x had the turn, and 1 in its hands; r has adopted that; another one completes the recovery of x */
+        st_sc(&record()->turn, turn_by(x));
+        CHECK(cas(&c->blocks[idx].ctl, w, m));
+        op_begin(r);
+        EQ(shmq_owner_declare(c, x->self, ld_acq(&x->me->word)), SHMQ_OK);
+        EQ(shmq_recover(c, x->self), SHMQ_OK);
+        EQ(get(c, dead), 0);
+        CHECK(empty(c, dead));   /* 2 must not come before 1 */
+        if (dies) {
+            EQ(shmq_owner_declare(c, r->self, ld_acq(&r->me->word)), SHMQ_OK);
+            EQ(shmq_recover(c, r->self), SHMQ_OK);
+        } else {
+            EQ(settle_route(r, idx, m), SHMQ_OK);
+            op_end(r);
+        }
+        EQ(get(c, dead), 1);
+        EQ(get(c, dead), 2);
+        nothing_left(c);
+    }
+}
+
+TEST(recoverer_stops, "a recoverer that is stopped with it keeps the others for a second, no longer") {
+    setting(1, (shmq_queue_options){ 0 });
+    shmq_ctx *x = join(), *r = join();
+    for (uint64_t i = 0; i < 3; i++) reject(c, i);
+    uint32_t idx = first_parked();
+    uint64_t w = ld_acq(&c->blocks[idx].ctl);
+    st_sc(&record()->turn, turn_by(x));
+    CHECK(cas(&c->blocks[idx].ctl, w, ctl_next(w, SHMQ_MOVE, r->self) | PARKED_CTL));
+    op_begin(r);
+    EQ(shmq_owner_declare(c, x->self, ld_acq(&x->me->word)), SHMQ_OK);
+    EQ(shmq_recover(c, x->self), SHMQ_OK);
+    EQ(get(c, dead), 0);
+    uint64_t begun = shmq_now();
+    while (empty(c, dead)) { CHECK(shmq_now() - begun < 15 * SECONDS); nap(10 * MS); }
+    CHECK(shmq_now() - begun > SECONDS / 2);
+}
+
 TEST(parker_dies, "a message whose parker died before it said so is found by recovery") {
     setting(1, (shmq_queue_options){ 0 });
     shmq_ctx *x = join();
