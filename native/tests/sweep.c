@@ -40,7 +40,8 @@
 
 enum { LEASE = 1, BACKOFF = 2, RETRY0 = 4, DROP = 8, NO_DLQ = 16, TTL = 32, SLOW = 64, NO_CAP = 128, CLOSES = 256,
        DEAD_X = 512, WAITER = 1024, BYTES = 2048, DLQ1 = 4096, REUSE = 8192, NOSTOP = 16384, NO_ATTACH = 32768, LIVE_X = 65536, ONLY_FULL = 131072,
-       LEVELS = 1 << 18, AGED = 1 << 19, KEYED = 1 << 20, STRICT = 1 << 21, DEDUP = 1 << 22, TOPIC = 1 << 23, CUT = 1 << 24, COUNTS = 1 << 25 };
+       LEVELS = 1 << 18, AGED = 1 << 19, KEYED = 1 << 20, STRICT = 1 << 21, DEDUP = 1 << 22, TOPIC = 1 << 23, CUT = 1 << 24, COUNTS = 1 << 25,
+       NARROW = 1 << 26, TIGHT = 1 << 27, DLQ_DROP = 1 << 28, DLQ_REJECT = 1 << 29 };   /* q of 2 messages; of 128 bytes; the overflow of dlq */
 
 typedef struct {
     const char *name;
@@ -62,6 +63,10 @@ static struct {
     int lo[TAGS], hi[TAGS], got[TAGS];
     uint64_t expired;        /* tags of messages that are past their time in q: never delivered there */
     int last_tag[3];         /* by level or key */
+    int last_parked;
+    int disorder;            /* in this world the order of those that wait is not promised */
+    int waits, waits_least, waits_most, waits_after;   /* if waits: how many wait for room when the dead are recovered; after: when the operation was over */
+    uint64_t begun;          /* of this branch */
     uint64_t evt[8];
     uint64_t violations, kills, stops, reals, pairs, instructions, states;
     const char *mode;
@@ -217,6 +222,11 @@ static int take_one(uint64_t q, int order) {
     MUST(d.extra_size == 0 || (d.extra_size == sizeof WHY && memcmp(d.extra, WHY, sizeof WHY) == 0), "message %u has a wrong error text", tag);
     MUST(!(W.expired >> tag & 1) || q != W.q, "message %u was delivered past its time", tag);
     W.got[tag]++;
+    /* what waited for room: 31 to 34 from the start, 35 to 39 from the operation on; a turn is taken from the living after a second */
+    if (tag > 30 && tag < 40 && !W.disorder && !d.redelivered && (tag < 35 || strcmp(W.mode, "stop") != 0) && shmq_now() - W.begun < 900000000) {
+        MUST((int)tag > W.last_parked, "message %u after %d, which came later to wait for room", tag, W.last_parked);
+        W.last_parked = (int)tag;
+    }
     int ordered = (W.s->flags & (KEYED | STRICT)) != 0, *last = &W.last_tag[W.s->flags & (LEVELS | KEYED) ? tag % 3 : 0];
     if (order && (tag < 10 || (tag == 20 && !(W.s->flags & LEVELS))) && ((d.attempt == 1 && !d.redelivered) || ordered) && !d.reason) {
         MUST((int)tag > *last, "message %u after %d", tag, *last);
@@ -248,6 +258,7 @@ static int fire_delayed(void) {
             any = 1;
         }
     }
+    if (W.s->flags & TIGHT) shmq_bytes_resync(W.p, W.q);   /* a death lets it drift */
     int sent = shmq_parked_sweep(W.p);
     MUST(sent >= 0, "parked_sweep says %d", sent);
     return any + sent;
@@ -277,9 +288,9 @@ static void nothing_left_behind(uint64_t q) {   /* take said EMPTY: then no slot
 static void others_go_on(void) {
     int refusable = (W.s->flags & CLOSES) != 0;
     while (take_one(W.q, 0)) {}
-    nothing_left_behind(W.q);
-    for (uint32_t t = 40; t < 44; t++) put_tag(W.q, t, refusable || (W.s->flags & (DROP | STRICT)));
-    for (int i = 0; i < 2; i++) MUST(take_one(W.q, 0) || refusable || (W.s->flags & STRICT), "nothing to take while another process is stopped");
+    if (shmq_depth(W.p, W.q) >= 0) nothing_left_behind(W.q);   /* it may be being deleted */
+    for (uint32_t t = 40; t < 44; t++) put_tag(W.q, t, refusable || (W.s->flags & (DROP | STRICT | NARROW | TIGHT)));
+    for (int i = W.s->flags & TIGHT ? 1 : 0; i < 2; i++) MUST(take_one(W.q, 0) || refusable || (W.s->flags & STRICT), "nothing to take while another process is stopped");
     put_tag(W.q2, 44, refusable);
     if (W.s->flags & DEDUP) {   /* the very id that the stopped one may have claimed; whoever was first, there is one of it */
         int rc = put_id(W.p, W.q, 20);
@@ -288,7 +299,7 @@ static void others_go_on(void) {
     }
 }
 static void recycle(int leave) {   /* the same blocks again and again; left FREE, or READY in another queue */
-    int refusable = (W.s->flags & (CLOSES | DROP)) != 0;
+    int refusable = (W.s->flags & (CLOSES | DROP | NARROW | TIGHT)) != 0;
     for (uint32_t t = 45; t < 48; t++) {
         put_tag(W.q, t, refusable);
         while (take_one(W.q, 0)) {}
@@ -397,6 +408,36 @@ static void timers_known(void) {   /* each DELAYED block is in the mailbox, or t
             MUST(at < SHMQ_TIMERS, "DELAYED block %u is known to no sidecar", idx);
         }
 }
+static uint64_t size_of_first(uint64_t q) {   /* of those that wait there */
+    uint64_t ticket = UINT64_MAX, size = 0;
+    for (unsigned k = 0; k < SHMQ_CLASSES; k++)
+        for (uint64_t i = 0; i < ld_acq(&W.p->header->hwm[k].n); i++) {
+            uint32_t idx = W.p->classes[k].first + (uint32_t)i;
+            shmq_block *b = block_at(W.p, idx);
+            uint64_t c = ld_acq(&b->ctl), t = pos_position(ld_rlx(&b->pos));
+            if (ctl_state(c) != SHMQ_DELAYED || !(ctl_flags(c) & SHMQ_FLAG_PARKED) || fate_home(ld_rlx(&b->fate)) != (q & 0xffff) || t >= ticket) continue;
+            ticket = t;
+            size = size_at(W.p, b);
+        }
+    return size;
+}
+/* Nobody waits where there is room, now that the dead are recovered; and as many do as should. */
+static void waiting_right(int finished) {
+    if (!W.waits) return;
+    if (W.s->flags & TIGHT) { shmq_bytes_resync(W.p, W.q); shmq_parked_sweep(W.p); }
+    int n = 0;
+    uint64_t qs[3] = { W.q, W.q2, W.dlq };
+    for (int i = 0; i < 3; i++) {
+        shmq_census c;
+        if (shmq_queue_census(W.p, qs[i], &c) != SHMQ_OK || c.parked == 0) continue;
+        n += (int)c.parked;
+        local_queue *q = &W.p->local[qs[i] & 0xffff];
+        if (q->max_bytes) MUST(ld_rlx(&q->shared->bytes) + size_of_first(qs[i]) > q->max_bytes, "%lu wait for room, and of %lu bytes %lu are used", c.parked, q->max_bytes, ld_rlx(&q->shared->bytes));
+        else MUST(ring_depth(&q->work) >= q->max_depth, "%lu wait for room, and there are %lu of %lu", c.parked, ring_depth(&q->work), q->max_depth);
+    }
+    if (strcmp(W.mode, "others") == 0) return;
+    MUST(n >= W.waits_least && n <= W.waits_most && (!finished || n == W.waits_after), "%d wait for room instead of %d to %d, in the end %d", n, W.waits_least, W.waits_most, W.waits_after);
+}
 static int died_attached;
 static void x_leaves(void) {
     if (!(W.s->flags & LIVE_X)) return;
@@ -409,6 +450,7 @@ static void check_after_death(int finished, int downwards) {
     evt_before();
     recover_all(W.p, downwards);
     if (some) evt_after();
+    waiting_right(finished);
     audit(!(W.s->flags & LIVE_X));
     timers_known();
     drain(1);
@@ -431,6 +473,8 @@ static void reset_model(void) {
     memset(W.lo, 0, sizeof W.lo);
     memset(W.hi, 0, sizeof W.hi);
     memset(W.last_tag, 0, sizeof W.last_tag);
+    W.last_parked = 0;
+    W.begun = shmq_now();
 }
 static int base_lo[TAGS];   /* what the world published */
 static void model(void) {
@@ -594,7 +638,9 @@ static void build(void) {
     if (shmq_attach(W.p, SHMQ_CLIENT) != 0) DIE("attach");
     memset(base_lo, 0, sizeof base_lo);
     W.expired = 0;
+    W.waits = W.disorder = 0;
     shmq_queue_options o = { .max_depth = f & DLQ1 ? 1 : 32, .max_retries = UINT32_MAX, .dead_letter = SHMQ_NO_QUEUE };
+    if (f & (DLQ_DROP | DLQ_REJECT)) o.overflow = f & DLQ_DROP ? SHMQ_DROP_OLDEST : SHMQ_REJECT;
     W.dlq = (uint64_t)make_queue("dead", &o);
     o = (shmq_queue_options){ .max_depth = DEPTH, .max_retries = f & RETRY0 ? 0 : 5, .dead_letter = SHMQ_NO_QUEUE };
     if (!(f & NO_DLQ)) { o.dead_letter = (uint32_t)(W.dlq & 0xffff); o.dead_word = queue_make(W.dlq >> 16, SHMQ_Q_LIVE); }
@@ -606,6 +652,8 @@ static void build(void) {
     if (f & (KEYED | STRICT)) o.order = f & STRICT ? SHMQ_STRICT : SHMQ_BY_KEY;
     if (f & COUNTS) o.flags = SHMQ_COUNTED | SHMQ_JOINED;
     if (f & BYTES) o.max_bytes = 1u << 20;
+    if (f & TIGHT) o.max_bytes = 128;
+    if (f & NARROW) o.max_depth = 2;
     if (f & DEDUP) { o.dedup_window_ns = FAR; o.dedup_capacity = 500; }   /* one page of buckets: secrets differ from run to run */
     if (f & TOPIC) {
         shmq_queue_options t = { .max_depth = 1, .dead_letter = SHMQ_NO_QUEUE, .kind = SHMQ_KIND_TOPIC };
@@ -615,7 +663,12 @@ static void build(void) {
         if (f & CUT) o.overflow = SHMQ_DISCONNECT;
     }
     W.q = (uint64_t)make_queue("q", &o);
+    if (f & NARROW) {   /* and the shortest redelivery ring: to fill one of 1024 places takes a while */
+        if (W.p->local[W.q & 0xffff].live) DIE("q is open already");
+        W.p->queues[W.q & 0xffff].place[SHMQ_LANE_AGAIN].lg = 1;
+    }
     o.max_depth = 16;
+    o.max_bytes = f & BYTES ? o.max_bytes : 0;
     o.overflow = 0;
     W.q2 = (uint64_t)make_queue("q2", &o);
     cycle(W.q, 13);
@@ -894,6 +947,12 @@ static void on_alarm(int sig) {
 }
 
 #include "sweep_ops.h"
+#include "sweep_park.h"
+
+static const struct { const scenario *at; size_t n; } TABLES[] = {
+    { OPS, sizeof OPS / sizeof *OPS },
+    { PARK_OPS, sizeof PARK_OPS / sizeof *PARK_OPS },
+};
 
 /* Stepping is a ping-pong of two processes: on one core it needs no wake-up across cores. But two sweeps on one core are in each
  * other's way at every step, nine times as slow: each takes a core of its own, whose name it holds while it lives. */
@@ -936,14 +995,15 @@ int main(int argc, char **argv) {
     seg_alloc(&seg_r);
     seg_alloc(&seg_base);
     double t0 = now_s();
-    for (size_t i = 0; i < sizeof OPS / sizeof *OPS; i++) {
-        if (list) { printf("%s\n", OPS[i].name); continue; }
-        if (only ? strcmp(only, OPS[i].name) != 0 : (OPS[i].flags & ONLY_FULL) && !opt_full) continue;
-        if (!only && (int)(i % (size_t)shards) != shard) continue;
-        alarm(opt_full || opt_every ? 3600 : 250);   /* of a crowded machine, too */
-        run(&OPS[i]);
-        if (W.violations) failed++; else passed++;
-    }
+    for (size_t t = 0, i = 0; t < sizeof TABLES / sizeof *TABLES; t++)
+        for (const scenario *s = TABLES[t].at; s < TABLES[t].at + TABLES[t].n; s++, i++) {
+            if (list) { printf("%s\n", s->name); continue; }
+            if (only ? strcmp(only, s->name) != 0 : (s->flags & ONLY_FULL) && !opt_full) continue;
+            if (!only && (int)(i % (size_t)shards) != shard) continue;
+            alarm(opt_full || opt_every ? 3600 : 250);   /* of a crowded machine, too */
+            run(s);
+            if (W.violations) failed++; else passed++;
+        }
     for (size_t i = 0; i < sizeof TARGETED / sizeof *TARGETED; i++) {
         if (list) { printf("%s\n", TARGETED[i].name); continue; }
         if (only && strcmp(only, TARGETED[i].name)) continue;

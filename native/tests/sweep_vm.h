@@ -67,11 +67,13 @@ static void ctx_make(shmq_ctx *ctx) {   /* as shmq_ctx_new, in memory of our cho
 #define CTX_SCRATCH (64 * sizeof(((shmq_ctx *)0)->scratch[0]))
 #define CTX_FAN 64   /* of each list of subscriptions */
 #define CTX_LINE (offsetof(parked_line, idx) + 64 * sizeof(uint32_t))   /* of each line of those who wait for room */
-#define CTX_SAVED (CTX_A + CTX_HELD + CTX_LOCAL + CTX_SCRATCH + FANS * CTX_FAN + LINES * CTX_LINE)
+#define CTX_PICK (64 * sizeof(keyed_block))
+#define CTX_REST (sizeof(shmq_ctx) - offsetof(shmq_ctx, deep))
+#define CTX_SAVED (CTX_A + CTX_HELD + CTX_LOCAL + CTX_SCRATCH + FANS * CTX_FAN + LINES * CTX_LINE + CTX_PICK + CTX_REST)
 
 static void ctx_copy(uint8_t *at, shmq_ctx *ctx, int out) {
-    struct { void *p; size_t n; } part[] = { { ctx, CTX_A }, { ctx->held_free, CTX_HELD }, { ctx->local, CTX_LOCAL }, { ctx->scratch, CTX_SCRATCH } };
-    for (int i = 0; i < 4; at += part[i].n, i++)
+    struct { void *p; size_t n; } part[] = { { ctx, CTX_A }, { ctx->held_free, CTX_HELD }, { ctx->local, CTX_LOCAL }, { ctx->scratch, CTX_SCRATCH }, { ctx->pick, CTX_PICK }, { &ctx->deep, CTX_REST } };
+    for (int i = 0; i < 6; at += part[i].n, i++)
         if (out) memcpy(at, part[i].p, part[i].n);
         else memcpy(part[i].p, at, part[i].n);
     for (int i = 0; i < FANS; at += CTX_FAN, i++)
