@@ -23,6 +23,8 @@
  * I4  Who gives the turn back looks once more: room may have been made by one who found the turn taken.
  * I5  `some` is cleared by a CAS of the very word that was read before the look that found nobody: who parks afterwards changes it.
  * I6  disturbed: recovery has put something in front, or seen a message whose parker died before it said so: lines made before are void.
+ * I7  What waits at an ordered queue and was delivered before goes by itself (park_back): its key's later messages, which nobody may
+ *     take before it, can be what the queue is full of. Its order is its key's, of which it is the only one that is out of the ring.
  *
  * Who dies where: with a ticket: MOVE(dead), routed by recovery, parked behind the others. After the CAS to PARKED: recovery sees the
  * flag and says `some` for it. After that, before the note: a note is missing, and a look at all blocks takes its place. In MOVE+PARKED:
@@ -281,6 +283,26 @@ int64_t park_purge(shmq_ctx *ctx, local_queue *q, uint64_t now) {
     return n;
 }
 
+/* I7. As if it came back just now: to the front, where the bound of the queue does not count. */
+static uint32_t park_back(shmq_ctx *ctx, local_queue *q) {
+    uint32_t index = queue_index(ctx, q), n = 0;
+    uint64_t c;
+    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
+        uint64_t made = class_hwm(ctx, k);
+        for (uint64_t i = 0; i < made; i++) {
+            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
+            if (!waits_at(ctx, idx, index, &c) || !fate_again(ld_rlx(&block_at(ctx, idx)->fate))) continue;
+            uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);
+            if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;
+            CRASH_POINT("unparked_back");
+            int rc = settle_enter(ctx, q, idx, m);
+            if (rc == SHMQ_FULL) { park(ctx, q, idx, m); return n; }
+            n++;
+        }
+    }
+    return n;
+}
+
 /* Of all queues. How many were sent on. */
 int park_send_all(shmq_ctx *ctx) {
     uint32_t queues = queues_used(ctx);
@@ -289,7 +311,9 @@ int park_send_all(shmq_ctx *ctx) {
         local_queue *q;
         unsigned st = queue_state(ld_acq(&ctx->queues[i].word));   /* in any other state the record may have no memory, or be changing */
         if ((st != SHMQ_Q_LIVE && st != SHMQ_Q_CLOSED) || !(ld32_acq(&ctx->queues[i].parked) & 1)) continue;
-        if (queue_open_local(ctx, i, &q) == SHMQ_OK && queue_status(q) != SHMQ_GONE) n += (int)park_send(ctx, q, UINT32_MAX);
+        if (queue_open_local(ctx, i, &q) != SHMQ_OK || queue_status(q) == SHMQ_GONE) continue;
+        n += (int)park_send(ctx, q, UINT32_MAX);
+        if ((q->lanes & SHMQ_LANES_ORDERED) && park_some(q) && !room_for(ctx, q, 1) && !MUTANT(92)) n += (int)park_back(ctx, q);
     }
     return n;
 }

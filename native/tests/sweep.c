@@ -64,6 +64,7 @@ static struct {
     uint64_t expired;        /* tags of messages that are past their time in q: never delivered there */
     int last_tag[3];         /* by level or key */
     int last_parked;
+    int stuck;               /* nobody can take anything before the sidecar's next look */
     int disorder;            /* in this world the order of those that wait is not promised */
     int waits, waits_least, waits_most, waits_after;   /* if waits: how many wait for room when the dead are recovered; after: when the operation was over */
     uint64_t begun;          /* of this branch */
@@ -290,7 +291,7 @@ static void others_go_on(void) {
     while (take_one(W.q, 0)) {}
     if (shmq_depth(W.p, W.q) >= 0) nothing_left_behind(W.q);   /* it may be being deleted */
     for (uint32_t t = 40; t < 44; t++) put_tag(W.q, t, refusable || (W.s->flags & (DROP | STRICT | NARROW | TIGHT)));
-    for (int i = W.s->flags & TIGHT ? 1 : 0; i < 2; i++) MUST(take_one(W.q, 0) || refusable || (W.s->flags & STRICT), "nothing to take while another process is stopped");
+    for (int i = W.s->flags & TIGHT ? 1 : 0; i < 2; i++) MUST(take_one(W.q, 0) || refusable || W.stuck || (W.s->flags & STRICT), "nothing to take while another process is stopped");
     put_tag(W.q2, 44, refusable);
     if (W.s->flags & DEDUP) {   /* the very id that the stopped one may have claimed; whoever was first, there is one of it */
         int rc = put_id(W.p, W.q, 20);
@@ -638,7 +639,7 @@ static void build(void) {
     if (shmq_attach(W.p, SHMQ_CLIENT) != 0) DIE("attach");
     memset(base_lo, 0, sizeof base_lo);
     W.expired = 0;
-    W.waits = W.disorder = 0;
+    W.waits = W.disorder = W.stuck = 0;
     shmq_queue_options o = { .max_depth = f & DLQ1 ? 1 : 32, .max_retries = UINT32_MAX, .dead_letter = SHMQ_NO_QUEUE };
     if (f & (DLQ_DROP | DLQ_REJECT)) o.overflow = f & DLQ_DROP ? SHMQ_DROP_OLDEST : SHMQ_REJECT;
     W.dlq = (uint64_t)make_queue("dead", &o);
@@ -663,9 +664,10 @@ static void build(void) {
         if (f & CUT) o.overflow = SHMQ_DISCONNECT;
     }
     W.q = (uint64_t)make_queue("q", &o);
-    if (f & NARROW) {   /* and the shortest redelivery ring: to fill one of 1024 places takes a while */
+    if (f & NARROW) {   /* and the shortest rings: to fill 1024 places takes a while */
         if (W.p->local[W.q & 0xffff].live) DIE("q is open already");
         W.p->queues[W.q & 0xffff].place[SHMQ_LANE_AGAIN].lg = 1;
+        W.p->queues[W.q & 0xffff].place[SHMQ_LANE_WORK].lg = 2;
     }
     o.max_depth = 16;
     o.max_bytes = f & BYTES ? o.max_bytes : 0;

@@ -104,6 +104,19 @@ static void fill_up(void) {
 }
 static void w_x_lease_full(void) { put_world(W.q, 1, 64, 0); x_takes(1, 0); fill_up(); waits(0, 1, 1); }
 static void w_x_dead_full(void) { two(); x_takes(2, 0); fill_up(); kill_x(); waits(2, 2, 2); }
+static void w_key_full(void) {   /* 1 came back when both rings were full, which now have 4 and 7 only, of its key */
+    shmq_delivery d[5];
+    static const uint32_t tags[] = { 56, 57, 58, 59, 1, 4, 7 };   /* the first four have keys of their own */
+    for (int i = 0; i < 7; i++) {
+        put_world(W.q, tags[i], 64, 0);
+        if (i < 5 && shmq_take(W.p, W.q, 1, 0, &d[i]) != 1) DIE("take");
+    }
+    for (int i = 0; i < 5; i++) if (shmq_nack(W.p, &d[i], 0, NULL, 0) != 0) DIE("nack");
+    waiting(1, 1);
+    takes(4);
+    waits(0, 0, 0);
+    W.stuck = 1;
+}
 static void w_nack_full(void) { two(); for (uint32_t t = 3; t <= 8; t++) want(t); waits(2, 2, 2); }   /* the rest: p_nack_full */
 
 static void w_dead_wait(void) {
@@ -168,6 +181,7 @@ static const scenario PARK_OPS[] = {
     { "park-take-bytes", TIGHT | NO_CAP | LEASE, w_wait_take, p_warm, o_take, NULL },
     { "park-take-big", TIGHT | NO_CAP | LEASE, w_wait_big, p_warm, o_take, NULL },
     { "park-sweep", NARROW | LIVE_X, w_room, p_warm, o_parked_sweep, NULL },
+    { "park-sweep-key", NARROW | KEYED, w_key_full, p_warm, o_parked_sweep, NULL },
     { "park-purge", NARROW, w_wait_purge, p_warm, o_purge, e_purge },
     { "park-discard", NARROW | LEASE, w_wait_purge, p_warm, o_discard, e_purge },
     { "park-close", NARROW | SLOW | CLOSES, w_wait_close, p_warm, o_close, NULL },
