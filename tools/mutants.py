@@ -97,6 +97,8 @@ WHAT = {
     69: "free blocks of other classes keep their memory while something is refused",
     70: "no record has memory before its process comes",
     71: "a message is refused when its level has no memory",
+    89: "who waits for room asks for less than its message needs",
+    90: "who waits for room takes the places behind an unsettled message for it",
 }
 
 
@@ -115,6 +117,7 @@ QUICK = {
     **dict.fromkeys((78, 79, 83, 84, 85, 86, 91, 92), "test_park"),
     **dict.fromkeys((64, 65), "test_owner"),
     **dict.fromkeys((61,), "test_corrupt"),
+    **dict.fromkeys((89, 90), "test_waiter"),
     **dict.fromkeys((62,), "test_sysv"),
     **dict.fromkeys((73,), "test_enospc"),
     **dict.fromkeys((74, 75, 76), "test_refused"),

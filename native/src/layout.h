@@ -129,6 +129,7 @@ typedef struct {             /* one queue as this process sees it; options are a
     uint32_t space_owed;     /* slots freed since producers were last woken */
     uint32_t lot;            /* how many make a wake-up worth while */
     uint32_t odd;            /* room left over when it was last halved between those that wait and publishers */
+    uint64_t wanted;         /* payload of the last message that found no room: what its publisher waits for */
     uint64_t turn_seen, turn_op, turn_since;   /* who had the turn when we last wanted it, and since when that has not moved */
     uint64_t held_seen;      /* what a dead one's turn leaves us waiting for, by its ctl: block held_at */
     uint32_t held_at;

@@ -117,8 +117,12 @@ uint64_t level_depth(shmq_ctx *ctx, local_queue *q) {
     return lanes == 0 ? ring_depth(&q->work) : lanes & SHMQ_LANES_ORDERED ? ring_filled(&q->work) : sum(q, lanes, ring_depth);
 }
 
-/* Room for n more? For producers that wait. */
+/* Room for n more? For producers that wait. In an ordered queue places that are kept behind an unsettled message are none (order.c, I5). */
 int level_room(shmq_ctx *ctx, local_queue *q, uint64_t n) {
-    if ((queue_lanes(ctx, q) & SHMQ_LANES_ORDERED) && ring_depth(&q->work) + n <= q->max_depth) return 1;
+    if (queue_lanes(ctx, q) & SHMQ_LANES_ORDERED) {
+        uint64_t depth = ring_depth(&q->work);
+        if (depth + n <= q->max_depth) return 1;
+        if (depth + n > q->work.mask + 1 && !MUTANT(90)) return 0;
+    }
     return level_depth(ctx, q) + n <= q->max_depth;
 }

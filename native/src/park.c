@@ -215,7 +215,7 @@ static int line_over(local_queue *q, parked_line *l) {
 static int send_some(shmq_ctx *ctx, local_queue *q, uint32_t most, uint32_t *sent) {
     uint32_t index = queue_index(ctx, q), vain = 0;
     uint64_t c;
-    for (uint32_t tries = 0; *sent < most && vain < VAIN && room_for(ctx, q, 1) && tries < LINE; tries++) {
+    for (uint32_t tries = 0; *sent < most && vain < VAIN && room_for(ctx, q, 1, 1) && tries < LINE; tries++) {
         parked_line *l = line_of(ctx, q);   /* each time: the message that we sent may have made another queue's */
         uint32_t idx = line_next(ctx, q, l);
         if (idx == NOBODY) {
@@ -243,7 +243,7 @@ uint32_t park_send(shmq_ctx *ctx, local_queue *q, uint32_t most) {
     uint32_t sent = 0;
     for (int rounds = 0; rounds < ROUNDS; rounds++) {
         fence_sc();   /* PARKED: what we have parked, or the slot that we have cleared, before this look; and the turn, I4 */
-        if (sent >= most || !park_some(q) || !room_for(ctx, q, 1) || !turn_take(ctx, q)) break;
+        if (sent >= most || !park_some(q) || !room_for(ctx, q, 1, 1) || !turn_take(ctx, q)) break;
         CRASH_POINT("turn");
         int on = send_some(ctx, q, most, &sent);
         cas(&q->shared->turn, turn_of(ctx), 0);
@@ -313,7 +313,7 @@ int park_send_all(shmq_ctx *ctx) {
         if ((st != SHMQ_Q_LIVE && st != SHMQ_Q_CLOSED) || !(ld32_acq(&ctx->queues[i].parked) & 1)) continue;
         if (queue_open_local(ctx, i, &q) != SHMQ_OK || queue_status(q) == SHMQ_GONE) continue;
         n += (int)park_send(ctx, q, UINT32_MAX);
-        if ((q->lanes & SHMQ_LANES_ORDERED) && park_some(q) && !room_for(ctx, q, 1) && !MUTANT(92)) n += (int)park_back(ctx, q);
+        if ((q->lanes & SHMQ_LANES_ORDERED) && park_some(q) && !room_for(ctx, q, 1, 1) && !MUTANT(92)) n += (int)park_back(ctx, q);
     }
     return n;
 }

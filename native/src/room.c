@@ -6,6 +6,7 @@
  * I1  The one that goes is taken as a consumer takes it: nobody else has it. Lanes of keys are not asked: what is over is no lane's.
  * I2  A message that goes may displace another one in its dead-letter queue, and that one the next: MOST_DEEP in a row, and never into a
  *     queue in which room is just being made; then it is over. So queues that are each other's dead-letter queues do not go round.
+ * I3  Who waits for room asks what who publishes asks: or it would go round between the two and never sleep.
  * Who dies where: as a taker, or one who settles; the message comes back.
  */
 #include "room.h"
@@ -17,7 +18,7 @@
 
 /* `counted`: the way into the ring is bounded itself, and what we remember of its ends will do. Not so for a message with an id,
  * a copy, a forward, the first one of its level. */
-int room_full(shmq_ctx *ctx, local_queue *q, uint64_t size, unsigned priority, int counted) {
+static inline int full(shmq_ctx *ctx, local_queue *q, uint64_t size, unsigned priority, int counted) {
     if (q->max_bytes) {
         uint64_t b = ld_rlx(&q->shared->bytes);
         if (b && b + size > q->max_bytes) return 1;
@@ -28,9 +29,16 @@ int room_full(shmq_ctx *ctx, local_queue *q, uint64_t size, unsigned priority, i
     return ring_full(&q->work, q->max_depth);
 }
 
-/* For n more of some size? For those that wait. */
-int room_for(shmq_ctx *ctx, local_queue *q, uint32_t n) {
-    return level_room(ctx, q, n) && (!q->max_bytes || ld_rlx(&q->shared->bytes) < q->max_bytes);
+int room_full(shmq_ctx *ctx, local_queue *q, uint64_t size, unsigned priority, int counted) {
+    int rc = full(ctx, q, size, priority, counted);
+    if (RARE(rc)) q->wanted = size;
+    return rc;
+}
+
+/* For n more, of which the first has that size? For those that wait (I3). */
+int room_for(shmq_ctx *ctx, local_queue *q, uint32_t n, uint64_t size) {
+    uint64_t b = q->max_bytes ? ld_rlx(&q->shared->bytes) : 0;
+    return level_room(ctx, q, n) && (b == 0 || b + (MUTANT(89) ? 1 : size) <= q->max_bytes);
 }
 
 static int goes_round(shmq_ctx *ctx, local_queue *q) {   /* I2 */

@@ -5,7 +5,7 @@
 #include "layout.h"
 
 int room_full(shmq_ctx *ctx, local_queue *q, uint64_t size, unsigned priority, int counted);
-int room_for(shmq_ctx *ctx, local_queue *q, uint32_t n);
+int room_for(shmq_ctx *ctx, local_queue *q, uint32_t n, uint64_t size);
 int room_make(shmq_ctx *ctx, local_queue *q);
 
 #endif

@@ -37,7 +37,7 @@ static int space_for(shmq_ctx *ctx, local_queue *q, uint32_t n) {
     if (ctx_enter(ctx) != SHMQ_OK) return 1;
     op_begin(ctx);
     if (queue_status(q) != SHMQ_OK) { op_end(ctx); ctx_unlock(ctx); return 1; }
-    int ready = room_for(ctx, q, n);
+    int ready = room_for(ctx, q, n, q->wanted);
     op_end(ctx);
     ctx_unlock(ctx);
     return ready;
@@ -192,7 +192,7 @@ int shmq_wait_space(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
     local_queue *q;
     int status, rc = enter(ctx, qref, &q, &status);
     if (rc != SHMQ_OK || status != SHMQ_OK) return rc != SHMQ_OK ? rc : status;
-    if (space_lot(ctx, q)) return SHMQ_OK;
+    if (space_lot(ctx, q)) return deadline_ns && shmq_now() >= deadline_ns ? SHMQ_TIMEOUT : SHMQ_OK;   /* others may have it each time */
     if (spin_adaptive(ctx, q, space_lot, &q->room_ns, ROOM_MIN, spin_ns, deadline_ns)) return SHMQ_OK;
     uint32_t seen = waiter_prepare(&q->shared->space);
     if (space_ready(ctx, q)) return SHMQ_OK;

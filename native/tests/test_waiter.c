@@ -32,6 +32,45 @@ TEST(timeout, "a wait ends at its deadline") {
     EQ(shmq_wait_word(a, SHMQ_WORD_ATTACH, shmq_read_word(a, SHMQ_WORD_ATTACH), start + 50 * MS), SHMQ_TIMEOUT);
 }
 
+static int sized(shmq_ctx *c, uint64_t q, uint64_t size) {
+    static uint8_t bytes[1000];
+    shmq_message m = { .data = bytes, .size = size };
+    return shmq_publish(c, q, &m);
+}
+
+TEST(same_room, "who waits for room asks what who publishes asks, and does not go round between the two") {
+    shmq_ctx *a = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(a, "q", 10, .max_bytes = 1000), k = QUEUE(a, "k", 4, .order = SHMQ_BY_KEY);
+    EQ(shmq_wait_space(a, q, shmq_now() + SECONDS, 0), SHMQ_OK);
+    EQ(sized(a, q, 600), SHMQ_OK);
+    EQ(sized(a, q, 401), SHMQ_FULL);
+    EQ(shmq_wait_space(a, q, shmq_now() + MS, 0), SHMQ_TIMEOUT);
+    EQ(sized(a, q, 300), SHMQ_OK);
+    EQ(sized(a, q, 101), SHMQ_FULL);
+    EQ(shmq_wait_space(a, q, shmq_now() + MS, 0), SHMQ_TIMEOUT);
+    get(a, q);
+    EQ(shmq_wait_space(a, q, shmq_now() + SECONDS, 0), SHMQ_OK);
+    EQ(sized(a, q, 101), SHMQ_OK);
+    /* a message that waits for its key keeps all places behind it */
+    shmq_delivery first, d;
+    uint64_t key = 7;
+    shmq_message m = { .data = &key, .size = 8, .key = &key, .key_size = 8 };
+    EQ(shmq_publish(a, k, &m), SHMQ_OK);
+    EQ(shmq_take(a, k, 1, 0, &first), 1);
+    EQ(shmq_publish(a, k, &m), SHMQ_OK);
+    int rc;
+    while ((rc = put(a, k, 1)) == SHMQ_OK) get(a, k);
+    EQ(rc, SHMQ_FULL);
+    EQ(shmq_depth(a, k), 1);
+    EQ(shmq_wait_space(a, k, shmq_now() + MS, 0), SHMQ_TIMEOUT);
+    EQ(shmq_ack(a, &first, 1), 1);
+    EQ(shmq_take(a, k, 1, 0, &d), 1);
+    EQ(shmq_ack(a, &d, 1), 1);
+    EQ(shmq_wait_space(a, k, shmq_now() + SECONDS, 0), SHMQ_OK);
+    EQ(put(a, k, 1), SHMQ_OK);
+    EQ(shmq_wait_space(a, k, 1, 0), SHMQ_TIMEOUT);   /* room or not: over is over */
+}
+
 TEST(gathers, "who has waited lets some come together while they do, and ever more rarely where they do not") {
     shmq_ctx *a = segment(64 << 20, 1 << 20);
     uint64_t q = QUEUE(a, "q", 1000), small = QUEUE(a, "small", 2);

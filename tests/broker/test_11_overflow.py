@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -79,6 +80,51 @@ def test_a_full_queue_never_advises_what_it_has_already(broker: shmq.Broker, ove
     with pytest.raises(shmq.QueueFull) as caught:
         queue.publish(b"2", timeout=0)
     assert f'overflow="{overflow}"' not in str(caught.value)
+
+
+@pytest.mark.parametrize("way", ["publish", "many", "loan", "topic", "async"])
+def test_a_message_that_needs_more_bytes_than_are_free_waits_its_timeout(
+    broker: shmq.Broker, way: str
+) -> None:
+    topic = broker.create_topic("news")
+    topic.subscribe("all", max_bytes=1000).close()
+    queue = (
+        topic.subscription("all") if way == "topic" else broker.create_queue("q", max_bytes=1000)
+    )
+    target = topic if way == "topic" else queue
+    target.publish(b"x" * 600)
+    with pytest.raises(shmq.QueueFull):
+        if way == "many":
+            queue.publish_many([b"y" * 500], timeout=0.05)
+        elif way == "loan":
+            with queue.loan(500, timeout=0.05):
+                pass
+        elif way == "async":
+            asyncio.run(queue.apublish(b"y" * 500, timeout=0.05))
+        else:
+            target.publish(b"y" * 500, timeout=0.05)
+    target.publish(b"z" * 400, timeout=5)
+    assert queue.depth() == 2
+
+
+@pytest.mark.parametrize("order", ["key", "strict"])
+def test_who_waits_behind_an_unsettled_message_waits_its_timeout(
+    broker: shmq.Broker, order: str
+) -> None:
+    """It keeps the places behind it, though few messages are in them."""
+    queue = broker.create_queue("orders", order=order, max_depth=4)
+    queue.publish(b"0", key="k")
+    with queue.subscribe() as consumer:
+        held = consumer.get(timeout=5)
+        queue.publish(b"1", key="k")
+        with pytest.raises(shmq.QueueFull):
+            for _ in range(5000):
+                queue.publish(b"2", timeout=0.05)
+                with contextlib.suppress(shmq.QueueEmpty):  # strict, or one that shares its lane
+                    consumer.get(timeout=0).ack()
+        held.ack()
+        assert consumer.get(timeout=5).payload == b"1"
+        queue.publish(b"3", timeout=5)
 
 
 # ---- messages that are due and wait for room ------------------------------------------------------
