@@ -3,7 +3,7 @@ the end every message is accounted for.
 
     python tests/crash/features.py --seconds 300 --seed 7
 
-The processes are those of `roles`; `ledger` goes through what they wrote when all is over. Beside what it finds:
+The processes are those of `roles` and of `overflow`; `ledger` goes through what they wrote when all is over. Beside what it finds:
 
     hung      a process that did nothing for a long time, or did not end when told to
     left      messages that nobody could take; what the audit finds
@@ -25,12 +25,19 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+import overflow
+import roles
 from ledger import Ledger
-from roles import ROLES, Role, make
+from roles import Log, Role
 
 import shmq
 from shmq._native import ffi, lib
+from shmq.segment import owners_alive
 
+ROLES = roles.ROLES | overflow.ROLES
+MAKERS = ("source", "-in", "publisher", "passer-by", "timer", "purger", "renewer")
+"""parts of the names of those who end first"""
+LOOK_S = 0.3
 HUNG_S = 20.0
 DRAIN_S = 60.0
 
@@ -42,15 +49,19 @@ class Chaos:
         self.name = f"features-{os.getpid()}-{secrets.token_hex(3)}"
         self.pids: dict[str, int] = {}
         self.stopped: dict[int, float] = {}
+        self.since: dict[int, float] = {}
         self.seen: dict[str, tuple[int, float]] = {}
         self.figures: Counter[str] = Counter()
         self.bad: list[str] = []
         self.fresh: shmq.Broker | None = None
+        self.log = Log(folder, "chaos")
+        self.looked = self.next_look = 0.0
 
     def run(self, seconds: float) -> None:
         self.broker = shmq.Broker(self.name, memory_limit="256MB")
         try:
-            make(self.broker)
+            roles.make(self.broker)
+            overflow.make(self.broker)
             for role, (n, _) in ROLES.items():
                 for i in range(n):
                     self.start(f"{role}.{i}")
@@ -58,6 +69,9 @@ class Chaos:
             while time.monotonic() < end:
                 self.strike()
                 self.tend()
+                if time.monotonic() - self.looked > LOOK_S:
+                    self.looked = time.monotonic()
+                    self.look()
                 time.sleep(self.dice.random() * 2 / self.rate)
             self.finish()
         finally:
@@ -74,6 +88,7 @@ class Chaos:
         if pid == 0:
             code = 1
             try:
+                os.nice(5)  # who kills must not wait for those whom it is to kill
                 faulthandler.register(signal.SIGUSR1)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
                 me = Role(self.name, self.folder, who, seed)
@@ -91,22 +106,38 @@ class Chaos:
     def strike(self) -> None:
         chance = self.dice.random()
         if chance < 0.06:
-            stats = self.broker.stats()
-            helper = stats.sidecar_pid if chance < 0.04 else stats.supervisor_pid
+            helper = self.helper("sidecar" if chance < 0.04 else "supervisor")
             if helper is not None and self.strike_helper(helper, kill=chance < 0.05):
                 self.figures["sidecar" if chance < 0.04 else "supervisor"] += 1
                 if chance >= 0.05:
-                    self.stopped[helper] = time.monotonic() + self.dice.random()
+                    self.stop(helper, self.dice.random())
+                else:
+                    self.log.put("k", "sidecar" if chance < 0.04 else "supervisor")
             return
         who = self.dice.choice(list(self.pids))
         pid = self.pids[who]
         if chance < 0.25 and pid not in self.stopped:
             os.kill(pid, signal.SIGSTOP)
-            self.stopped[pid] = time.monotonic() + self.dice.random() * 0.5
+            self.stop(pid, self.dice.random() * 0.5)
             self.figures["stops"] += 1
         elif chance >= 0.25:
             os.kill(pid, signal.SIGKILL)
+            self.log.put("k", who.rpartition(".")[0])
             self.figures["kills"] += 1
+
+    def stop(self, pid: int, seconds: float) -> None:
+        now = time.monotonic()
+        self.stopped[pid] = now + seconds
+        self.since[pid] = now
+
+    def look(self) -> None:
+        for name in {*overflow.BOUNDS, *overflow.BYTES, *overflow.PARKING}:
+            q = self.broker.get_queue(name).stats()  # of all at once: much more work
+            self.log.put("m", q.name, q.ready, q.bytes, q.parked)
+
+    def helper(self, role: str) -> int | None:
+        owners = owners_alive(self.broker._client.ctx)  # stats() looks at much more
+        return {owner.role: owner.pid for owner in owners}.get(role)
 
     def strike_helper(self, pid: int, *, kill: bool) -> bool:
         """Not our child: it may be gone, and its pid another process's by now."""
@@ -132,6 +163,10 @@ class Chaos:
                 del self.stopped[pid]
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
+                self.log.put("s", pid, time.monotonic() - self.since[pid])
+        look = now > self.next_look
+        if look:
+            self.next_look = now + 1
         for who, pid in list(self.pids.items()):
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
@@ -139,9 +174,9 @@ class Chaos:
                 if status != signal.SIGKILL:
                     self.bad.append(f"{who} ended with {status:#x}")
                 self.start(who)
-            else:
+            elif look:
                 self.is_alive(who, pid, now)
-        if self.dice.random() < 0.1 and self.broker.stats().supervisor_pid is None:
+        if self.dice.random() < 0.1 and self.helper("supervisor") is None:
             self.broker.start()
 
     def is_alive(self, who: str, pid: int, now: float) -> None:
@@ -163,7 +198,7 @@ class Chaos:
                 os.kill(pid, signal.SIGCONT)
         self.broker.start()
         (self.folder / "no-more").touch()
-        self.tend_to_the_end("no-more", ("source", "-in", "publisher", "passer-by", "timer"))
+        self.tend_to_the_end("no-more", MAKERS)
         deadline = time.monotonic() + DRAIN_S
         left, empty = ["?"], 0
         while (
@@ -171,9 +206,9 @@ class Chaos:
         ):  # twice: one look may miss what moves on meanwhile
             time.sleep(0.1)
             left = [
-                f"{q.name}: {q.ready} ready, {q.unsettled} unsettled, {q.delayed} delayed"
+                f"{q.name}: {q.ready} ready, {q.unsettled} unsettled, {q.delayed} delayed, {q.parked} parked"
                 for q in self.broker.stats().streams()
-                if q.ready + q.unsettled + q.delayed
+                if q.ready + q.unsettled + q.delayed + q.parked
             ]
             empty = 0 if left else empty + 1
             for who, pid in list(self.pids.items()):
@@ -183,6 +218,8 @@ class Chaos:
                         self.bad.append(f"{who} ended with {status:#x} before the end")
                     self.start(who)
         self.bad += [f"left: {text}" for text in left]
+        for q in self.broker.stats().streams():
+            self.log.put("c", q.name, q.dropped, q.dead_lettered)
         (self.folder / "the-end").touch()
         self.tend_to_the_end("the-end", ("",))
         client = self.broker._client
@@ -202,12 +239,16 @@ class Chaos:
         deadline = time.monotonic() + HUNG_S
         waiting = {w: p for w, p in self.pids.items() if any(x in w for x in parts)}
         while waiting and time.monotonic() < deadline:
-            for who, pid in list(waiting.items()):
+            for who, pid in list(self.pids.items()):  # those who are waited for may need the others
                 done, status = os.waitpid(pid, os.WNOHANG)
-                if done:
+                if not done:
+                    continue
+                if status not in (0, signal.SIGKILL):
+                    self.bad.append(f"{who} ended with {status:#x}")
+                if who in waiting:
                     del waiting[who], self.pids[who]
-                    if status not in (0, signal.SIGKILL):
-                        self.bad.append(f"{who} ended with {status:#x}")
+                else:
+                    self.start(who)
             time.sleep(0.02)
         for who, pid in waiting.items():
             self.bad.append(f"hung: {who} after {flag}")
@@ -230,10 +271,13 @@ def main() -> int:
             (folder / flag).unlink(missing_ok=True)
         ledger = Ledger(folder)
         ledger.check()
+        ledger.everything_was_tried(given.seconds)
     bad = chaos.bad + ledger.bad
     print(*sorted(bad)[:60], sep="\n")
     counts = ", ".join(f"{n} {what}" for what, n in (chaos.figures + ledger.messages()).items())
-    print(f"seed {given.seed}, {given.seconds:g} s: {counts}; {len(bad)} violations")
+    print(
+        f"seed {given.seed}, {given.seconds:g} s: {counts}; {ledger.parked()}; {len(bad)} violations"
+    )
     return 1 if bad else 0
 
 

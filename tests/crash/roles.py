@@ -8,7 +8,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,11 @@ class Log:
     def put(self, *words: object) -> None:
         text = " ".join(map(str, (words[0], time.monotonic_ns(), *words[1:])))
         os.write(self._fd, text.encode() + b"\n")
+
+    def put_all(self, lines: Sequence[Sequence[object]]) -> None:
+        now = time.monotonic_ns()
+        text = "".join(" ".join(map(str, (one[0], now, *one[1:]))) + "\n" for one in lines)
+        os.write(self._fd, text.encode())
 
     def beat(self) -> None:
         if time.monotonic() - self._beat > 0.5:
@@ -71,11 +76,20 @@ class Role:
             n += 1
             self.rest()
 
-    def publish(self, target: Any, label: str, extra: str = "", **fields: Any) -> bool:
+    def publish(
+        self,
+        target: Any,
+        label: str,
+        extra: str = "",
+        *,
+        timeout: float | None = 2,
+        sizes: Sequence[int] = (0, 0, 50, 3000, 20_000),
+        **fields: Any,
+    ) -> bool:
         self.log.put("p", target.name, label, extra)
-        payload = label.encode() + b" " * self.dice.choice((0, 0, 50, 3000, 20_000))
+        payload = label.encode() + b" " * self.dice.choice(sizes)
         try:
-            number = target.publish(payload, timeout=2, **fields)
+            number = target.publish(payload, timeout=timeout, **fields)
         except shmq.QueueFull:
             self.log.put("x", target.name, label)
             return False
@@ -95,11 +109,20 @@ class Role:
                     got = [consumer.get(timeout=0.1)]
             except shmq.QueueClosed:
                 return
-            for d in got:
-                label = bytes(d.view[:40]).split()[0].decode()
-                self.log.put("g", d.queue, label, d.id, before, d.attempt)
+            self.got(got, before)
             yield from got
             self.rest(0.003)
+
+    def got(self, deliveries: Sequence[Any], before: int) -> None:
+        self.log.put_all(
+            [
+                (
+                    *("g", d.queue, bytes(d.view[:40]).split()[0].decode(), d.id, before),
+                    *(d.attempt, int(d.redelivered)),
+                )
+                for d in deliveries
+            ]
+        )
 
     def ack(self, d: Any) -> None:
         self.log.put("a", d.queue, d.id)
