@@ -62,8 +62,9 @@ class Ledger:
         for path in sorted(folder.iterdir()):
             with path.open() as lines:
                 for line in lines:
-                    kind, at, *words = line.split()
-                    self.enter(kind, int(at), words)
+                    if line.endswith("\n"):  # else its writer was killed at it
+                        kind, at, *words = line.split()
+                        self.enter(kind, int(at), words)
 
     def enter(self, kind: str, at: int, words: list[str]) -> None:
         if kind == "p":

@@ -23,6 +23,9 @@ class Log:
 
     def __init__(self, folder: Path, who: str) -> None:
         self.path = folder / who
+        if self.path.exists():
+            whole = self.path.read_bytes().rpartition(b"\n")
+            os.truncate(self.path, len(whole[0] + whole[1]))  # a kill may come between two pages
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._beat = 0.0
 

@@ -14,6 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ledger import Ledger
+from roles import Log
 
 pytestmark = pytest.mark.crash
 
@@ -121,6 +122,13 @@ def test_the_accounts_accept(story: str, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.check()
     assert ledger.bad == []
+
+
+def test_a_line_that_its_writer_did_not_end_counts_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "who").write_text("p 1 work w-0\nP 2 work w-0 7\na 3 work 7\na 4 work 77")
+    assert Ledger(tmp_path).acking["work"] == {7}
+    Log(tmp_path, "who").put("a", "work", 8)
+    assert Ledger(tmp_path).acking["work"] == {7, 8}
 
 
 def test_a_run_in_which_nothing_had_to_wait_is_no_test(tmp_path: Path) -> None:
