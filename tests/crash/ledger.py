@@ -253,14 +253,19 @@ class Ledger:
             self.letters_are_counted(f"over.{policy}", f"{policy}.dead")
         self.letters_follow_the_name("phoenix", "phoenix.dead")
         self.nobody_else("spill")
-        gone = {number for _, number in self.done["spill"].values()} - set(self.got["spill"])
-        if len(gone) > self.counts.get("spill", (0, 0))[0]:
-            self.bad.append(f"uncounted: {len(gone)} of spill are missing, {self.counts['spill']}")
+        self.missing_are_counted("spill")
         for queue, (ready, size, _) in self.most.items():
             if queue in BOUNDS and ready > BOUNDS[queue] + SLACK:
                 self.bad.append(f"above: {ready} in {queue}, {BOUNDS[queue]} allowed")
             if queue in BYTES and size > 2 * BYTES[queue]:
                 self.bad.append(f"above: {size} bytes in {queue}, {BYTES[queue]} allowed")
+
+    def missing_are_counted(self, queue: str) -> None:
+        """Purged, or the oldest: it is counted before it is gone."""
+        gone = {number for _, number in self.done[queue].values()} - set(self.got[queue])
+        dropped, _ = self.counts.get(queue, (0, 0))
+        if len(gone) > dropped:
+            self.bad.append(f"uncounted: {len(gone)} of {queue} are missing, {dropped} dropped")
 
     def nobody_else(self, queue: str) -> None:
         for label in self.labels(queue):
@@ -320,7 +325,7 @@ class Ledger:
         if len(missing) > dropped or (missing and dead == "block.dead"):
             self.bad.append(f"uncounted: {len(missing)} in {dead}, {dropped} dropped")
         # A letter whose killer dies is counted again by who does it again.
-        again = sum(self.kills.values())
+        again = sum(self.kills[who] for who in ("over-out", "over-dead", "sidecar", "supervisor"))
         most = len(set(self.rejecting[queue]) - set(self.got[dead])) + again
         if dead in self.counts and dropped > most:
             self.bad.append(f"uncounted: {dropped} of {dead} dropped, {most} at most are missing")
@@ -348,6 +353,7 @@ class Ledger:
             self.keys_are_in_order(queue, dropping=True)
             self.nobody_else(queue) if queue[0] != "/" else None
         self.all_are_settled("hold.key")
+        self.missing_are_counted("hold.strict")
         for queue, origin in (("hold.strict", "hold.strict"), ("/held/latest", "held")):
             newest = sorted(self.done[origin].values())[-NEWEST:]
             for _, number in newest:

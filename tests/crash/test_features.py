@@ -86,6 +86,7 @@ WRONG = {
     "g 3 /held/latest h.0-6 8 2 1 0\ng 4 /held/latest h.0-0 7 2 1 0",
     "lost: h.0-2 of hold.key": "p 1 hold.key h.0-2\nP 2 hold.key h.0-2 7",
     "lost: 7 of hold.strict, one of the newest": "p 1 hold.strict h-1\nP 2 hold.strict h-1 7",
+    "uncounted: 1 of hold.strict": "p 1 hold.strict h-1\nP 2 hold.strict h-1 7\nc 9 hold.strict 0 0",
     "lost: 7 of /held/latest, one of the newest": "p 1 held h.0-0\nP 2 held h.0-0 7\ng 3 /held/all h.0-0 7 2 1 0",
     "lost: h.0-0 is not in /held/all": "p 1 held h.0-0\nP 2 held h.0-0 7\ng 3 /held/latest h.0-0 7 2 1 0",
     "torn: h.0-0 is not in /held/all": "p 1 held h.0-0\ng 3 /held/latest h.0-0 7 2 1 0",
