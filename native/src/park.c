@@ -26,6 +26,9 @@
  * I7  What waits at an ordered queue and was delivered before goes by itself (park_back): its key's later messages, which nobody may
  *     take before it, can be what the queue is full of. Its order is its key's, of which it is the only one that is out of the ring.
  *
+ * I7  OWN WAY. What came back and waits here needs a place in the redelivery ring, not below max_depth: in an ordered queue the new ones
+ *     may all wait for the very keys of those that wait here, and nobody would make room.
+ *
  * Who dies where: with a ticket: MOVE(dead), routed by recovery, parked behind the others. After the CAS to PARKED: recovery sees the
  * flag and says `some` for it. After that, before the note: a note is missing, and a look at all blocks takes its place. In MOVE+PARKED:
  * recovery puts it back as the first one (I3). With the turn: recovery sends on when it is done. With `some` cleared wrongly: cannot be (I5).
@@ -35,6 +38,7 @@
 #include "expire.h"
 #include "owner.h"
 #include "queue.h"
+#include "ring.h"
 #include "room.h"
 #include "settle.h"
 #include "sort.h"
@@ -211,11 +215,20 @@ static int line_over(local_queue *q, parked_line *l) {
 
 /* ---- sending on ---- */
 
+/* I7. */
+static int room_back(shmq_ctx *ctx, local_queue *q) {
+    return queue_again_ready(ctx, q) == SHMQ_OK && ring_depth(&q->again) <= q->again.mask;
+}
+
+static int room_of(shmq_ctx *ctx, local_queue *q, uint32_t idx) {
+    return room_for(ctx, q, 1, 1) || (fate_again(ld_rlx(&block_at(ctx, idx)->fate)) && room_back(ctx, q));
+}
+
 /* With the turn: while there is room. 0 = it is no use to go on: nobody waits, or the first one cannot get in. */
 static int send_some(shmq_ctx *ctx, local_queue *q, uint32_t most, uint32_t *sent) {
     uint32_t index = queue_index(ctx, q), vain = 0;
     uint64_t c;
-    for (uint32_t tries = 0; *sent < most && vain < VAIN && room_for(ctx, q, 1, 1) && tries < LINE; tries++) {
+    for (uint32_t tries = 0; *sent < most && vain < VAIN && tries < LINE; tries++) {
         parked_line *l = line_of(ctx, q);   /* each time: the message that we sent may have made another queue's */
         uint32_t idx = line_next(ctx, q, l);
         if (idx == NOBODY) {
@@ -224,6 +237,7 @@ static int send_some(shmq_ctx *ctx, local_queue *q, uint32_t most, uint32_t *sen
             continue;
         }
         if (!waits_at(ctx, idx, index, &c)) { l->next++; continue; }
+        if (!room_of(ctx, q, idx)) return 0;
         uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | PARKED_CTL;
         if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;
         CRASH_POINT("unparked");
@@ -243,7 +257,7 @@ uint32_t park_send(shmq_ctx *ctx, local_queue *q, uint32_t most) {
     uint32_t sent = 0;
     for (int rounds = 0; rounds < ROUNDS; rounds++) {
         fence_sc();   /* PARKED: what we have parked, or the slot that we have cleared, before this look; and the turn, I4 */
-        if (sent >= most || !park_some(q) || !room_for(ctx, q, 1, 1) || !turn_take(ctx, q)) break;
+        if (sent >= most || !park_some(q) || !(room_for(ctx, q, 1, 1) || room_back(ctx, q)) || !turn_take(ctx, q)) break;
         CRASH_POINT("turn");
         int on = send_some(ctx, q, most, &sent);
         cas(&q->shared->turn, turn_of(ctx), 0);

@@ -1,5 +1,6 @@
 /* Messages that are due and wait for room at their queue: in order, whoever dies, in fair turn with publishers. */
 #include "harness.h"
+#include "hash.h"
 #include "park.h"
 #include "queue.h"
 #include "settle.h"
@@ -54,6 +55,27 @@ TEST(order, "what waits for room is sent on by whoever takes, in the order in wh
     }
     for (uint64_t i = 0; i < 100; i++) EQ(get(c, dead), 1000 + i);
     EQ(ld32_acq(&record()->parked) & 1, 0);
+    nothing_left(c);
+}
+
+TEST(own_way, "what came back gets in where new ones fill the queue that wait for its key") {
+    enum { IN_HAND = 2100, BEHIND = 4 };   /* more than both rings have places */
+    static shmq_delivery d[IN_HAND];
+    setting(BEHIND, (shmq_queue_options){ .order = SHMQ_BY_KEY });
+    uint64_t key = 7;
+    shmq_message m = { .data = &key, .size = 8, .key = &key, .key_size = 8 };
+    for (int i = 0; i < IN_HAND; i++) {
+        if (i == 1)   /* those without a key take one lane after the other: the key has one beyond theirs */
+            while (((uint32_t)hash_spot(c->secret, &key, 8) - (uint32_t)d[0].id) % SHMQ_KEY_LANES < IN_HAND) key++;
+        if (i == IN_HAND - 1) EQ(shmq_publish(c, dead, &m), SHMQ_OK);
+        else EQ(put(c, dead, 1), SHMQ_OK);
+        d[i] = take1(c, dead);
+    }
+    for (int i = 0; i < BEHIND; i++) EQ(shmq_publish(c, dead, &m), SHMQ_OK);
+    for (int i = 0; i < IN_HAND; i++) EQ(shmq_nack(c, &d[i], 0, NULL, 0), SHMQ_OK);
+    CHECK(parked() > 1);
+    for (int i = 0; i < IN_HAND + BEHIND; i++) get(c, dead);
+    CHECK(empty(c, dead));
     nothing_left(c);
 }
 

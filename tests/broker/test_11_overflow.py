@@ -130,6 +130,37 @@ def test_who_waits_behind_an_unsettled_message_waits_its_timeout(
 # ---- messages that are due and wait for room ------------------------------------------------------
 
 
+def hold_many(broker: shmq.Broker, n: int) -> tuple[shmq.Queue, shmq.Consumer, list[shmq.Delivery]]:
+    """A key's first message and many without one in hand, none of which shares its lane."""
+    for attempt in range(50):
+        queue = broker.create_queue(f"keyed-{attempt}", order="key", max_depth=4)
+        consumer = queue.subscribe()
+        queue.publish(b"0", key="k")
+        held = [consumer.get(timeout=5)]
+        with contextlib.suppress(shmq.QueueEmpty):
+            for _ in range(n):
+                queue.publish(b"x")
+                held.append(consumer.get(timeout=0))
+            return queue, consumer, held
+        consumer.close()
+    pytest.fail("50 times a lane was shared")
+
+
+def test_what_comes_back_gets_in_though_the_new_ones_wait_for_its_key(broker: shmq.Broker) -> None:
+    queue, consumer, held = hold_many(broker, 2100)  # both rings have 1,024 places
+    queue.publish_many([shmq.Message(b"%d" % i, key="k") for i in range(1, 5)], timeout=5)
+    for delivery in reversed(held):
+        delivery.nack(delay=0)
+    assert queue.stats().parked
+    found = []
+    for _ in range(len(held) + 4):
+        delivery = consumer.get(timeout=10)
+        found.append(delivery.payload)
+        delivery.ack()
+    assert [one for one in found if one != b"x"] == [b"0", b"1", b"2", b"3", b"4"]
+    consumer.close()
+
+
 def flood(source: shmq.Queue, n: int) -> None:
     source.publish_many(b"%d" % i for i in range(n))
     with source.subscribe(prefetch=32) as consumer:
