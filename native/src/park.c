@@ -23,11 +23,9 @@
  * I4  Who gives the turn back looks once more: room may have been made by one who found the turn taken.
  * I5  `some` is cleared by a CAS of the very word that was read before the look that found nobody: who parks afterwards changes it.
  * I6  disturbed: recovery has put something in front, or seen a message whose parker died before it said so: lines made before are void.
- * I7  What waits at an ordered queue and was delivered before goes by itself (park_back): its key's later messages, which nobody may
- *     take before it, can be what the queue is full of. Its order is its key's, of which it is the only one that is out of the ring.
- *
  * I7  OWN WAY. What came back and waits here needs a place in the redelivery ring, not below max_depth: in an ordered queue the new ones
- *     may all wait for the very keys of those that wait here, and nobody would make room.
+ *     may all wait for the very keys of those that wait here, and nobody would make room. If a new one is before it in the line, the
+ *     sidecar's look takes it from there (park_back): its order is its key's, of which it is the only one that is out of the ring.
  *
  * Who dies where: with a ticket: MOVE(dead), routed by recovery, parked behind the others. After the CAS to PARKED: recovery sees the
  * flag and says `some` for it. After that, before the note: a note is missing, and a look at all blocks takes its place. In MOVE+PARKED:
