@@ -60,6 +60,8 @@ class Sidecar:
         self._resync = Every(RESYNC)
         self._bounded: list[int] = []  # qrefs of queues with max_bytes
         self._alone_since = NEVER
+        self._seen = lib.shmq_read_word(self.ctx, lib.SHMQ_WORD_TIMER)  # as of the last step
+        self._next_expiry = lib.shmq_next_expiry(self.ctx)
         self._idx = ffi.new("uint32_t[]", BATCH)
         self._due = ffi.new("uint64_t[]", BATCH)
         self._u32 = ffi.new("uint32_t *")
@@ -75,43 +77,53 @@ class Sidecar:
 
     def serve(self) -> None:
         """Run until the broker is closing, or nobody is left."""
-        before = lib.shmq_read_word(self.ctx, lib.SHMQ_WORD_TIMER)
-        expiry_before = lib.shmq_next_expiry(self.ctx)
         while not self._stopped:
             seen = lib.shmq_read_word(self.ctx, lib.SHMQ_WORD_TIMER)
-            known = len(self._timers)
-            more = self._collect()
-            now = lib.shmq_now()
-            expiry = lib.shmq_next_expiry(self.ctx)
-            if seen != before and len(self._timers) == known and expiry == expiry_before:
-                # Woken, but for no message: a queue with an ack_timeout has been made.
-                self._housekeeping.no_later_than(now)
-            before = seen
-            more = self._fire(now) or more
-            more = self._expire(now, expiry) or more
-            if self._leases.due(now):
-                lib.shmq_leases_expire(self.ctx, now, self._u64)
-                self._leases.no_later_than(int(self._u64[0]))
-            if self._housekeeping.due(now) and self._look_around(now):
+            until = self.step(seen)
+            if until == NEVER or self._stopped:
                 return
-            if self._reap.due(now):
-                lib.shmq_reap(self.ctx, 1)
-            if self._trim_look.due(now):
-                self._consider_trim()
-            if self._resync.due(now):
-                for qref in self._bounded:
-                    lib.shmq_bytes_resync(self.ctx, qref)
-            if more or self._stopped:
-                continue
-            expiry_before = lib.shmq_next_expiry(self.ctx)
-            deadline = earliest(
-                self._timers.next_due(),
-                self._expiry.next(expiry_before),
-                self._leases.next(),
-                self._housekeeping.next(),
-                self._reap.next(),
-            )
-            lib.shmq_wait_word(self.ctx, lib.SHMQ_WORD_TIMER, seen, deadline)
+            lib.shmq_wait_word(self.ctx, lib.SHMQ_WORD_TIMER, seen, until)
+
+    def step(self, seen: int) -> int:
+        """Do what is due. Returns when to come again, past: at once; NEVER: not any more.
+
+        ``seen`` is the timer word from before: what changes it meanwhile ends the sleep.
+        """
+        known = len(self._timers)
+        more = self._collect()
+        now = lib.shmq_now()
+        expiry = lib.shmq_next_expiry(self.ctx)
+        if seen != self._seen and len(self._timers) == known and expiry == self._next_expiry:
+            # Woken, but for no message: a queue with an ack_timeout has been made.
+            self._housekeeping.no_later_than(now)
+        self._seen = seen
+        more = self._fire(now) or more
+        more = self._expire(now, expiry) or more
+        self._end_leases(now)
+        if self._housekeeping.due(now) and self._look_around(now):
+            return NEVER
+        if self._reap.due(now):
+            lib.shmq_reap(self.ctx, 1)
+        if self._trim_look.due(now):
+            self._consider_trim()
+        if self._resync.due(now):
+            for qref in self._bounded:
+                lib.shmq_bytes_resync(self.ctx, qref)
+        if more:
+            return now
+        self._next_expiry = lib.shmq_next_expiry(self.ctx)
+        return earliest(
+            self._timers.next_due(),
+            self._expiry.next(self._next_expiry),
+            self._leases.next(),
+            self._housekeeping.next(),
+            self._reap.next(),
+        )
+
+    def _end_leases(self, now: int) -> None:
+        if self._leases.due(now):
+            lib.shmq_leases_expire(self.ctx, now, self._u64)
+            self._leases.no_later_than(int(self._u64[0]))
 
     # ---- delayed blocks --------------------------------------------------------------------
 
