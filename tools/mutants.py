@@ -81,6 +81,7 @@ WHAT = {
     94: "a tail is believed though a place below it was never filled",
     91: "the turn is taken from a recovered one whose message another recoverer still has",
     92: "a redelivery that waits at an ordered queue full of its key's later messages stays there",
+    87: "a dead letter waits behind others at a full queue that refuses them",
     77: "the dead-letter queue of a queue is looked for by its number only",
     60: "readings of the two clocks that are not of one moment count",
     64: "what a process attached before its exec is taken for its own",

@@ -147,6 +147,16 @@ static int delay(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
  * was delayed, or is dead: none was looked for. */
 static int fresh(shmq_block *b, uint64_t ctl) { return (ctl_flags(ctl) & SHMQ_FLAG_FRESH) && !ld_rlx(&b->due_ns) && !MUTANT(55); }
 
+/* Would a full queue refuse such a message, not let it wait? A dead letter that is refused has nowhere else to go. */
+static int refuses(local_queue *q, uint64_t fate) { return q->options.overflow == SHMQ_REJECT && fate_reason(fate); }
+
+static int refuse(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl) {
+    bump(&q->counters->dropped, 1);
+    settle_free(ctx, idx, ctl);
+    order_over(q);
+    return SHMQ_OK;
+}
+
 /* Into a ring of its home for new messages, if there is room or some can be made. FULL: there is none. */
 static int enter_new(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uint64_t size) {
     shmq_block *b = block_at(ctx, idx);
@@ -163,11 +173,7 @@ static int enter_new(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, 
         }
         if (q->options.overflow != SHMQ_DROP_OLDEST || room_make(ctx, q) != SHMQ_OK) break;
     }
-    if (q->options.overflow != SHMQ_REJECT || !fate_reason(f)) return SHMQ_FULL;
-    bump(&q->counters->dropped, 1);   /* a dead letter that is refused has nowhere else to go */
-    settle_free(ctx, idx, ctl);
-    order_over(q);
-    return SHMQ_OK;
+    return refuses(q, f) ? refuse(ctx, q, idx, ctl) : SHMQ_FULL;
 }
 
 /* Into the ring that fate says, of the queue where it is at home. OK: it is there, or over. FULL: there is no room. */
@@ -213,6 +219,7 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     if (ld_rlx(&b->due_ns) > clock_now(ctx)) return delay(ctx, idx, ctl);
     /* those that wait come first; what found its room before it was committed (FRESH) does not wait, nor what goes to the front */
     int waits = park_some(q) && !fate_again(f) && !fresh(b, ctl) && q->options.overflow != SHMQ_DROP_OLDEST && !MUTANT(83);
+    if (waits && refuses(q, f) && room_full(ctx, q, size_at(ctx, b), fate_prio(f), 0) && !MUTANT(87)) return refuse(ctx, q, idx, ctl);
     rc = waits ? SHMQ_FULL : settle_enter(ctx, q, idx, ctl);
     if (rc != SHMQ_FULL) return rc;
     park(ctx, q, idx, ctl);

@@ -309,6 +309,24 @@ TEST(bounds, "the overflow policy of a dead-letter queue is that of its dead let
     nothing_left(c);
 }
 
+TEST(refused, "a full queue that refuses dead letters does so too while another message waits there for room") {
+    setting(1, (shmq_queue_options){ .overflow = SHMQ_REJECT });
+    uint64_t value = 1;
+    shmq_message later = { .data = &value, .size = 8, .delay_ns = 1 };
+    EQ(put(c, dead, 0), SHMQ_OK);
+    EQ(shmq_publish(c, dead, &later), SHMQ_OK);
+    nap(MS);
+    EQ(fire_due(c), 1);
+    EQ(parked(), 1);
+    for (uint64_t i = 10; i < 20; i++) reject(c, i);
+    EQ(parked(), 1);
+    EQ(get(c, dead), 0);
+    EQ(get(c, dead), 1);
+    reject(c, 20);   /* and takes them in as soon as nobody waits */
+    EQ(get(c, dead), 20);
+    nothing_left(c);
+}
+
 TEST(in_circles, "two queues that are each other's dead-letter queues and drop their oldest do not go round for ever") {
     c = segment(64 << 20, 1 << 20);
     uint64_t b = QUEUE(c, "b", 1, .overflow = SHMQ_DROP_OLDEST);

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from kit import wait_until
 
 import shmq
 
@@ -76,3 +77,18 @@ def test_a_subscription_finds_its_dead_letter_queue_by_name(broker: shmq.Broker)
         reader.get(timeout=5).reject("bad")
     topic.subscribe("reader", dead_letter="dead").close()
     assert dead.depth() == 1
+
+
+def test_a_dead_letter_queue_that_rejects_does_so_while_a_delayed_message_waits_there(
+    broker: shmq.Broker,
+) -> None:
+    dead = broker.create_queue("dead", max_depth=1, overflow="reject", ttl=None)
+    dead.publish(b"1")
+    dead.publish(b"2", delay=0.01)
+    wait_until(lambda: dead.stats().parked == 1, "a message that waits for room")
+    work = broker.create_queue("work", dead_letter="dead")
+    for _ in range(5):
+        reject_one(work, b"x")
+    assert (dead.stats().parked, dead.stats().dropped) == (1, 5)
+    with dead.subscribe() as consumer:
+        assert [consumer.get(timeout=5).payload for _ in range(2)] == [b"1", b"2"]
