@@ -43,8 +43,11 @@ class Hand:
             return False
         return lease is [each for each in self.had if each.note is note][-1]
 
-    def next(self, now: float) -> Note | None:
-        """Read ahead if there is nothing, and return what it is handed; what expired meanwhile is over."""
+    def next(self, now: float, more: bool = False) -> Note | None:
+        """Read ahead if there is nothing, and return what it is handed; what expired meanwhile is over.
+
+        ``more``: than one, of a lot.
+        """
         shelf = self.shelf
         while True:
             while self.ahead:
@@ -54,7 +57,7 @@ class Hand:
                 shelf.release(note)
                 shelf.kill(note, "expired")
             for _ in range(self.prefetch if not shelf.gone else 0):
-                note = shelf.take(self, bool(self.ahead))
+                note = shelf.take(self, more or bool(self.ahead))
                 if note is not None:
                     self.ahead.append(note)
                     self.moved.pop(note, None)

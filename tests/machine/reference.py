@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,8 @@ class Note:
     error: str | None = None
     place: tuple[bool, int] = (False, 0)
     """which ring, and where: a dead consumer's come back in this order"""
+    line: int = 0
+    """when it was sent to its queue: those of one loose step have the same"""
 
     def share(self, **changes: Any) -> Note:
         return Note(**{**vars(self), **changes})
@@ -48,7 +50,8 @@ class Shelf:
     name: str
     options: dict[str, Any]
     clock: Callable[[], float]
-    dead: Shelf | None = None
+    others: Mapping[str, Shelf] = field(default_factory=dict)
+    """by name: where its dead letters go is found there"""
     new: list[Note] = field(default_factory=list)
     back: list[Note] = field(default_factory=list)
     held: dict[Note, Any] = field(default_factory=dict)
@@ -58,13 +61,16 @@ class Shelf:
     """due, and waits for room"""
     blurred: bool = False
     """what waits for room moves on in the course of a step: after each, the order is that of the queue"""
+    hidden: int = 0
+    """places that expired ones keep, of which there is nothing else to be known while it is blurred"""
     ids: dict[str, Note] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     named: dict[str, Note] = field(default_factory=dict)
     gone: bool = False
     closed: bool = False
     arrivals: list[Note] | None = None
-    """what came in the course of a loose step"""
+    """what came in the course of a loose step, also what was refused"""
+    line: int = 0
     tails: Counter[int] = field(default_factory=Counter)
     """places ever used of each level's ring; -1: the redelivery ring"""
     _tails: Counter[int] = field(default_factory=Counter)
@@ -74,6 +80,10 @@ class Shelf:
             return self.__dict__["options"][name]
         except KeyError:
             raise AttributeError(name) from None
+
+    @property
+    def dead(self) -> Shelf | None:
+        return self.others.get(self.options["dead_letter"])
 
     # ---- in --------------------------------------------------------------------------------
 
@@ -92,7 +102,7 @@ class Shelf:
     def filled(self) -> int:
         if self.order != "fifo":
             return len(self.new)
-        return sum(self.span(self.new, level) for level in range(self.priorities))
+        return sum(self.span(self.new, level) for level in range(self.priorities)) + self.hidden
 
     def depth(self) -> int:
         plain = self.order == "fifo" and not any(self.tails[level] for level in range(1, 10))
@@ -129,6 +139,9 @@ class Shelf:
         self.tails[tail] += 1
         note.place = (ring is self.new, self.tails[tail])
         ring.append(note)
+        self._came(note)
+
+    def _came(self, note: Note) -> None:
         if self.arrivals is not None:
             self.arrivals.append(note)
 
@@ -230,6 +243,8 @@ class Shelf:
             self.route(note)
 
     def route(self, note: Note) -> None:
+        self.line += self.arrivals is None
+        note.line = self.line
         if note.expires <= self.clock():
             self.kill(note, "expired")
         elif note.again and self.spent(note):
@@ -238,18 +253,24 @@ class Shelf:
             self.delayed.append(note)
         elif note.again:
             self._put(self.back, note)
-        elif not self.parked and self.make_room(len(note.payload)):
+        elif (not self.parked or self.overflow == "drop-oldest") and self.make_room(
+            len(note.payload)
+        ):
             self._put(self.new, note)
+        elif self.overflow == "reject" and note.reason is not None:
+            self.counts["dropped"] += 1
+            self._came(note)
         else:
             self.parked.append(note)
             self.blurred = True
-            if self.arrivals is not None:
-                self.arrivals.append(note)
+            self._came(note)
 
     def kill(self, note: Note, reason: str) -> None:
+        if self.gone:
+            return
         self.counts["expired"] += reason == "expired"
         dead = self.dead
-        if dead is None or dead.gone or (reason == "expired" and self.expired == "drop"):
+        if dead is None or (reason == "expired" and self.expired == "drop"):
             self.counts["dropped"] += 1
             return
         self.counts["dead_lettered"] += 1
@@ -268,38 +289,45 @@ class Shelf:
                 ring.remove(note)
                 self.kill(note, "expired")
 
-    def fire(self) -> None:
-        due = [note for note in self.delayed if note.due <= self.clock()]
-        for note in sorted(due, key=lambda note: note.due):
-            self.delayed.remove(note)
-            self.route(note)
+    def fire(self, note: Note) -> None:
+        self.delayed.remove(note)
+        self.route(note)
 
     def loosen(self) -> None:
         """Begin a loose step."""
         self.arrivals, self._tails = [], self.tails.copy()
+        self.line += 1
 
     def reconcile(self, ready: list[bytes]) -> None:
         """End a loose step: of what came, put into the rings what is there, in that order."""
         came, self.arrivals = list(dict.fromkeys(self.arrivals or [])), None
-        came = [
-            note for note in came if note in self.new + self.back + self.parked
-        ]  # not displaced
-        inside = sum(note in self.new for note in came)
-        for note in came:
-            for ring in (self.new, self.back, self.delayed, self.parked):
+        here = self.new + self.back + self.parked
+        ours = [note for note in came if note in here]
+        inside = sum(note in self.new for note in ours)
+        if self.overflow == "block" or self.dead:
+            came = ours  # else which of them are dropped is as open as their order
+        for note in ours:
+            for ring in (self.new, self.back, self.parked):
                 if note in ring:
                     ring.remove(note)
         self.tails = self._tails
         there = [note for note in came if note.payload in ready]
         for note in sorted(there, key=lambda note: ready.index(note.payload)):
             self._put(self.back if note.again else self.new, note)
-        self.parked += [note for note in came if note not in there]
-        assert sum(note in self.new for note in came) == inside or self.blurred
+        self.parked += [note for note in ours if note not in there and note.reason is None]
+        lost = [note for note in ours if note not in there and note.reason is not None]
+        if self.overflow == "block" or self.dead:
+            self.parked += lost
+        found = sum(note in self.new for note in came)
+        assert found == inside or self.blurred, f"{found} came into {self.name}, not {inside}"
 
-    def follow(self, ready: list[bytes]) -> None:
-        """Let those be ready that are, of the new ones and those that wait for room."""
+    def follow(self, ready: list[bytes], depth: int) -> None:
+        """Let those be ready that are, of the new ones and those that wait for room.
+
+        ``depth`` is what the queue says of its rings: which places expired ones keep is not known here.
+        """
         pool, back = self.new + self.parked, [note.payload for note in self.back]
-        inside = list(ready)
+        waited, inside = self.parked, list(ready)
         for payload in back:
             inside.remove(payload)
         self.new, self.parked = [], []
@@ -307,9 +335,20 @@ class Shelf:
             note = next(note for note in pool if note.payload == payload)
             pool.remove(note)
             self._put(self.new, note)
-        self.parked = pool
-        assert not self.parked or not self.room(len(self.parked[0].payload)), "it waits beside room"
+        self.parked = sorted(pool, key=lambda note: note.line)
+        first = [note for note in self.parked if note.line == self.parked[0].line]
+        self.hidden = 0
+        self.hidden = depth - self.depth() if self.order == "fifo" else 0
+        wait = [not self.room(len(note.payload)) for note in first]
+        # Of an ordered one the ring itself may be full: what is unsettled keeps places of later ones.
+        assert self.order != "fifo" or not wait or any(wait), (
+            f"{self.name} has {[note.payload for note in self.new]}, and beside room wait "
+            f"{[note.payload for note in first]}; {self.options}"
+        )
+        sent = max((note.line for note in waited if note in self.new), default=0)
+        assert all(note.line >= sent for note in self.parked), "one that waited was overtaken"
         self.blurred = bool(self.new or self.parked)
+        self.hidden *= self.blurred
 
     def ready_in_order(self) -> list[Note]:
         """As `peek` shows it: aging and lanes apart."""

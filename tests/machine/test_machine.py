@@ -1,12 +1,12 @@
-"""A segment in this process, three attachments that publish, consume and die, a clock moved by hand,
-against the reference: after each step everything that can be seen has to be what the reference says.
+"""Three attachments that publish, consume and die, a clock moved by hand, against the reference: after
+each step everything that can be seen has to be what the reference says. Over a segment alone, which is
+quick, and over a broker, in which all goes the way of a user.
 
 SHMQ_MACHINE_STEPS=100000 pytest tests/machine -k many_steps -n0: as long as you like.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from collections.abc import Callable
@@ -14,40 +14,18 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from draw import (
-    CLIENTS,
-    KEYS,
-    QUEUES,
-    TOPICS,
-    UNIT,
-    clients,
-    fields,
-    filters,
-    options,
-    picks,
-    queue_names,
-)
+from brokers import BrokerWorld
+from draw import DEAD, KEYS, UNIT, clients, fields, picks, places, queue_names
 from hand import Hand, Lease
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
 from reference import Note, Shelf
-from rig import memory
-from world import Clock, another, die, end_leases, fire, lanes_differ, ready_bytes, tell_apart
+from rules_care import CareRules
+from rules_topics import TopicRules
+from world import RigWorld, World, ready_bytes
 
 import shmq
-from shmq._native import lib
-from shmq.group import ConsumerGroup
-from shmq.queue import Queue
-from shmq.topic import Topic, subscribe_pattern, unsubscribe
 
-NS = 1_000_000_000
 STEPS = 60
 COUNTS = (
     "published", "delivered", "acked", "nacked", "rejected", "redelivered", "dead_lettered",
@@ -55,112 +33,7 @@ COUNTS = (
 )  # fmt: skip
 
 
-class SegmentMachine(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        self._stack = contextlib.ExitStack()
-        self.rig = self._stack.enter_context(memory())
-        self.clock = Clock(self.rig)
-        self._stack.callback(self.clock.close)
-        tell_apart(self.clock)
-        self.clients = [self.rig.client, another(self.rig), another(self.rig)]
-        self.shelves: dict[str, Shelf] = {}
-        self.handles: dict[tuple[str, int], Any] = {}
-        self.topics: dict[str, Any] = {}
-        self.subs: dict[str, tuple[str, dict[str, Any] | None, int | None]] = {}
-        """subscription: topic or pattern, filter, whose end it ends with"""
-        self.hands: list[Hand] = []
-        self.number = 0
-        self.turn = 0
-
-    @initialize(drawn=st.lists(options, min_size=3, max_size=3), depth=st.sampled_from([2, 100]))
-    def begin(self, drawn: list[dict[str, Any]], depth: int) -> None:
-        while not lanes_differ(self.rig, KEYS):
-            KEYS[:] = [key + "'" for key in KEYS]
-        self.make("dead", {"max_depth": depth, "ttl": None, "max_retries": 0})
-        for name, chosen in zip(QUEUES, drawn, strict=True):
-            self.make(name, chosen)
-        for name in TOPICS:
-            self.topics[name] = self.rig.topic(name, ttl=None)
-
-    def teardown(self) -> None:
-        try:
-            for hand in self.hands:
-                hand.consumer.close()
-            assert self.rig.audit() == {}
-        finally:
-            self.hands = []
-            for client in self.clients[1:]:
-                client.detach()
-            self.handles.clear()
-            self.topics.clear()
-            self._stack.close()
-
-    # ---- what is there ---------------------------------------------------------------------
-
-    def now(self) -> float:
-        return self.clock.now() / NS
-
-    def make(self, name: str, chosen: dict[str, Any]) -> None:
-        chosen = dict(chosen)
-        dead = self.shelves.get("dead") if chosen.pop("dead_letter", None) else None
-        queue = self.rig.queue(
-            name,
-            dead_letter=self.handles["dead", 0] if dead else None,
-            retry_jitter=0,
-            **chosen,
-        )
-        self.shelves[name] = Shelf(name, self.full(chosen, dead), self.now, dead)
-        for i, client in enumerate(self.clients):
-            self.handles[name, i] = Queue(client, name, queue._qref)
-
-    @staticmethod
-    def full(chosen: dict[str, Any], dead: Shelf | None) -> dict[str, Any]:
-        found = vars(shmq.QueueOptions(retry_jitter=0.0, **chosen)).copy()
-        found["dead_letter"] = dead.name if dead else None
-        return found
-
-    def handle(self, name: str, client: int) -> Any:
-        if (name, client) not in self.handles:
-            self.handles[name, client] = Queue(self.clients[client], name)
-        return self.handles[name, client]
-
-    def topic(self, name: str, client: int) -> Topic:
-        return Topic(self.clients[client], name, self.topics[name]._qref)
-
-    def note(self, shelf: Shelf, given: dict[str, Any], payload: bytes) -> Note:
-        now = self.now()
-        ttl = given.get("ttl", shelf.ttl)
-        return Note(
-            id=0,
-            payload=payload,
-            headers=dict(given.get("headers", {})),
-            priority=given.get("priority", 0),
-            key=given.get("key"),
-            dedup_id=given.get("dedup_id"),
-            published=now,
-            expires=now + ttl if ttl is not None else math.inf,
-        )
-
-    def payload(self, size: int = 0) -> bytes:
-        self.number += 1
-        return b"%d" % self.number + b"." * size
-
-    def loosely(self, step: Callable[[], None]) -> None:
-        """Do what the reference does about many messages at once; the caller has done the real one."""
-        everything = list(self.shelves.values())
-        for shelf in everything:
-            shelf.loosen()
-        step()
-        for shelf in everything:
-            if shelf.gone:
-                shelf.arrivals = None
-                continue
-            shelf.reconcile(self.ready(shelf))
-
-    def ready(self, shelf: Shelf) -> list[bytes]:
-        return [message.payload for message in self.handle(shelf.name, 0).peek(1000)]
-
+class Machine(TopicRules, CareRules):
     # ---- publishing ------------------------------------------------------------------------
 
     def expect(self, shelf: Shelf, note: Note, delay: float) -> Note | str | None:
@@ -203,8 +76,12 @@ class SegmentMachine(RuleBasedStateMachine):
             assert isinstance(wanted, Note), wanted
             self.same(wanted, found)
 
-    @rule(name=queue_names, client=clients, given=fields, size=st.sampled_from([0, 1, 2, 20]))
+    @rule(name=places, client=clients, given=fields, size=st.sampled_from([0, 1, 2, 20]))
     def publish(self, name: str, client: int, given: dict[str, Any], size: int) -> None:
+        if name not in self.shelves:
+            return
+        if name == DEAD:
+            given.pop("ttl", None)  # room that is made by expiry comes in an open order
         queue = self.handle(name, client)
         self.publish_one(name, given, size, lambda data, f: queue.publish(data, timeout=0, **f))
 
@@ -219,10 +96,14 @@ class SegmentMachine(RuleBasedStateMachine):
 
         self.publish_one(name, given, size, publish)
 
-    @rule(name=queue_names, client=clients, n=st.integers(1, 6), given=fields)
+    @rule(name=places, client=clients, n=st.integers(1, 6), given=fields)
     def publish_many(self, name: str, client: int, n: int, given: dict[str, Any]) -> None:
+        if name not in self.shelves:
+            return
         shelf = self.shelves[name]
         given.pop("dedup_id", None)
+        if name == DEAD:
+            given.pop("ttl", None)
         given["priority"] = min(given.get("priority", 0), shelf.priorities - 1)
         messages: list[Any] = []
         notes = []
@@ -249,149 +130,21 @@ class SegmentMachine(RuleBasedStateMachine):
             done += 1
         assert (error, went) == ("", done)
 
-    # ---- topics ----------------------------------------------------------------------------
-
-    @rule(
-        source=st.sampled_from(["t.a", "t.b", "t.*", "#"]),
-        name=st.sampled_from(["s0", "s1", None]),
-        client=clients,
-        chosen=options,
-        overflow=st.sampled_from(["block", "drop-oldest", "disconnect"]),
-        wanted=filters,
-        ephemeral=st.booleans(),
-    )
-    def subscribe(
-        self, source: str, name: str | None, client: int, chosen: dict[str, Any], overflow: str,
-        wanted: Any, ephemeral: bool,
-    ) -> None:  # fmt: skip
-        if len(self.subs) >= 5 or len(self.hands) >= 8:
-            return
-        full_name = f"/{source}/{name}"
-        if full_name in self.subs and not self.shelves[full_name].closed:
-            consumer = self.subscribed(source, name, client, {})
-            self.hands.append(Hand(self.shelves[full_name], consumer, client))
-            return
-        chosen = {**chosen, "overflow": overflow, "retry_jitter": 0}
-        chosen["dead_letter"] = None
-        how = {**chosen, "filter": wanted, "ephemeral": True if ephemeral else None}
-        if full_name in self.subs:  # cut off: begins anew
-            self.shelves[full_name].gone = True
-            for i in CLIENTS:
-                self.handles.pop((full_name, i), None)
-        consumer = self.subscribed(source, name, client, how)
-        full_name = consumer.queue_name
-        mortal = ephemeral or name is None
-        del chosen["retry_jitter"]
-        shelf = Shelf(full_name, self.full(chosen, None), self.now)
-        self.shelves[full_name] = shelf
-        self.subs[full_name] = (source, wanted, client if mortal else None)
-        hand = Hand(shelf, consumer, client)
-        hand.passing = full_name if name is None else None
-        self.hands.append(hand)
-
-    def subscribed(self, source: str, name: str | None, client: int, how: Any) -> Any:
-        if source in TOPICS:
-            return self.topic(source, client).subscribe(name, **how)
-        return subscribe_pattern(self.clients[client], source, name, **how)
-
-    def forget(self, full_name: str) -> None:
-        self.shelves.pop(full_name).gone = True
-        self.subs.pop(full_name, None)
-        for i in CLIENTS:
-            self.handles.pop((full_name, i), None)
-
-    @rule(pick=picks)
-    def unsubscribe(self, pick: int) -> None:
-        named = [name for name in self.subs if "~" not in name]
-        if not named:
-            return
-        full_name = named[pick % len(named)]
-        source, _, name = full_name[1:].partition("/")
-        unsubscribe(self.rig.client, source, name)
-        self.forget(full_name)
-
-    @rule(
-        topic=st.sampled_from(TOPICS), client=clients, given=fields, size=st.sampled_from([0, 30])
-    )
-    def publish_topic(self, topic: str, client: int, given: dict[str, Any], size: int) -> None:
-        given = {"key": KEYS[(size + self.number) % 3], **given}
-        payload = self.payload(size)
-        delay = given.get("delay", 0)
-        going, full, doubles = [], False, set()
-        for name in sorted(self.subs, key=self.record_number):
-            source, wanted, _ = self.subs[name]
-            shelf = self.shelves[name]
-            if source not in (topic, "t.*", "#") or shelf.closed or full:
-                continue
-            headers = given.get("headers", {})
-            if wanted and not all(
-                k in headers and headers[k] == v and type(headers[k]) is type(v)
-                for k, v in wanted.items()
-            ):
-                continue
-            note = self.note(shelf, given, payload)
-            first = shelf.known(note.dedup_id)
-            if first is None and not delay and not shelf.room(size + len(b"%d" % self.number)):
-                if shelf.overflow == "disconnect":
-                    shelf.closed = True
-                    continue
-                full = not shelf.make_room(len(payload))
-            going.append((shelf, note, first))
-        try:
-            found = self.topic(topic, client).publish(payload, timeout=0, **given)
-        except shmq.QueueFull:
-            assert full
-            return
-        assert not full
-        for shelf, note, first in going:
-            if first is not None:
-                shelf.counts["deduped"] += 1
-                doubles.add(first.id)
-                continue
-            note.id = found
-            shelf.accept(note, delay)
-        if going and all(first is not None for _, _, first in going):
-            assert found in doubles or -1 in doubles
-
-    def record_number(self, name: str) -> int:
-        return int(self.handle(name, 0)._qref & 0xFFFF)
-
     # ---- consuming -------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.hands) < 8)
     @rule(
-        name=queue_names | st.just("dead"),
+        name=places,
         client=clients,
         ack=st.sampled_from(["manual", "manual", "auto", "none"]),
         prefetch=st.sampled_from([1, 1, 3]),
     )
     def open_consumer(self, name: str, client: int, ack: str, prefetch: int) -> None:
+        if name not in self.shelves:
+            return
         consumer = self.handle(name, client).subscribe(ack=ack, prefetch=prefetch)
         self.hands.append(Hand(self.shelves[name], consumer, client))
         self.hands[-1].prefetch = 1 if ack == "none" else prefetch
-
-    @precondition(lambda self: len(self.hands) < 8)
-    @rule(name=queue_names | st.sampled_from(["t.a/g"]), client=clients, turns=st.booleans())
-    def join(self, name: str, client: int, turns: bool) -> None:
-        source: Any = self.topic("t.a", client) if "/" in name else self.handle(name, client)
-        dispatch = "round-robin" if turns else "ready"
-        if "/" in name and self.shelves.get(f"/{name}") is None:
-            shelf = Shelf(f"/{name}", self.full({"ttl": None}, None), self.now)
-            self.shelves[shelf.name] = shelf
-            self.subs[shelf.name] = ("t.a", None, None)
-        shelf = self.shelves[f"/{name}" if "/" in name else name]
-        here = [hand for hand in self.hands if hand.group and hand.shelf is shelf]
-        try:
-            group = ConsumerGroup.on(self.clients[client], "g", source, dispatch, {})
-            consumer = group.add_consumer()
-        except shmq.OptionsMismatch:
-            assert any(hand.group != dispatch for hand in here)
-            return
-        assert all(hand.group == dispatch for hand in here)
-        assert len(group.members()) == len(here) + 1
-        hand = Hand(shelf, consumer, client)
-        hand.group, hand.taken = dispatch, min((hand.taken for hand in here), default=0)
-        self.hands.append(hand)
 
     def is_its_turn(self, hand: Hand) -> bool:
         return hand.group != "round-robin" or hand.taken <= min(
@@ -435,14 +188,13 @@ class SegmentMachine(RuleBasedStateMachine):
             return
         wanted: list[Note] = []
         while len(wanted) < n and self.is_its_turn(hand):
-            note = hand.next(self.now())
+            note = hand.next(self.now(), bool(wanted))
             if note is None:
                 break
             hand.taken += 1
             wanted.append(note)
-        assert [d.payload for d in deliveries] == [note.payload for note in wanted], (
-            f"next of {shelf.name} {shelf.options}"
-        )
+        got = [d.payload for d in deliveries], [note.payload for note in wanted]
+        assert got[0] == got[1], f"next of {shelf.name}: {got[0]}, not {got[1]}; {shelf.options}"
         for note, d in zip(wanted, deliveries, strict=True):
             hand.compare(note, d, self.now())
             shelf.handed_out(note)
@@ -468,6 +220,8 @@ class SegmentMachine(RuleBasedStateMachine):
     def settle(self, pick: int, how: str, delay: Any, text: Any) -> None:
         hand, lease, held = self.one(pick)
         shelf, note = hand.shelf, lease.note
+        if delay is None and shelf.retry_backoff % UNIT:
+            delay = 0  # made along, with a backoff so short that real time would count
         arguments = {"nack": (delay,), "reject": (text,), "touch": (2 * UNIT,)}.get(how, ())
         try:
             getattr(lease.delivery, how)(*arguments)
@@ -566,124 +320,46 @@ class SegmentMachine(RuleBasedStateMachine):
     publish_on = rule(name=queue_names, client=clients, given=fields)(
         lambda self, name, client, given: self.publish(name, client, given, 1)
     )
-    publish_more = rule(name=queue_names, client=clients, n=st.integers(1, 4))(
+    publish_more = rule(name=queue_names, client=clients, n=st.integers(1, 6))(
         lambda self, name, client, n: self.publish_many(name, client, n, {})
     )
     get_on = rule(pick=picks, n=st.just(1))(lambda self, pick, n: self.get(pick, n))
     get_more = rule(pick=picks, n=st.just(2))(lambda self, pick, n: self.get(pick, n))
 
-    @rule(pick=picks, how=st.sampled_from(["ack", "nack"]), delay=st.sampled_from([None, 0]))
-    def settle_on(self, pick: int, how: str, delay: Any) -> None:
-        self.get(pick, 1)
-        if any(hand.had for hand in self.hands):
-            self.settle(pick // 3, how, delay, None)
+    @rule(name=places, client=clients, n=st.integers(1, 4))
+    def come_due(self, name: str, client: int, n: int) -> None:
+        """Delayed messages, also for a queue that has become full meanwhile."""
+        for _ in range(n):
+            self.publish(name, client, {"delay": UNIT, "ttl": math.inf}, 1)
+        self.publish(name, client, {}, 1)
+        self.advance(1)
+        self.fire()
+
+    @rule(
+        pick=picks,
+        how=st.sampled_from(["ack", "nack", "reject"]),
+        delay=st.sampled_from([None, 0]),
+        n=st.integers(1, 4),
+    )
+    def settle_on(self, pick: int, how: str, delay: Any, n: int) -> None:
+        for _ in range(n):
+            self.get(pick, 1)
+            if any(hand.had for hand in self.hands):
+                self.settle(pick // 3, how, delay, None)
+
+    @rule(
+        name=queue_names, pick=picks, n=st.integers(1, 6), how=st.sampled_from(["reject", "nack"])
+    )
+    def doom(self, name: str, pick: int, n: int, how: str) -> None:
+        """Dead letters, many at a time."""
+        self.publish_many(name, pick % 3, n, {})
+        self.settle_on(pick, how, 0, n)
 
     @rule(pick=picks, name=queue_names, given=fields)
     def forward_on(self, pick: int, name: str, given: dict[str, Any]) -> None:
         self.get(pick, 1)
         if any(hand.had for hand in self.hands):
             self.forward(pick // 3, name, given, True)
-
-    # ---- death and time --------------------------------------------------------------------
-
-    @rule(client=st.sampled_from([1, 2]))
-    def kill(self, client: int) -> None:
-        die(self.rig, self.clients[client])
-        dead = [hand for hand in self.hands if hand.client == client]
-        self.hands = [hand for hand in self.hands if hand.client != client]
-        self.clients[client] = another(self.rig)
-        for key in [key for key in self.handles if key[1] == client]:
-            name, _ = key
-            self.handles[key] = Queue(self.clients[client], name, self.handles[key]._qref)
-        for name in [name for name, (_, _, whose) in self.subs.items() if whose == client]:
-            self.forget(name)
-
-        def back() -> None:
-            for shelf in {hand.shelf for hand in dead}:
-                lost = [note for note, holder in shelf.held.items() if holder in dead]
-                for note in sorted(lost, key=lambda note: note.place):
-                    if not shelf.gone:
-                        shelf.counts["recovered"] += 1
-                    ahead = any(note in hand.ahead for hand in dead)
-                    shelf.come_back(note, not ahead, taken_back=True)
-
-        self.loosely(back)
-
-    @rule(units=st.integers(1, 2))
-    def advance(self, units: int) -> None:
-        if self.clock.can_pass(units * UNIT * NS):
-            self.clock.advance(units * UNIT * NS)
-            for hand in self.hands:
-                hand.moved.update(dict.fromkeys(hand.ahead, units * UNIT))
-
-    @rule()
-    def fire(self) -> None:
-        fire(self.rig)
-        self.loosely(lambda: [shelf.fire() for shelf in list(self.shelves.values())])
-
-    @rule()
-    def sweep(self) -> None:
-        self.rig.sweep_expired()
-        self.loosely(lambda: [shelf.expire() for shelf in list(self.shelves.values())])
-
-    @rule()
-    def lapse(self) -> None:
-        end_leases(self.rig)
-
-        def back() -> None:
-            for hand in self.hands:
-                for lease in hand.had:
-                    if hand.holds(lease) and lease.end <= self.now():
-                        hand.shelf.come_back(lease.note, True, taken_back=True)
-
-        self.loosely(back)
-
-    # ---- administration --------------------------------------------------------------------
-
-    @rule(name=queue_names | st.just("dead"), client=clients, really=st.integers(0, 3))
-    def purge(self, name: str, client: int, really: int) -> None:
-        if really:
-            return
-        shelf = self.shelves[name]
-        dropped = self.handle(name, client).purge()
-        there = shelf.new + shelf.back + shelf.parked
-        live = [note for note in there if note.expires > self.now()]
-        assert dropped == len(live)
-        shelf.counts["dropped"] += len(live)
-
-        def over() -> None:
-            gone = [note for note in there if note not in live]
-            for ring in (shelf.new, shelf.back, shelf.parked):
-                ring.clear()
-            for note in gone:
-                shelf.kill(note, "expired")
-
-        self.loosely(over)
-
-    @rule(name=queue_names | st.just("dead"), chosen=options, really=st.integers(0, 9))
-    def delete(self, name: str, chosen: dict[str, Any], really: int) -> None:
-        if really:
-            return
-        lib.shmq_queue_delete(self.rig.client.ctx, self.handles[name, 0]._qref)
-        former = self.shelves.pop(name)
-        former.gone = True
-        if name == "dead":
-            chosen = {"max_depth": 3, "ttl": None, "max_retries": 0}
-        self.make(name, chosen)
-        for shelf in self.shelves.values():
-            if shelf.dead is former:  # dead letters follow the name
-                shelf.dead = self.shelves[name]
-
-    @rule(name=queue_names, immediate=st.booleans(), really=st.integers(0, 12))
-    def shut_down(self, name: str, immediate: bool, really: int) -> None:
-        if really:
-            return
-        self.handle(name, 0).shutdown(immediate=immediate)
-        shelf = self.shelves[name]
-        shelf.closed = True
-        if immediate:
-            for ring in (shelf.new, shelf.back, shelf.delayed, shelf.parked):
-                ring.clear()
 
     # ---- what has to be so -----------------------------------------------------------------
 
@@ -695,7 +371,7 @@ class SegmentMachine(RuleBasedStateMachine):
             found = self.ready(shelf)
             blurred = shelf.blurred
             if blurred:
-                shelf.follow(found)
+                shelf.follow(found, queue.depth())
             counted = (stats.ready, stats.unsettled, stats.delayed, stats.parked)
             wanted = (
                 len(shelf.new) + len(shelf.back),
@@ -717,15 +393,15 @@ class SegmentMachine(RuleBasedStateMachine):
             if shelf.max_bytes:
                 assert ready_bytes(queue) == sum(map(len, order))
         if self.turn % 10 == 0:
-            assert self.rig.audit() == {}
+            assert self.world.rig.audit() == {}
         self.turn += 1
 
 
-def run(steps: int, derandomize: bool) -> None:
+def run(world: Callable[[], World], steps: int, derandomize: bool) -> None:
     run_state_machine_as_test(
-        SegmentMachine,
+        lambda: Machine(world()),
         settings=settings(
-            max_examples=steps // STEPS,
+            max_examples=max(1, steps // STEPS),
             stateful_step_count=STEPS,
             derandomize=derandomize,
             deadline=None,
@@ -737,12 +413,27 @@ def run(steps: int, derandomize: bool) -> None:
     )
 
 
+def many() -> int:
+    return int(os.environ.get("SHMQ_MACHINE_STEPS", "12000"))
+
+
 @pytest.mark.timeout(600)
 def test_a_segment_does_what_the_reference_says() -> None:
-    run(STEPS * 40, derandomize=True)
+    run(RigWorld, STEPS * 40, derandomize=True)
+
+
+@pytest.mark.timeout(600)
+def test_a_broker_does_what_the_reference_says(broker_names: Callable[[], str]) -> None:
+    run(lambda: BrokerWorld(broker_names()), STEPS * 6, derandomize=True)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_a_segment_does_so_for_many_steps() -> None:
-    run(int(os.environ.get("SHMQ_MACHINE_STEPS", "12000")), derandomize=False)
+    run(RigWorld, many(), derandomize=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_a_broker_does_so_for_many_steps(broker_names: Callable[[], str]) -> None:
+    run(lambda: BrokerWorld(broker_names()), many(), derandomize=False)

@@ -1,76 +1,164 @@
-"""A segment without helpers whose clock is moved by hand and whose processes die on request."""
+"""Where the state machine lives: a segment, three attachments to it, and how things are done there.
+
+Two of them: a segment without helpers, made and swept by calls into the core (here), and a broker
+(brokers.py), where everything goes the way of a user. The machine does not know which one it is in.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import mmap
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from rig import Rig
+from clock import Clock
+from rig import Rig, memory
 
 from shmq._native import ffi, lib
 from shmq.client import Client
+from shmq.consumer import Consumer
+from shmq.errors import QueueEmpty
+from shmq.group import ConsumerGroup
+from shmq.queue import Queue
 from shmq.segment import open_segment
+from shmq.topic import Topic, subscribe_pattern, unsubscribe
+
+CLIENTS = 3
 
 
-class Clock:
-    """Moves time on for everything in a segment: each deadline in it comes nearer.
+class World:
+    """What both have: `clients` are the attachments, of which the first one never dies."""
 
-    Nobody else is at work in the segment meanwhile.
-    """
+    clock: Clock
+    clients: list[Client]
+    rig: Rig
+    declares = False
+    """making a queue that is there compares its options"""
 
-    def __init__(self, rig: Rig) -> None:
-        segment = rig.client.segment
-        self._map = mmap.mmap(segment.fd, segment.size)
-        self._base = ffi.cast("char *", ffi.from_buffer(self._map))
-        self._header = ffi.cast("shmq_header *", self._base)
-        self.passed = 0
-        self._began = lib.shmq_now()
+    # ---- by name, as of one of the attachments ------------------------------------------------
 
-    def now(self) -> int:
-        return lib.shmq_now() + self.passed
+    def make(self, name: str, **options: Any) -> None:
+        raise NotImplementedError
 
-    def can_pass(self, ns: int) -> bool:
-        """Return whether no time in the segment would come before the machine's start."""
-        return self.passed + ns < self._began
+    def make_topic(self, name: str, **options: Any) -> None:
+        raise NotImplementedError
+
+    def delete(self, name: str) -> None:
+        raise NotImplementedError
+
+    def queue(self, name: str, client: int) -> Queue:
+        """Return a handle on a queue, or on what is behind a subscription."""
+        return Queue(self.clients[client], name)
+
+    def topic(self, name: str, client: int) -> Topic:
+        return Topic(self.clients[client], name)
+
+    def subscribe(
+        self, source: str, name: str | None, client: int, how: dict[str, Any]
+    ) -> Consumer:
+        """Subscribe to a topic or a pattern."""
+        if "*" in source or "#" in source:
+            return subscribe_pattern(self.clients[client], source, name, **how)
+        return self.topic(source, client).subscribe(name, **how)
+
+    def unsubscribe(self, source: str, name: str) -> None:
+        unsubscribe(self.clients[0], source, name)
+
+    def group(self, name: str, source: Queue | Topic, client: int, dispatch: str) -> ConsumerGroup:
+        return ConsumerGroup.on(self.clients[client], name, source, dispatch, {})
+
+    # ---- time and death ------------------------------------------------------------------------
 
     def advance(self, ns: int) -> None:
-        self.passed += ns
-        blocks = ffi.cast("shmq_block *", self._base + self._header.geometry.blocks)
-        for k, first in enumerate(self._header.geometry.first):
-            for i in range(first, first + self._header.hwm[k].n):
-                block = blocks[i]
-                state = block.ctl >> 60
-                for name in self._times(state):
-                    if getattr(block, name):
-                        setattr(block, name, max(1, getattr(block, name) - ns))
-        queues = ffi.cast("shmq_queue *", self._base + self._header.geometry.queues)
-        for i in range(self._header.queue_hwm):
-            queues[i].created_ns -= ns
-        owners = ffi.cast("shmq_owner *", self._base + self._header.geometry.owners)
-        held = ffi.cast("shmq_held *", self._base + self._header.geometry.held)
-        for o in range(self._header.owner_hwm):
-            for i in range(owners[o].held_hwm):
-                entry = held[o * self._header.geometry.held_each + i]
-                if entry.word and entry.deadline:
-                    entry.deadline = max(1, entry.deadline - ns)
+        self.clock.advance(ns)
 
-    @staticmethod
-    def _times(state: int) -> tuple[str, ...]:
-        if state in (lib.SHMQ_READY, lib.SHMQ_OWNED, lib.SHMQ_DELAYED):
-            return "published_ns", "expires_ns", "due_ns"
-        return ()
+    def fire(self) -> None:
+        """Let what is due come, the earliest first."""
+        raise NotImplementedError
+
+    def sweep(self) -> None:
+        """Let what has expired go."""
+        raise NotImplementedError
+
+    def lapse(self) -> None:
+        """End the leases that are over."""
+        raise NotImplementedError
+
+    def tend(self) -> None:
+        """Do all of that, in this order, and what else helpers do now and then."""
+        raise NotImplementedError
+
+    def attach(self) -> Client:
+        """Attach once more, as another process would."""
+        raise NotImplementedError
+
+    def kill(self, client: int) -> None:
+        """End an attachment as SIGKILL would, recover what it held, and have another one instead."""
+        die(self.clients[client], self.clients[0])
+        self.clients[client] = mortal(self.attach)
+
+    def kill_sidecar(self) -> None:
+        """End the sidecar as SIGKILL would, and have another one instead; where there is one."""
 
     def close(self) -> None:
-        self._header = self._base = None
-        try:
-            self._map.close()
-        except BufferError:  # the collector has not been there yet
-            pass
+        raise NotImplementedError
 
+
+class RigWorld(World):
+    """A segment alone: calls into the core make it what it is, and do what helpers would."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self.rig = self._stack.enter_context(memory())
+        self.clock = Clock(self.rig.client.segment)
+        self._stack.callback(self.clock.close)
+        self.clock.tell_apart()
+        self.clients = [self.rig.client]
+        self.clients += [mortal(self.attach) for _ in range(CLIENTS - 1)]
+
+    def make(self, name: str, **options: Any) -> None:
+        self.rig.queue(name, **options)
+
+    def make_topic(self, name: str, **options: Any) -> None:
+        self.rig.topic(name, **options)
+
+    def delete(self, name: str) -> None:
+        client = self.rig.client
+        client.check(lib.shmq_queue_delete(client.ctx, self.queue(name, 0)._qref), "delete")
+
+    def attach(self) -> Client:
+        return Client(open_segment(self.rig.client.name))
+
+    def fire(self) -> None:
+        ctx = self.rig.client.ctx
+        idx, due = ffi.new("uint32_t[4096]"), ffi.new("uint64_t[4096]")
+        start, late = ffi.new("uint32_t *"), ffi.new("uint64_t *")
+        n = lib.shmq_timers_scan(ctx, start, idx, due, 4096)
+        for _, block in sorted((due[i], idx[i]) for i in range(n)):
+            lib.shmq_timer_fire(ctx, block, lib.shmq_now(), late)
+
+    def sweep(self) -> None:
+        self.rig.sweep_expired()
+
+    def lapse(self) -> None:
+        following = ffi.new("uint64_t *")
+        lib.shmq_leases_expire(self.rig.client.ctx, lib.shmq_now(), following)
+
+    def tend(self) -> None:
+        self.fire()
+        self.sweep()
+        self.lapse()
+        lib.shmq_parked_sweep(self.rig.client.ctx)
+
+    def close(self) -> None:
+        for client in self.clients[1:]:
+            client.detach()
+        self._stack.close()
+
+
+# ---- death -----------------------------------------------------------------------------------------
 
 _mapped: WeakKeyDictionary[Client, set[tuple[int, int]]] = WeakKeyDictionary()
 
@@ -81,31 +169,24 @@ def _mappings() -> set[tuple[int, int]]:
     return {(int(begin, 16), int(end, 16)) for begin, end in spans}
 
 
-def another(rig: Rig) -> Client:
-    """Return one more attachment, as another process would have it."""
+def mortal(attach: Callable[[], Client]) -> Client:
+    """Attach, and remember where, for `die`."""
     before = _mappings()
-    client = Client(open_segment(rig.client.name))
+    client = attach()
     _mapped[client] = _mappings() - before
     return client
 
 
-def tell_apart(clock: Clock) -> None:
-    """Let the attachments to come have words of their own, though all are this process's."""
-    owners = ffi.cast("shmq_owner *", clock._base + clock._header.geometry.owners)
-    for i in (1, 2):
-        owners[i].word = i << 58  # FREE, in an epoch of its own
-
-
-def die(rig: Rig, client: Client) -> None:
-    """End ``client`` as SIGKILL would, and recover what it held."""
+def die(client: Client, witness: Client) -> None:
+    """End ``client`` as SIGKILL would; ``witness`` recovers what it held, as the supervisor does."""
     owner = lib.shmq_self(client.ctx)
     info = ffi.new("shmq_owner_info *")
     lib.shmq_owner_snapshot(client.ctx, owner, info)
     client._closed = True  # its consumers and its end leave the segment alone from here on
     spans = _mapped[client]
     client._free = (_nothing, lambda _: _unmap(spans), _nothing)
-    rig.client.check(lib.shmq_owner_declare(rig.client.ctx, owner, info.word), "declare")
-    rig.client.check(lib.shmq_recover(rig.client.ctx, owner), "recover")
+    witness.check(lib.shmq_owner_declare(witness.ctx, owner, info.word), "declare")
+    witness.check(lib.shmq_recover(witness.ctx, owner), "recover")
 
 
 def _nothing(_: Any) -> None:
@@ -118,18 +199,7 @@ def _unmap(spans: set[tuple[int, int]]) -> None:
         ctypes.CDLL(None).munmap(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin))
 
 
-def fire(rig: Rig) -> None:
-    """Do what the sidecar does about what is due, the earliest first."""
-    idx, due = ffi.new("uint32_t[4096]"), ffi.new("uint64_t[4096]")
-    start, late = ffi.new("uint32_t *"), ffi.new("uint64_t *")
-    n = lib.shmq_timers_scan(rig.client.ctx, start, idx, due, 4096)
-    for _, block in sorted((due[i], idx[i]) for i in range(n)):
-        lib.shmq_timer_fire(rig.client.ctx, block, lib.shmq_now(), late)
-
-
-def end_leases(rig: Rig) -> None:
-    following = ffi.new("uint64_t *")
-    lib.shmq_leases_expire(rig.client.ctx, lib.shmq_now(), following)
+# ---- looks -----------------------------------------------------------------------------------------
 
 
 def ready_bytes(queue: Any) -> int:
@@ -139,21 +209,19 @@ def ready_bytes(queue: Any) -> int:
     return int(info.bytes)
 
 
-def lanes_differ(rig: Rig, keys: list[str]) -> bool:
+def lanes_differ(world: World, keys: list[str]) -> bool:
     """Return whether no two keys share a lane under this segment's secret."""
-    probe = rig.queue(f"probe-{os.getpid()}", order="key")
+    world.make("probe", order="key")
+    probe = world.queue("probe", 0)
     for key in keys:
         probe.publish(b"", key=key)
     with probe.subscribe() as consumer:
         n = sum(1 for _ in keys if not _empty(consumer))
-    probe.purge()
-    lib.shmq_queue_delete(rig.client.ctx, probe._qref)
+    world.delete("probe")
     return n == len(keys)
 
 
 def _empty(consumer: Any) -> bool:
-    from shmq.errors import QueueEmpty
-
     try:
         consumer.get(timeout=0)
     except QueueEmpty:

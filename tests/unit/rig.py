@@ -24,8 +24,11 @@ class Rig:
     def __init__(self, client: Client) -> None:
         self.client = client
 
-    def queue(self, name: str = "q", dead_letter: Queue | None = None, **options: Any) -> Queue:
-        place = dead_letter_place(self.client, None if dead_letter is None else dead_letter.name)
+    def queue(
+        self, name: str = "q", dead_letter: Queue | str | None = None, **options: Any
+    ) -> Queue:
+        dead = dead_letter.name if isinstance(dead_letter, Queue) else dead_letter
+        place = dead_letter_place(self.client, dead)
         struct = ffi.new("shmq_queue_options *", QueueOptions(**options).to_core(*place))
         qref = lib.shmq_queue_create(self.client.ctx, name.encode(), struct)
         return Queue(self.client, name, self.client.check(qref, name))
