@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import threading
 
 from shmq.cli.out import say
 from shmq.errors import BrokerNotRunning, InvalidOption, explain
+from shmq.locks import Latch
 from shmq.metrics import Reader, serve, text
 from shmq.options import check_broker_name
 
@@ -35,7 +35,7 @@ def metrics(options: argparse.Namespace) -> int:
         sys.stdout.write(text(found))
         return 0
     host, port = address(options.listen)
-    over = threading.Event()
+    over = Latch()  # an Event that a handler sets amid its wait waits for ever
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: over.set())
     try:

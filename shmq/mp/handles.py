@@ -78,11 +78,14 @@ def count(client: Client, name: str, qref: int) -> Note | None:
 
 
 def _work_off() -> None:
-    while _drops and not _lock.mine() and _lock.acquire(blocking=False):
+    while _drops and not _lock.mine():
         try:
+            if not _lock.acquire(blocking=False):
+                return  # whoever holds it does it
             _work_off_now()
         finally:
-            _lock.release()
+            if _lock.mine():  # an exception may come right after it was taken
+                _lock.release()
 
 
 def _work_off_now() -> None:

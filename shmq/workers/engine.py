@@ -42,6 +42,7 @@ import contextlib
 import itertools
 import os
 import secrets
+import sys
 import threading
 import time
 import weakref
@@ -56,7 +57,7 @@ from shmq.broker import Broker
 from shmq.delivery import DEATHS, EAGER, Delivery
 from shmq.descriptors import scarce
 from shmq.errors import OutOfSharedMemory, QueueEmpty, ShmqError, explain
-from shmq.locks import Lock
+from shmq.locks import Latch, Lock, enter
 from shmq.options import MAX_RETRIES
 from shmq.queue import Queue
 from shmq.serializers import Encoded
@@ -101,9 +102,15 @@ class _Condition(threading.Condition):
     resolve this Future, and with it all others, would wait for ever.
     """
 
-    @property
-    def __enter__(self) -> Any:
-        return self._lock.__enter__  # type: ignore[attr-defined]
+    if sys.version_info[:2] == (3, 14):
+
+        def __enter__(self) -> bool:
+            return enter(self._lock)  # type: ignore[attr-defined]
+    else:
+
+        @property
+        def __enter__(self) -> Any:
+            return self._lock.__enter__  # type: ignore[attr-defined]
 
     @property
     def __exit__(self) -> Any:  # noqa: PLE0302 - it returns what has four
@@ -231,7 +238,7 @@ class Engine:
         self._looked = 0.0
         self._deaths: dict[int, Death] = {}  # by message id
         self._last_death: Death | None = None
-        self.over = threading.Event()
+        self.over = Latch()
         self.thread = threading.Thread(target=self._collect, name="shmq-executor", daemon=True)
         _engines.add(self)
         try:

@@ -19,6 +19,7 @@ from shmq._native import lib
 from shmq.delivery import Delivery
 from shmq.descriptors import scarce
 from shmq.errors import explain
+from shmq.locks import Latch
 from shmq.options import parse_count
 from shmq.queue import Queue
 from shmq.workers.crew import Crew, cpus
@@ -99,7 +100,7 @@ class WorkerPool:
         self._state = _IDLE
         self._pid = os.getpid()
         self._deadline: float | None = None
-        self._over = threading.Event()
+        self._over = Latch()
         self._thread: threading.Thread | None = None
         self._watcher = 0
         self._killed = False

@@ -306,3 +306,44 @@ def test_workers_whose_owner_is_killed_finish_what_they_have(
     clients = lambda: {o.pid for o in broker.stats().attached if o.role == "client"}  # noqa: E731
     jobs.wait_until(lambda: clients() == {os.getpid()}, "the end of the workers")
     assert (out.depth(), queue.depth()) == (2, 3)
+
+
+def test_a_pool_whose_wait_was_interrupted_at_any_moment_stops(
+    broker: shmq.Broker, tmp_path: Path
+) -> None:
+    broker.create_queue("q")
+    source = """
+    import signal, sys, jobs, shmq
+
+    armed = False
+
+    def on_alarm(*_):
+        global armed
+        if armed:
+            armed = False
+            raise KeyboardInterrupt
+
+    def wait(pool):
+        while True:
+            pool.wait(0)
+            pool.wait(1e-5)
+
+    if __name__ == "__main__":
+        signal.signal(signal.SIGALRM, on_alarm)
+        pool = shmq.WorkerPool(shmq.connect(sys.argv[1]).get_queue("q"), jobs.handle, 1)
+        pool.start()
+        for i in range(300):
+            armed = True
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0002 + i * 2e-6)
+                wait(pool)
+            except KeyboardInterrupt:
+                pass
+        print(pool.stop(), pool.wait())
+    """
+    with program(tmp_path, source, broker.name) as owner:
+        try:
+            out, err = owner.communicate(timeout=jobs.WATCHDOG_S)
+        finally:
+            owner.kill()
+    assert (owner.returncode, out, err) == (0, "True True\n", "")
