@@ -94,7 +94,9 @@ static PyObject *loan_exit(LoanObject *self, PyObject *const *args, Py_ssize_t n
             return NULL;
         }
     if (rc == SHMQ_OK) Py_RETURN_NONE;
-    return PyObject_CallMethod((PyObject *)self->queue, "_loan_wait", "K", (unsigned long long)(uintptr_t)&mine);
+    PyObject *sent = PyObject_CallMethod((PyObject *)self->queue, "_loan_wait", "K", (unsigned long long)(uintptr_t)&mine);
+    if (!sent) shmq_loan_abort(self->queue->ctx, &mine);   /* an exception before it knew of the block; else it is over already */
+    return sent;
 }
 
 static void loan_dealloc(LoanObject *self) {

@@ -47,6 +47,14 @@ class Loan:
         loan = ffi.new("shmq_delivery *")
         meta = self._fields[0]
         size = len(meta) if meta is not None else 0
+        try:
+            return self._lend(loan, size)
+        except BaseException:  # of a signal handler, it may come right after the call that took the block
+            _abort(queue._client, queue._client.ctx, loan)
+            raise
+
+    def _lend(self, loan: Any, size: int) -> memoryview:
+        queue = self._queue
         rc = lib.shmq_loan(queue._client.ctx, queue._qref, self._nbytes, size, loan)
         if rc == lib.SHMQ_E_FORKED:
             queue._reattach()
@@ -59,7 +67,6 @@ class Loan:
         buffer = ffi.buffer(pointer, self._nbytes)
         self._buffer = weakref.ref(buffer)
         self._view = memoryview(buffer)
-        del buffer, pointer
         return self._view
 
     def __exit__(
@@ -82,10 +89,15 @@ class Loan:
         m.size = self._nbytes
         own = ffi.new("shmq_delivery *", loan[0])
         loan.ctl = 0  # from here on the finalizer leaves the block to us
-        if not _release(view) or self._buffer() is not None:
-            loan[0] = own[0]
-            queue._loan_refused()
-        queue._publish_loan(own, m, self._deadline)
+        try:
+            if not _release(view) or self._buffer() is not None:
+                loan[0] = own[0]
+                queue._loan_refused()
+            queue._publish_loan(own, m, self._deadline)
+        except BaseException:
+            if not loan.ctl:
+                _abort(queue._client, queue._client.ctx, own)
+            raise
         self.id: int = m.id
 
 

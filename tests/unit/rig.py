@@ -6,8 +6,9 @@ Nothing fires timers here; `fire_timers` does what the sidecar would do.
 from __future__ import annotations
 
 import os
+import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,3 +93,34 @@ def memory(**config: int) -> Iterator[Rig]:
     finally:
         segment.unlink()
         segment.close()
+
+
+class Interrupt(BaseException):
+    pass
+
+
+def interrupted(work: Callable[[], object], times: int) -> int:
+    """Call ``work`` so often, and have a handler raise amid it each time; return how often it came through."""
+    armed = False
+
+    def handler(*_: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Interrupt
+
+    hits = 0
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        for _ in range(times):
+            armed = True
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0002)
+                work()
+            except Interrupt:
+                hits += 1
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    return hits

@@ -8,42 +8,12 @@ import time
 from collections.abc import Callable
 
 import pytest
+from rig import interrupted
 
 from shmq.locks import Latch, Lock
 from shmq.workers.engine import _Condition
 
 WATCHDOG_S = 30.0
-
-
-class Interrupt(BaseException):
-    pass
-
-
-def interrupted(work: Callable[[], object], times: int) -> int:
-    """Call ``work``, which goes on for ever, so often; each time a handler raises amid it."""
-    armed = False
-
-    def handler(*_: object) -> None:
-        nonlocal armed
-        if armed:
-            armed = False
-            raise Interrupt
-
-    hits = 0
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
-        for _ in range(times):
-            armed = True
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0.0002)
-                work()
-            except Interrupt:
-                hits += 1
-    finally:
-        armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    return hits
 
 
 def in_a_thread(work: Callable[[], object]) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rig import Rig, memory
+from rig import Rig, interrupted, memory
 
 from shmq.errors import (
     MessageTooLarge,
@@ -330,6 +330,25 @@ def test_a_loan_waits_for_room(rig: Rig) -> None:
         buffer[:] = b"3"
     thread.join()
     assert drained(queue) == [b"3"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("fields", [{}, {"key": "k"}])
+def test_an_exception_at_any_moment_keeps_no_loan(rig: Rig, fields: dict[str, Any]) -> None:
+    queue = rig.queue(max_depth=1 << 16)
+
+    def lend() -> None:
+        with queue.loan(100, **fields) as buffer:
+            buffer[0] = 1
+
+    def for_a_while() -> None:
+        for _ in range(1000):
+            lend()
+
+    for _ in range(50):
+        assert interrupted(for_a_while, 20)  # one that hits a finalizer is swallowed by Python
+        queue.purge()
+    assert sum(rig.states()[2:]) == 0
 
 
 def test_empty_and_too_large_loans(rig: Rig) -> None:
