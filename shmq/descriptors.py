@@ -57,15 +57,19 @@ def standing_in() -> Iterator[None]:
     """Keep 0, 1 and 2 taken in the block, so that nothing that is opened in it gets them."""
     stand_ins: list[int] = []
     try:
-        while len(stand_ins) < 3:
-            fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            stand_ins.append(fd)
-            if fd > 2:
-                break
+        _stand_in(stand_ins)
         yield
     finally:
         for fd in stand_ins:
             os.close(fd)
+
+
+def _stand_in(stand_ins: list[int]) -> None:
+    while len(stand_ins) < 3:
+        fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        stand_ins.append(fd)
+        if fd > 2:
+            break
 
 
 def _identity(fd: int) -> tuple[object, ...]:

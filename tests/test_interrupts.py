@@ -28,7 +28,8 @@ EXCUSED = {
     "_detach_all": "at exit",
     "_farewell": "at exit",
     "Supervisor._fork_sidecar": "the sidecar's main; its handlers raise nothing",
-    "_serve": "a worker's main",
+    "serve": "a worker's main",
+    "_Loop._unless_stopping": "in a worker's main",
     "work": "a worker's main",
     # What is left to do is done all the same.
     "JoinableQueue.get_many": "the `with` does nothing but suppress",

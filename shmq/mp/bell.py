@@ -75,8 +75,11 @@ class _Share:
 
     def quiet(self) -> None:
         with contextlib.suppress(OSError):  # it was quiet
-            while self.reader.ours() and os.read(self.reader.fd, 64):
-                pass
+            self._drain()
+
+    def _drain(self) -> None:
+        while self.reader.ours() and os.read(self.reader.fd, 64):
+            pass
 
     def look(self) -> None:
         """Tell the thread that somebody has looked."""

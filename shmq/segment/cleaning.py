@@ -10,8 +10,8 @@ kept.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
 
 from shmq.errors import ForeignSegment, ShmqError
 from shmq.segment.access import list_segments
@@ -95,7 +95,7 @@ def _judge(segment: Segment) -> tuple[bool, str]:
     try:
         segment.header()
         with mapped(segment) as ctx:
-            users = [f"{owner.role} {owner.pid}" for owner in owners_alive(ctx) if owner.pid]
+            users = _attached(ctx)
         if users:
             return False, "used by " + ", ".join(users)
         return True, "nobody is attached to it"
@@ -107,6 +107,10 @@ def _judge(segment: Segment) -> tuple[bool, str]:
     except ShmqError as error:
         used = _used(segment)
         return not used, used or f"not usable ({type(error).__name__}), and nobody uses it"
+
+
+def _attached(ctx: Any) -> list[str]:
+    return [f"{owner.role} {owner.pid}" for owner in owners_alive(ctx) if owner.pid]
 
 
 def _used(segment: Segment) -> str:
@@ -158,13 +162,17 @@ def _may_be_ours(pid: str) -> bool:
     return str(os.geteuid()) in uids
 
 
+def _options_of_proc(mounts: Iterable[str]) -> list[str]:
+    return [fields[3] for line in mounts if (fields := line.split())[1] == "/proc"]
+
+
 def _proc_is_whole() -> bool:
     """Return whether every process of this machine shows in our /proc."""
     try:
         if os.stat("/proc/self/ns/pid").st_ino != FIRST_PID_NAMESPACE:
             return False
         with open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
-            options = [fields[3] for line in mounts if (fields := line.split())[1] == "/proc"]
+            options = _options_of_proc(mounts)
     except OSError:
         return False
     return bool(options) and "hidepid" not in options[-1]

@@ -442,9 +442,13 @@ class Supervisor:
         if not pid:
             return
         with contextlib.suppress(OSError), Process(pid) as sidecar:
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                if not sidecar.send(number) or sidecar.wait(SIDECAR_END_S):
-                    break
+            _see_off(sidecar)
+
+
+def _see_off(sidecar: Process) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not sidecar.send(number) or sidecar.wait(SIDECAR_END_S):
+            break
 
 
 def close_queues(ctx: Any) -> None:

@@ -230,8 +230,11 @@ class Crew:
         if not self._sound():
             self._mend()
         with contextlib.suppress(BlockingIOError):
-            while self._bell.ours() and os.read(self._bell.fd, 4096):
-                pass
+            self._silence()
+
+    def _silence(self) -> None:
+        while self._bell.ours() and os.read(self._bell.fd, 4096):
+            pass
 
     def wake(self) -> None:
         """End a `wait`, the running one or the next. Safe in signal handlers and threads."""
@@ -341,14 +344,15 @@ def _close_pipes(error: BaseException) -> None:
         code, names = trace.tb_frame.f_code, trace.tb_frame.f_locals
         if code.co_name == "_launch" and code.co_filename.endswith("popen_fork.py"):
             for pair in (("parent_r", "child_w"), ("child_r", "parent_w")):
-                fds = [names.get(name) for name in pair]
                 with contextlib.suppress(OSError, TypeError):
-                    ends = [os.fstat(fd) for fd in fds if fd is not None]
-                    # Both ends of one pipe: still what it had made.
-                    if (
-                        all(stat.S_ISFIFO(s.st_mode) for s in ends)
-                        and len({s.st_ino for s in ends}) == 1
-                    ):
-                        for fd in filter(None, fds):
-                            os.close(fd)
+                    _close_pipe([names.get(name) for name in pair])
         trace = trace.tb_next
+
+
+def _close_pipe(pair: list[int | None]) -> None:
+    fds = [fd for fd in pair if fd is not None]
+    ends = [os.fstat(fd) for fd in fds]
+    # Both ends of one pipe: still what it had made.
+    if all(stat.S_ISFIFO(end.st_mode) for end in ends) and len({end.st_ino for end in ends}) == 1:
+        for fd in fds:
+            os.close(fd)

@@ -24,15 +24,16 @@ find it first and for ever. In return a call that a worker has begun already (it
 for another) brings along how many attempts are over; the worker that takes it counts them, and it is
 never withdrawn: `cancel()` is true only of what never ran.
 
-`_sending` is held from when a call leaves `_waiting` until it is in the queue, and by a recall: so each
-call that is not resolved is here, in the queue, or with a worker whenever somebody looks. It comes before
-`_lock`. Both can be taken again by the thread that holds them: signal handlers submit and cancel, and the
-end of a dropped Executor comes in any thread. Nobody's callbacks are called with either.
+The `Ledger` knows where each call is. `_sending` is held from when a call stops waiting there until it is
+in the queue, and by a recall: so each call that is not resolved is here, in the queue, or with a worker
+whenever somebody looks. It comes before the ledger's lock. Both can be taken again by the thread that holds
+them: signal handlers submit and cancel, and the end of a dropped Executor comes in any thread. Nobody's
+callbacks are called with either.
 
 Retries need no bookkeeping: a dead worker's call goes back to its queue with one attempt more, and past
 the queue's `max_retries` it becomes a dead letter, whose queue is that of results.
 
-A call is resolved by who takes it out of `_calls`, once: a second result of a call that was made twice,
+A call is resolved by who takes it out of the ledger's calls, once: a second result of a call that was made twice,
 because its worker died between result and ack, finds nothing there.
 """
 
@@ -42,127 +43,37 @@ import contextlib
 import itertools
 import os
 import secrets
-import sys
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from multiprocessing.context import BaseContext
-from typing import Any, Protocol
+from typing import Any
 
-from shmq._native import lib
 from shmq.broker import Broker
 from shmq.delivery import DEATHS, EAGER, Delivery
 from shmq.descriptors import scarce
-from shmq.errors import OutOfSharedMemory, QueueEmpty, ShmqError, explain
-from shmq.locks import Latch, Lock, enter
+from shmq.errors import QueueEmpty, ShmqError, explain
+from shmq.locks import Latch, Lock
 from shmq.options import MAX_RETRIES
 from shmq.queue import Queue
 from shmq.serializers import Encoded
 from shmq.workers import wire
+from shmq.workers.call import Call, Sink, settle
 from shmq.workers.crew import Crew
 from shmq.workers.death import Death, WorkerDied, WorkersFailed
+from shmq.workers.ledger import Ledger, kept
 from shmq.workers.recall import Recall
+from shmq.workers.sender import Sender
 from shmq.workers.work import work
 
-__all__ = ["Call", "Engine", "Sink"]
+__all__ = ["Engine"]
 
 BATCH = 512  # results taken in one crossing
 DEPTH = 1 << 16
-HORIZON_S = 0.01  # how long the calls in the window keep the workers busy
-WINDOW_MAX = 8192
 LOOK_S = 0.05  # how often a collector that waits for results looks for dead workers
 LOOK_LIMITED_S = 0.005  # the same where workers end all the time: max_tasks_per_child
 KEPT_DEATHS = 1000
-_OVER = ("FINISHED", "CANCELLED", "CANCELLED_AND_NOTIFIED")
-
-
-class Sink(Protocol):
-    """Who wants the results of many calls, without a Future for each: `Executor.map`."""
-
-    title: Any
-    """what is called, as `wire.title` has it"""
-
-    def arrive(self, number: int, found: bytes | memoryview | BaseException) -> None:
-        """Take a result's payload, or an exception."""
-
-    def landed(self) -> None:
-        """Some results have arrived."""
-
-    def hurry(self) -> None:
-        """Submit now what is to be submitted: the executor is being shut down."""
-
-
-class _Condition(threading.Condition):
-    """One that is entered and left in one step each.
-
-    The standard library's takes two, and Ctrl-C between them leaves it locked: the collector, who is to
-    resolve this Future, and with it all others, would wait for ever.
-    """
-
-    if sys.version_info[:2] == (3, 14):
-
-        def __enter__(self) -> bool:
-            return enter(self._lock)  # type: ignore[attr-defined]
-    else:
-
-        @property
-        def __enter__(self) -> Any:
-            return self._lock.__enter__  # type: ignore[attr-defined]
-
-    @property
-    def __exit__(self) -> Any:  # noqa: PLE0302 - it returns what has four
-        return self._lock.__exit__  # type: ignore[attr-defined]
-
-
-class Call(Future[Any]):
-    """The Future of one call."""
-
-    def __init__(self, engine: weakref.ref[Engine], number: int, title: Any) -> None:
-        super().__init__()
-        self._condition.__class__ = _Condition
-        self._engine = engine
-        self.number = number
-        self.title = title
-
-    def cancel(self) -> bool:
-        """Withdraw the call; return whether that was possible: it is if no worker has begun it."""
-        if not self.done():
-            engine = self._engine()
-            if engine is not None and engine.pid == os.getpid():
-                engine.cancel(self)
-        return self.cancelled()
-
-    # What is final is read without the lock: it was set behind all else.
-
-    def done(self) -> bool:
-        """Return whether there is a result, or the call was withdrawn."""
-        return self._state in _OVER
-
-    def result(self, timeout: float | None = None) -> Any:
-        """Return what the call returned; wait ``timeout`` seconds for it at most (None: for ever).
-
-        Raises: what the call raised; CancelledError; TimeoutError.
-        """
-        if self._state == "FINISHED" and self._exception is None:
-            return self._result
-        return super().result(timeout)
-
-    def running(self) -> bool:
-        """Return whether a worker has begun the call."""
-        if self.done():
-            return False
-        engine = self._engine()
-        return engine is not None and engine.has_begun(self.number)
-
-    def withdrawn(self) -> None:
-        """Say that no worker will begin it. Idempotent."""
-        super().cancel()
-        with self._condition:
-            if self._state == "CANCELLED":
-                self.set_running_or_notify_cancel()
 
 
 def open_broker() -> tuple[Broker, Callable[[], None]]:
@@ -209,21 +120,14 @@ class Engine:
                 name="shmq-executor",
                 abandon=True,
             )
-            self._recall = Recall(self._queue)
+            self._ledger = Ledger(workers + 1)
+            self._sender = Sender(self._queue, self._ledger)
+            self._recall = Recall(self._queue, self._ledger)
         except BaseException:
             self._close_broker()
             raise
         self._sending = Lock()
-        self._lock = Lock()
-        # All below is guarded by the lock, but for single operations on _calls.
-        self._calls: dict[int, Call | Sink] = {}  # not resolved yet, by number
-        self._waiting: deque[tuple[int, bytes | bytearray]] = deque()
-        # Those of _waiting that were not withdrawn; None until somebody cancels, for it costs a little.
-        self._home: set[int] | None = None
-        self._retried: dict[int, int] = {}  # recalled with so many attempts over
-        self._doomed: dict[int, Call | Sink] = {}  # withdrawn, not told yet
-        self._out = 0  # of _calls, how many are in the queue or with a worker
-        self._window = self._least = workers + 1
+        self._lock = self._ledger.lock  # guards the ledger, and what is below
         self.numbers = itertools.count(1)
         self._idle = False
         self._closing = False
@@ -233,8 +137,6 @@ class Engine:
         self._sinks: weakref.WeakSet[Sink] = weakref.WeakSet()
         # Only the collector's.
         self._look = LOOK_S if limit is None else LOOK_LIMITED_S
-        self._rate = 0.0
-        self._seen = time.monotonic()
         self._looked = 0.0
         self._deaths: dict[int, Death] = {}  # by message id
         self._last_death: Death | None = None
@@ -274,120 +176,49 @@ class Engine:
 
         Raises: RuntimeError after shutdown; WorkersFailed when there are no workers to be had.
         """
+        ledger, numbers = self._ledger, [number for number, _ in entries]
         try:
+            copies = () if ledger.room else [(number, kept(payload)) for number, payload in entries]
             with self._lock:
-                if crowded := bool(self._waiting) or self._out >= self._window:
-                    self._admit(entries, to)
-                    self._keep(entries)
-            failed = None if crowded else self._submit(entries, to)
-        except Exception:
+                if crowded := bool(copies) and not ledger.room:
+                    self._admit(numbers, to)
+                    ledger.keep(copies)
+            failed = () if crowded else self._send_or_keep(entries, numbers, to)
+        except BaseException:  # Ctrl-C, no memory for a copy: nobody will hear of these
+            self.forget(numbers)
             raise
-        except BaseException:  # Ctrl-C: nobody will hear of these
-            self.forget([number for number, _ in entries])
-            raise
-        if failed:
-            for number, error in failed:
-                self._fail(number, error)
+        for number, error in failed:
+            ledger.fail(number, error)
 
-    def _submit(
-        self, entries: Sequence[tuple[int, bytes | Encoded]], to: Call | Sink
+    def _send_or_keep(
+        self, entries: Sequence[tuple[int, bytes | Encoded]], numbers: list[int], to: Call | Sink
     ) -> Sequence[tuple[int, BaseException]]:
         with self._sending:
             with self._lock:
-                self._admit(entries, to)
-                room = 0 if self._waiting else max(0, self._window - self._out)
-                now = entries[:room]
-                self._out += len(now)
-                if room < len(entries):
-                    self._keep(entries[room:])
-            return self._send(now) if now else ()
+                room = self._ledger.room
+                self._admit(numbers, to)
+                now, later = entries[:room], entries[room:]
+                self._ledger.keep([(number, kept(payload)) for number, payload in later])
+            return self._sender.send(now) if now else ()
 
-    def _admit(self, entries: Sequence[tuple[int, object]], to: Call | Sink) -> None:
+    def _admit(self, numbers: list[int], to: Call | Sink) -> None:
         if self._broken is not None:
             raise self._broken
         if self._closing:
             raise RuntimeError(
                 explain("executor", "one that was shut down", "an open one", "make another one")
             )
-        for number, _ in entries:
-            self._calls[number] = to
+        self._ledger.admit(numbers, to)
         if self._idle:
             self._idle = False
             self._crew.wake()
-
-    def _keep(self, entries: Sequence[tuple[int, bytes | Encoded]]) -> None:
-        for entry in entries:
-            payload = entry[1]
-            # A copy: the caller may change its arrays as soon as submit returns.
-            kept = (entry[0], payload.to_bytes()) if isinstance(payload, Encoded) else entry
-            self._waiting.append(kept)  # type: ignore[arg-type]
-        if self._home is not None:
-            self._home.update([number for number, _ in entries])
-
-    def _send(
-        self, entries: Sequence[tuple[int, bytes | Encoded | bytearray]]
-    ) -> Sequence[tuple[int, BaseException]]:
-        """Publish calls that are counted as out; return those that fail. Some may wait for memory."""
-        at = 0
-        failed: list[tuple[int, BaseException]] = []
-        while at < len(entries):
-            small = []
-            for _, payload in entries[at:]:
-                if type(payload) is not bytes:
-                    break
-                small.append(payload)
-            try:
-                if small:
-                    at += self._send_small(small)
-                else:
-                    self._send_large(entries[at][1])
-                    at += 1
-            except OutOfSharedMemory as error:
-                with self._lock:
-                    rest = list(entries[at:])
-                    if self._out - len(failed) > len(
-                        rest
-                    ):  # others will be done, and give memory back
-                        self._out -= len(rest)
-                        self._put_back(rest)
-                        return failed
-                failed.append((rest[0][0], error))
-                at += 1
-            except Exception as error:  # noqa: BLE001 - too large, not readable any more: the call's failure
-                failed.append((entries[at][0], error))
-                at += 1
-        return failed
-
-    def _put_back(self, entries: Iterable[tuple[int, bytes | Encoded | bytearray]]) -> None:
-        """Let calls wait, before all others."""
-        for number, payload in sorted(entries, key=lambda entry: entry[0], reverse=True):
-            kept = payload.to_bytes() if isinstance(payload, Encoded) else payload
-            self._waiting.appendleft((number, kept))
-            if self._home is not None:
-                self._home.add(number)
-
-    def _send_small(self, payloads: list[bytes]) -> int:
-        queue = self._queue
-        while (rc := queue._send_many(payloads, 0)) <= 0:
-            if rc == lib.SHMQ_FULL:
-                queue._wait_for_room(rc, 0, False)
-            else:
-                queue._client.check(rc, f"queue {queue.name!r}")
-        return rc
-
-    def _send_large(self, payload: bytes | Encoded | bytearray) -> None:
-        if isinstance(payload, Encoded):
-            with self._queue.loan(payload.size) as buffer:
-                payload.write(buffer)
-        else:
-            self._queue.publish(payload)
 
     # ---- withdrawing -----------------------------------------------------------------------
 
     def cancel(self, call: Call) -> None:
         """Withdraw a call if no worker has begun it."""
         self._withdraw((call.number,))
-        self._tell()
+        self._ledger.tell()
 
     def forget(self, numbers: Sequence[int]) -> None:
         """Drop calls whose results nobody wants any more; those that no worker has begun are never made."""
@@ -395,73 +226,26 @@ class Engine:
             return
         self._withdraw(numbers)
         with self._lock:
-            self._drop(numbers)
+            self._ledger.drop(numbers)  # what is begun is done all the same
             self._crew.wake()
-
-    def _drop(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            self._doomed.pop(number, None)
-            # What is begun is done all the same; the window counts what somebody waits for.
-            if self._calls.pop(number, None) is not None:
-                self._out = max(0, self._out - 1)
 
     def has_begun(self, number: int) -> bool:
         """Return whether a worker has begun a call that is not resolved."""
-        return number in self._retried or number in self._crew.begun()
+        return number in self._ledger.retried or number in self._crew.begun()
 
     def _withdraw(self, numbers: Iterable[int]) -> None:
         """Take those of these calls back that no worker has begun; they are doomed, to be told so."""
-        calls = self._calls
+        ledger = self._ledger
         with self._sending:
+            wanted = ledger.unresolved(numbers)
+            if ledger.any_out(wanted):
+                self._recall.all()
             with self._lock:
-                wanted = [number for number in numbers if number in calls]
-                home = self._home
-                if home is None:
-                    home = self._home = {number for number, _ in self._waiting if number in calls}
-            if not home.issuperset(wanted):
-                self._take_home()
-            with self._lock:
-                for number in wanted:
-                    to = calls.get(number)
-                    if to is not None and number in home and number not in self._retried:
-                        self._doomed[number] = to
-                        home.discard(number)
-                        del calls[number]
-                if len(self._waiting) > 2 * len(home) + 64:
-                    self._waiting = deque(entry for entry in self._waiting if entry[0] in home)
-
-    def _take_home(self) -> None:
-        """Let all that no worker has begun wait here again."""
-        home: dict[int, tuple[bytes, int]] = {}
-        try:
-            self._recall.all_into(home)
-        finally:
-            with self._lock:
-                kept: list[tuple[int, bytes]] = []
-                for number, (payload, attempts) in home.items():
-                    if number in self._calls:
-                        kept.append((number, payload))
-                        if attempts:
-                            self._retried[number] = attempts
-                self._put_back(kept)
-                self._out = max(0, self._out - len(kept))
-                self._window = self._least
-                self._rate = 0.0
-
-    def _tell(self) -> None:
-        """Tell those whose calls were withdrawn."""
-        doomed = self._doomed
-        for number, to in list(doomed.items()):
-            if isinstance(to, Call):
-                to.withdrawn()
-            else:
-                to.arrive(number, _cancelled())
-                to.landed()
-            doomed.pop(number, None)
+                ledger.doom(wanted)
 
     def _cancel_all(self) -> None:
-        self._withdraw(list(self._calls))
-        self._tell()
+        self._withdraw(list(self._ledger.calls))
+        self._ledger.tell()
 
     # ---- collecting ------------------------------------------------------------------------
 
@@ -483,10 +267,10 @@ class Engine:
 
     def _round(self) -> bool:
         """Wait for something and do what it means; False when there is nothing more to do."""
-        if self._doomed:  # by somebody who was interrupted
-            self._tell()
+        ledger = self._ledger
+        ledger.tell()  # those whom somebody has withdrawn who was interrupted
         with self._lock:
-            busy = bool(self._calls)
+            busy = bool(ledger.calls or ledger.doomed)
             if not busy and self._closing:
                 return False
             if self._broken is not None:
@@ -500,10 +284,10 @@ class Engine:
         try:
             deliveries = self._consumer.get_many(BATCH, self._look)
         except QueueEmpty:
-            self._rate = 0.0
+            ledger.rest()
             self._tend()
             self._refill(0)
-            if self._closing:
+            if self._closing or ledger.stuck:
                 self._look_for_lost()
             return True
         n = self._resolve(deliveries)
@@ -513,7 +297,7 @@ class Engine:
         return True
 
     def _resolve(self, deliveries: list[Delivery]) -> int:
-        calls, retried = self._calls, self._retried
+        calls, retried = self._ledger.calls, self._ledger.retried
         n = 0
         sinks: set[Sink] = set()
         for delivery in deliveries:
@@ -532,7 +316,7 @@ class Engine:
                 retried.pop(number, None)
             if isinstance(to, Call):
                 value, error = wire.result_in(data)
-                _settle(to, value, error)
+                settle(to, value, error)
             else:
                 to.arrive(number, data)
                 sinks.add(to)
@@ -544,61 +328,32 @@ class Engine:
 
     def _refill(self, n: int) -> None:
         """Let as many calls into the queue as ``n`` results, and the pace, make room for."""
-        now = time.monotonic()
-        if n:
-            self._rate = max(n / max(now - self._seen, 1e-4), 0.7 * self._rate)
-        self._seen = now
-        wanted = self._least + int(self._rate * HORIZON_S)
+        ledger = self._ledger
         with self._lock:
-            self._out = max(0, self._out - n)
-            self._window = max(self._least, min(wanted, 2 * self._window, WINDOW_MAX))
-            if not self._waiting or self._out >= self._window:
+            ledger.pace(n)
+            if not ledger.waiting or ledger.stuck:
                 return
         failed: Sequence[tuple[int, BaseException]] = ()
         with self._sending:
-            entries: list[tuple[int, bytes | bytearray]] = []
             with self._lock:
-                waiting, calls, home = self._waiting, self._calls, self._home
-                while waiting and self._out < self._window:
-                    entry = waiting.popleft()
-                    if entry[0] in calls:  # else it was withdrawn
-                        entries.append(entry)
-                        self._out += 1
-                        if home is not None:
-                            home.discard(entry[0])
-                if not waiting:
-                    self._home = None
+                entries = ledger.next_ones()
             if entries:
-                failed = self._send(entries)
+                failed = self._sender.send(entries)
         for number, error in failed:
-            self._fail(number, error)
-
-    def _fail(self, number: int, error: BaseException) -> None:
-        to = self._calls.pop(number, None)
-        if to is None:
-            return
-        with self._lock:
-            self._out = max(0, self._out - 1)
-        self._retried.pop(number, None)
-        if isinstance(to, Call):
-            _settle(to, None, error)
-        else:
-            to.arrive(number, error)
-            to.landed()
+            ledger.fail(number, error)
 
     def _look_for_lost(self) -> None:
         """Cancel what will never be done, because Ctrl-C came amid its submit: it is nowhere."""
-        quiet = False
-        if self._calls and not any(self._crew.held().values()):
+        ledger, quiet = self._ledger, False
+        if ledger.out and not any(self._crew.held().values()):
             with self._sending, self._lock:
                 stats = self._queue.stats()
-                quiet = not (self._waiting or stats.ready or stats.unsettled or stats.delayed)
+                quiet = not (stats.ready or stats.unsettled or stats.delayed or stats.parked)
                 quiet = quiet and not self._results.depth()
                 if quiet and self._quiet:  # twice in a row: not just on its way somewhere
-                    self._doomed.update(self._calls)
-                    self._calls.clear()
+                    ledger.doom_the_lost()
         self._quiet = quiet
-        self._tell()
+        ledger.tell()
 
     # ---- workers ---------------------------------------------------------------------------
 
@@ -625,15 +380,15 @@ class Engine:
                 )
             )
         elif self._broken is None:
-            if self._cancelling and self._calls:  # what has come back meanwhile
+            if self._cancelling and self._ledger.calls:  # what has come back meanwhile
                 self._cancel_all()
-            wanted = crew.size if crew.forks else len(self._calls)
+            wanted = crew.size if crew.forks else len(self._ledger.calls)
             if wanted:
                 crew.fill(max(wanted, len(crew)))
 
     def _dead_letter(self, delivery: Delivery, data: bytes | memoryview) -> None:
         number = wire.number_of(data)
-        to = self._calls.get(number)
+        to = self._ledger.calls.get(number)
         if to is None:
             return
         if delivery.id not in self._deaths:
@@ -642,7 +397,7 @@ class Engine:
         attempts = wire.before(data) + delivery._died_attempts
         if DEATHS[delivery._reason] == "rejected":  # by a worker that has counted, and not begun it
             attempts -= 1
-        self._fail(number, WorkerDied.of(wire.text_of(to.title, data), attempts, death))
+        self._ledger.fail(number, WorkerDied.of(wire.text_of(to.title, data), attempts, death))
 
     def _not_ready(self, data: bytes | memoryview) -> None:
         cause = wire.result_in(data)[1]
@@ -686,48 +441,27 @@ class Engine:
         )
 
     def _break(self, error: BaseException) -> None:
+        """Have the collector fail all that is not resolved, and end."""
         with self._lock:
             if self._broken is None:
                 self._broken = error
-            calls = list(self._calls.items())
-            self._calls.clear()
-            self._waiting.clear()
-            self._home = None
-            self._retried.clear()
-            self._out = 0
             self._crew.wake()
-        for number, to in calls:
-            if isinstance(to, Call):
-                _settle(to, None, error)
-            else:
-                to.arrive(number, error)
-                to.landed()
-        self._tell()
 
     def _end(self) -> None:
-        self._crew.close()
-        self._consumer.close()
-        for queue in (self._queue, self._results):
+        try:
+            if self._broken is not None:
+                self._ledger.fail_all(self._broken)
+            self._ledger.tell()
+            self._crew.close()
+            self._consumer.close()
+            for queue in (self._queue, self._results):
+                with contextlib.suppress(ShmqError):
+                    self._broker.delete_queue(queue.name)
             with contextlib.suppress(ShmqError):
-                self._broker.delete_queue(queue.name)
-        with contextlib.suppress(ShmqError):
-            self._close_broker()
-        _engines.discard(self)
-        self.over.set()
-
-
-def _settle(future: Future[Any], value: Any, error: BaseException | None) -> None:
-    with contextlib.suppress(Exception):  # resolved by somebody else, who must not do that
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
-
-
-def _cancelled() -> BaseException:
-    from concurrent.futures import CancelledError
-
-    return CancelledError()
+                self._close_broker()
+        finally:
+            _engines.discard(self)
+            self.over.set()
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

@@ -17,8 +17,9 @@ from shmq.errors import explain
 from shmq.locks import Lock
 from shmq.options import parse_count
 from shmq.workers import wire
+from shmq.workers.call import Call
 from shmq.workers.crew import cpus
-from shmq.workers.engine import Call, Engine
+from shmq.workers.engine import Engine
 from shmq.workers.mapping import Mapping
 from shmq.workers.serve import check_function
 

@@ -276,6 +276,53 @@ def test_ctrl_c_at_any_moment_of_submit_and_cancel_leaves_an_executor_that_ends(
     assert (owner.returncode, out, err) == (0, "True 8\n", "")
 
 
+def test_ctrl_c_amid_recalls_leaves_every_call_somewhere(tmp_path: Path) -> None:
+    source = """
+    import os, signal, sys, jobs, shmq
+
+    armed = False
+
+    def on_alarm(*_):
+        global armed
+        if armed:
+            armed = False
+            raise KeyboardInterrupt
+
+    if __name__ == "__main__":
+        signal.signal(signal.SIGALRM, on_alarm)
+        folder, interrupted, futures = sys.argv[1], 0, []
+        with shmq.Executor(1) as executor:
+            first = executor.submit(jobs.begin_and_wait, folder, "0")
+            jobs.wait_until(lambda: os.path.exists(f"{folder}/begun-0"))
+            ledger = executor._engine._ledger
+            for i in range(1000):
+                if interrupted == 60:
+                    break
+                ledger._window = 1 << 20  # as after thousands of short calls: all goes into the queue
+                some = [executor.submit(jobs.square, 3) for _ in range(100)]
+                futures += some
+                armed = True
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.00005 + i % 50 * 1e-5)
+                    some[-1].cancel()
+                    some[0].cancel()
+                except KeyboardInterrupt:
+                    interrupted += 1
+                armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            open(f"{folder}/go", "w").close()
+            for future in futures:
+                assert future.cancelled() or future.result(20) == 9
+            print(interrupted, sum(f.cancelled() for f in futures) > 0)
+    """
+    with program(tmp_path, source, str(tmp_path)) as owner:
+        try:
+            out, err = owner.communicate(timeout=2 * jobs.WATCHDOG_S)
+        finally:
+            owner.kill()
+    assert (owner.returncode, out, err) == (0, "60 True\n", "")
+
+
 def test_asyncio_and_the_modules_functions_see_what_is_cancelled(tmp_path: Path) -> None:
     async def run(executor: shmq.Executor) -> None:
         loop = asyncio.get_running_loop()

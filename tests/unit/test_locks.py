@@ -11,7 +11,7 @@ import pytest
 from rig import interrupted
 
 from shmq.locks import Latch, Lock
-from shmq.workers.engine import _Condition
+from shmq.workers.call import _Condition
 
 WATCHDOG_S = 30.0
 

@@ -1,0 +1,75 @@
+"""Sender: calls into their queue, as many at a time as fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shmq._native import lib
+from shmq.errors import OutOfSharedMemory
+from shmq.queue import Queue
+from shmq.serializers import Encoded
+from shmq.workers.ledger import Ledger
+
+__all__ = ["Sender"]
+
+Failed = Sequence[tuple[int, BaseException]]
+
+
+class Sender:
+    """Publishes calls to ``queue``. Not for two threads at once."""
+
+    def __init__(self, queue: Queue, ledger: Ledger) -> None:
+        self._queue = queue
+        self._ledger = ledger
+
+    def send(self, entries: Sequence[tuple[int, bytes | Encoded | bytearray]]) -> Failed:
+        """Publish calls; return those that fail. Some may have to wait for memory."""
+        at = 0
+        failed: list[tuple[int, BaseException]] = []
+        while at < len(entries):
+            small = []
+            for _, payload in entries[at:]:
+                if type(payload) is not bytes:
+                    break
+                small.append(payload)
+            try:
+                if small:
+                    at += self._small(small)
+                else:
+                    self._large(entries[at][1])
+                    at += 1
+            except OutOfSharedMemory as error:
+                if self._wait_for_memory(entries[at:], len(failed)):
+                    return failed
+                failed.append((entries[at][0], error))
+                at += 1
+            except Exception as error:  # noqa: BLE001 - too large, not readable any more: the call's failure
+                failed.append((entries[at][0], error))
+                at += 1
+        return failed
+
+    def _wait_for_memory(
+        self, rest: Sequence[tuple[int, bytes | Encoded | bytearray]], failed: int
+    ) -> bool:
+        """Let the rest wait if others will be done, and give memory back; return whether they will."""
+        with self._ledger.lock:
+            if self._ledger.out - failed <= len(rest):
+                return False
+            self._ledger.put_back(rest)
+            return True
+
+    def _small(self, payloads: list[bytes]) -> int:
+        queue = self._queue
+        while (rc := queue._send_many(payloads, 0)) <= 0:
+            if rc == lib.SHMQ_FULL:
+                queue._wait_for_room(rc, 0, False)
+            else:
+                queue._client.check(rc, f"queue {queue.name!r}")
+        return rc
+
+    def _large(self, payload: bytes | Encoded | bytearray) -> None:
+        if isinstance(payload, Encoded):
+            with self._queue.loan(payload.size) as buffer:
+                payload.write(buffer)
+        else:
+            self._queue.publish(payload)
