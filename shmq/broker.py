@@ -44,6 +44,7 @@ from shmq.records import (
     records,
 )
 from shmq.segment import ANONYMOUS_PREFIX, Owner, Process, owners_alive
+from shmq.segment.process import look
 from shmq.settings import Settings, pack_defaults
 from shmq.stats import BrokerStats, progress_of, read_stats
 from shmq.supervisor.spawn import Started, start_supervisor
@@ -56,7 +57,6 @@ SHUTDOWN_S = 10.0
 CALM_S = 0.2  # nothing moved for so long: what is left waits for consumers that do not come
 END_S = 10.0
 SIDECAR_S = 5.0
-PF_EXITING = 0x4  # in the flags of /proc/PID/stat, from linux/sched.h
 
 
 class Broker:
@@ -557,10 +557,8 @@ def _dies(pid: int) -> bool:
     try:
         if process.wait(0):
             return True
-        with open(f"/proc/{pid}/stat") as file:
-            state, *numbers = file.read().rpartition(")")[2].split()
-        exiting = state in "ZX" or int(numbers[5]) & PF_EXITING
-        return bool((exiting or _killed(pid)) and process.wait(END_S))
+        seen = look(pid)
+        return seen is None or ((seen.exiting or _killed(pid)) and process.wait(END_S))
     except (OSError, ValueError):
         return not os.path.exists(f"/proc/{pid}")
     finally:

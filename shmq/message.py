@@ -296,6 +296,20 @@ def encode_varint(n: int) -> bytes:
     return bytes(out)
 
 
+def read_varint(blob: bytes, at: int) -> tuple[int, int]:
+    """Return the number at ``at`` and where it ends. Raises ValueError, IndexError when there is none."""
+    n = shift = 0
+    while True:
+        byte = blob[at]
+        at += 1
+        n |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return n, at
+        if shift > 28:  # no length has more digits
+            raise ValueError("a length without an end")
+
+
 def _text(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
@@ -369,22 +383,9 @@ def decode_headers(blob: bytes) -> Decoded:
     reserved: dict[int, str | bytes] = {}
     at = 0
 
-    def varint() -> int:
-        nonlocal at
-        n = shift = 0
-        while True:
-            byte = blob[at]
-            at += 1
-            n |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return n
-            if shift > 28:  # no length has more digits
-                raise ValueError("a length without an end")
-
     def data() -> bytes:
         nonlocal at
-        size = varint()
+        size, at = read_varint(blob, at)
         at += size
         if at > len(blob):
             raise IndexError

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from shmq._native import lib
 from shmq.errors import CorruptSegment, explain
-from shmq.message import encode_varint
+from shmq.message import encode_varint, read_varint
 from shmq.mp import compact
 
 COMPACT, PICKLE, BUFFERS = (
@@ -153,18 +153,10 @@ def decode(meta: bytes, data: memoryview, *, view: bool) -> Any:
 
 
 def _sizes(meta: bytes) -> tuple[int, ...]:
-    at = len(_BUFFERS)
-    length = shift = 0
     try:
-        while True:
-            byte = meta[at]
-            at += 1
-            length |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
+        length, at = read_varint(meta, len(_BUFFERS))
         return struct.unpack(f"<{length // 8}Q", meta[at : at + length])
-    except (IndexError, OverflowError, struct.error):
+    except (IndexError, ValueError, struct.error):
         raise _damaged(meta) from None
 
 

@@ -16,20 +16,34 @@ PAUSE_S = 0.002  # between two looks, at first
 PAUSE_MOST_S = 0.05
 
 
-class _Seen(NamedTuple):
-    start: int  # clock ticks since the machine's start
-    ended: bool  # all of its threads
+PF_EXITING = 0x4  # of <linux/sched.h>
 
 
-def _look(pid: int) -> _Seen | None:
+class Seen(NamedTuple):
+    """What /proc says of a process."""
+
+    start: int
+    """clock ticks since the machine's start"""
+    ended: bool
+    """all of its threads"""
+    exiting: bool
+    """its main thread has ended, or is about to"""
+
+
+def look(pid: int) -> Seen | None:
     """Return what /proc says of a process; None: there is none. Raises OSError when it says nothing."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             state, *numbers = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # A main thread that has ended is a zombie while others run (proc(5), fields 3, 20 and 22).
-    return _Seen(int(numbers[18]), state in b"ZX" and int(numbers[16]) <= 1)
+    # A main thread that has ended is a zombie while others run (proc(5), fields 3, 9, 20 and 22).
+    ended = state in b"ZX"
+    return Seen(
+        int(numbers[18]),
+        ended and int(numbers[16]) <= 1,
+        ended or bool(int(numbers[5]) & PF_EXITING),
+    )
 
 
 class Process:
@@ -47,7 +61,7 @@ class Process:
             raise
         except OSError:
             self._fd = -1
-            seen = _look(pid)
+            seen = look(pid)
             if seen is None:
                 raise ProcessLookupError(f"no process {pid}") from None
             self._start = seen.start
@@ -65,7 +79,7 @@ class Process:
             self._fd = -1
 
     def _is_over(self) -> bool:
-        seen = _look(self.pid)
+        seen = look(self.pid)
         return seen is None or seen.ended or seen.start != self._start
 
     def wait(self, seconds: float) -> bool:

@@ -40,6 +40,11 @@ def drained(queue: shmq.Queue) -> list[bytes]:
     return sorted(message.payload for message in queue.peek(100_000))
 
 
+def begun(folder: Path, n: int) -> None:
+    """Wait until ``n`` handlers have begun and wait for a go in ``folder``."""
+    jobs.wait_until(lambda: len(list(folder.glob("begun-*"))) == n, f"{n} begun handlers")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("concurrency", [1, 7])
 def test_whatever_can_be_awaited_is_run(broker: shmq.Broker, kind: str, concurrency: int) -> None:
@@ -68,14 +73,14 @@ def test_so_many_at_a_time_and_each_acked_when_its_own_is_done(
     with shmq.WorkerPool(
         queue, jobs.ahandle, 1, concurrency=4, mp_context=method, **to(out)
     ) as pool:
-        jobs.wait_until(lambda: len(list(slow.glob("begun-*"))) == 3)
+        begun(slow, 3)
         for i in range(20):
             queue.publish(f"wait {quick} {i}".encode())
         jobs.wait_until(lambda: queue.stats().acked == 20)
         assert queue.stats().unsettled == 3
         for i in range(3, 7):
             queue.publish(f"wait {slow} {i}".encode())
-        jobs.wait_until(lambda: len(list(slow.glob("begun-*"))) == 4)
+        begun(slow, 4)
         assert list(pool.in_hand.values()) != [None]
         assert queue.stats().unsettled == 4
         assert queue.depth() == 3
@@ -113,7 +118,7 @@ def test_stop_finishes_all_that_is_in_hand_and_leaves_the_rest(
         queue, jobs.ahandle, 2, mp_context=method, prefetch=3, concurrency=4, **to(out)
     )
     pool.start()
-    jobs.wait_until(lambda: len(list(tmp_path.glob("begun-*"))) == 8)
+    begun(tmp_path, 8)
     (tmp_path / "go").touch()
     assert pool.stop()
     assert out.depth() + queue.depth() == 20
@@ -140,7 +145,7 @@ def test_stop_with_a_timeout_cancels_what_takes_longer_and_gives_it_back(
         queue.publish(f"wait {tmp_path} {i}".encode())
     pool = shmq.WorkerPool(queue, jobs.ahandle, 1, concurrency=5, **to(out))
     pool.start()
-    jobs.wait_until(lambda: len(list(tmp_path.glob("begun-*"))) == 3)
+    begun(tmp_path, 3)
     assert not pool.stop(timeout=0.05)
     assert len(list(tmp_path.glob("over-*"))) == 3  # their `finally` has run
     assert out.depth() == 0
@@ -155,12 +160,22 @@ def test_a_worker_that_dies_gives_all_it_has_to_another(
     for i in range(3):
         queue.publish(f"wait {tmp_path} {i}".encode())
     with shmq.WorkerPool(queue, jobs.ahandle, 1, concurrency=3, **to(out)) as pool:
-        jobs.wait_until(lambda: len(list(tmp_path.glob("begun-*"))) == 3)
+        begun(tmp_path, 3)
         os.kill(pool.pids[0], signal.SIGKILL)
         jobs.wait_until(lambda: len(pool.deaths) == 1)
         (tmp_path / "go").touch()
         jobs.wait_until(lambda: out.depth() == 3)
         jobs.wait_until(lambda: queue.stats().acked == 3)
+
+
+def clients(broker: shmq.Broker) -> set[int]:
+    return {owner.pid for owner in broker.stats().attached if owner.role == "client"}
+
+
+def signals_pending(pid: int) -> bool:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    masks = [line.split()[1] for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(int(mask, 16) for mask in masks)
 
 
 RUN = """
@@ -188,7 +203,7 @@ def test_the_first_signal_finishes_and_the_second_gives_back(
     for i in range(9):
         queue.publish(f"wait {tmp_path} {i}".encode())
     with program(tmp_path, RUN, broker.name, method) as owner:
-        jobs.wait_until(lambda: len(list(tmp_path.glob("begun-*"))) == 4)
+        begun(tmp_path, 4)
         send = os.killpg if number == signal.SIGINT else os.kill
         send(owner.pid, number)
         deadline = time.monotonic() + jobs.WATCHDOG_S
@@ -215,15 +230,15 @@ def test_workers_whose_owner_is_killed_finish_what_they_have(
     for i in range(9):
         queue.publish(f"wait {tmp_path} {i}".encode())
     with program(tmp_path, RUN, broker.name, method) as owner:
-        jobs.wait_until(lambda: len(list(tmp_path.glob("begun-*"))) == 4)
+        begun(tmp_path, 4)
+        workers = clients(broker) - {os.getpid(), owner.pid}
         owner.kill()
         owner.wait()
-        time.sleep(
-            0.1
-        )  # the signal of its death is under way: what is in hand is finished all the same
+        # They have heard of its death: what is in hand is finished all the same.
+        jobs.wait_until(lambda: not any(map(signals_pending, workers)), "the workers' handlers")
         (tmp_path / "go").touch()
-    clients = lambda: {o.pid for o in broker.stats().attached if o.role == "client"}  # noqa: E731
-    jobs.wait_until(lambda: clients() == {os.getpid()}, "the end of the workers")
+    assert len(workers) == 2
+    jobs.wait_until(lambda: clients(broker) == {os.getpid()}, "the end of the workers")
     assert out.depth() == len(list(tmp_path.glob("begun-*")))
     assert out.depth() + queue.depth() == 9
 

@@ -147,7 +147,7 @@ def test_a_member_with_another_name_belongs_nowhere(name: str) -> None:
     assert stream == ""
 
 
-@pytest.mark.parametrize("meta", [b"\x03\x02py\x01", b"\x03\x02py\x01\x09", b"\x03\x02py\x01\x03\x06\x01n\xff\xff", b"\x03\x02py\x01\x03\x06\x01n\x10a"])  # fmt: skip
+@pytest.mark.parametrize("meta", [b"\x03\x02py\x01", b"\x03\x02py\x01\x09", b"\x03\x02py\x01\x03\x06\x01n\xff\xff", b"\x03\x02py\x01\x03\x06\x01n\x10a", b"\x03\x02py\x01\x03\x06\x01n" + b"\xff" * 20_000 + b"\x01"])  # fmt: skip
 def test_headers_of_an_item_that_no_put_writes_are_told_to_be_corrupt(meta: bytes) -> None:
     with pytest.raises(CorruptSegment, match="item: found headers"):
         pickling.decode(meta, memoryview(b"x" * 64), view=False)
