@@ -136,9 +136,10 @@ def create_segment(
                 segment.unlink()
                 segment.close()
                 raise
-            if not claimed:
+            if not claimed:  # by who takes it for one that its creator has left unfinished
                 segment.close()
-                raise exists(name)
+                time.sleep(0.001)
+                continue
             return segment, False
         try:
             claimed = segment.claim()
@@ -146,7 +147,11 @@ def create_segment(
             segment.close()
             raise
         if not claimed:
+            unfinished = segment.size == 0 or segment.unfinished()
             segment.close()
+            if unfinished:  # being made, or looked at by who cleans up: neither takes long
+                time.sleep(0.001)
+                continue
             raise exists(name)
         if not segment.current():  # unlinked between open and claim
             segment.close()

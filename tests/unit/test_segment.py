@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from shmq.errors import BrokerExists, BrokerNotRunning
 from shmq.segment import Segment, create_segment, list_segments, observe, open_segment
 from shmq.segment.header import HEAD_BYTES
 from shmq.segment.names import KEY_MARK, posix_name, sysv_keys
+from shmq.segment.posix import create_posix
 
 
 @pytest.fixture
@@ -159,3 +161,29 @@ def test_an_unfinished_segment_that_is_taken_away_meanwhile_is_not_there(
             open_segment(broker_name)
     finally:
         path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("taken_away", [False, True])
+def test_who_looks_at_a_segment_in_the_making_keeps_nobody_from_it(
+    broker_name: str, config: Any, taken_away: bool
+) -> None:
+    """`clean`, and each supervisor at its start, claim what seems to be left unfinished."""
+    looked_at = create_posix(broker_name)
+    assert looked_at is not None
+    assert looked_at.claim()
+
+    def let_go() -> None:
+        if taken_away:
+            looked_at.unlink()
+        looked_at.close()
+
+    cleaner = threading.Timer(0.05, let_go)
+    cleaner.start()
+    made, adopted = create_segment(broker_name, "posix", config)
+    try:
+        assert not adopted
+        assert made.current()
+    finally:
+        cleaner.join()
+        made.unlink()
+        made.close()
