@@ -251,28 +251,30 @@ TEST(share, "where publishers wait, every second room is theirs") {
     for (int i = 0; i < 4; i++) { EQ(get(c, dead), then[i]); waiter_prepare(&record()->space); }
 }
 
-TEST(key_waits, "a redelivery that waits at an ordered queue full of its key's later messages is sent on all the same") {
+TEST(key_waits, "a redelivery that waits behind a new message, while its key's later messages fill the queue, is sent on all the same") {
     c = segment(64 << 20, 1 << 20);
     q = QUEUE(c, "q", 2, .order = SHMQ_BY_KEY, .max_retries = 3);
     c->queues[q & 0xffff].place[SHMQ_LANE_WORK].lg = 2;   /* rings of 4 and 2 places, instead of 1024 each */
     c->queues[q & 0xffff].place[SHMQ_LANE_AGAIN].lg = 1;
     shmq_delivery d[5];
     shmq_message m = { .size = 8, .key_size = 8 };
-    for (uint64_t i = 0; i < 7; i++) {   /* 0 to 4 are taken, 5 and 6 are of the key of 4 */
-        uint64_t key = i < 4 ? i : 4;
+    for (uint64_t i = 0; i < 8; i++) {   /* 0 to 4 are taken, 5 and 6 are of the key of 4; 7 is due when they fill the queue */
+        uint64_t key = i < 4 || i == 7 ? i : 4;
         m.data = &i;
         m.key = &key;
+        m.delay_ns = i == 7;
         EQ(shmq_publish(c, q, &m), SHMQ_OK);
         if (i < 5) d[i] = take1(c, q);
     }
+    EQ(fire_due(c), 1);
     for (int i = 0; i < 5; i++) EQ(shmq_nack(c, &d[i], 0, NULL, 0), SHMQ_OK);
     shmq_census s;
     EQ(shmq_queue_census(c, q, &s), SHMQ_OK);
-    EQ(s.parked, 1);
+    EQ(s.parked, 2);
     for (uint64_t i = 0; i < 4; i++) EQ(get(c, q), i);
-    CHECK(empty(c, q));   /* the key is that of 4 */
+    CHECK(empty(c, q));   /* the key is that of 4, before which 7 waits for room */
     EQ(shmq_parked_sweep(c), 1);
-    for (uint64_t i = 4; i < 7; i++) EQ(get(c, q), i);
+    for (uint64_t i = 4; i < 8; i++) EQ(get(c, q), i);
     nothing_left(c);
 }
 

@@ -29,7 +29,6 @@ from world import CLIENTS, World, die, mortal
 import shmq
 import shmq.client
 from shmq._native import lib
-from shmq.broker import Broker
 from shmq.client import Client
 from shmq.consumer import Consumer
 from shmq.group import ConsumerGroup
@@ -50,8 +49,10 @@ class BrokerWorld(World):
         with contextlib.ExitStack() as stack:
             broker = shmq.Broker(name, memory_limit="256MB")
             self.brokers = [broker]
+            helpers = processes_of(broker)
+            stack.enter_context(_watched(name, helpers))
             stack.callback(broker.shutdown, timeout=10)
-            self._stop(broker, stack)
+            self._stop(helpers, stack)
             self.rig = Rig(broker._client)
             self.clients = [broker._client]
             for _ in range(CLIENTS - 1):
@@ -61,13 +62,11 @@ class BrokerWorld(World):
             stack.callback(self._end_sidecar)
             self._stack = stack.pop_all()
 
-    def _stop(self, broker: Broker, stack: contextlib.ExitStack) -> None:
+    def _stop(self, helpers: tuple[int, ...], stack: contextlib.ExitStack) -> None:
         """Stop the helpers, in the midst of nothing."""
-        self.clock = Clock(broker._client.segment)
+        self.clock = Clock(self.brokers[0]._client.segment)
         stack.callback(self.clock.close)
         self.clock.tell_apart()
-        helpers = processes_of(broker)
-        stack.enter_context(_watched(self.name, helpers))
         stack.callback(_send, helpers, signal.SIGCONT)
 
         def stopped() -> bool:
@@ -210,7 +209,8 @@ def _watched(name: str, helpers: tuple[int, ...]) -> Iterator[None]:
     """Have the helpers killed and the segment removed if this process ends within the block."""
     script = 'read line || { kill -KILL "$1" "$2"; rm -f "$3"; }'
     words = ["sh", "-c", script, "sh", *map(str, helpers), shm_path(name)]
-    watcher = subprocess.Popen(words, stdin=subprocess.PIPE)
+    # In a session of its own: what ends this process group must not end it as well.
+    watcher = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
     finally:
