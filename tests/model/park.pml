@@ -25,6 +25,7 @@
 #define GONE 4
 
 #define NOBODY 15
+#define OVER 14                 /* the turn of one who is dead and recovered */
 
 byte st[NM];
 byte own[NM];                   /* of MOVE */
@@ -36,6 +37,7 @@ byte seq;                       /* tickets */
 byte tk[NM];                    /* a parked message's ticket: what is parked is sent on in their order */
 byte note[NN], tag[NN];         /* the last parked: which message, as of which count */
 byte turn = NOBODY;             /* who sends parked messages on */
+byte h;                         /* for a look at all messages in one step */
 byte disturbed;
 bit dead[NP];                   /* died, not recovered */
 byte crashes;
@@ -43,7 +45,7 @@ bit over;                       /* the source has published all, or died */
 byte last;                      /* ghost: the next one to be delivered at the least */
 byte left = AHEAD;
 
-#define CRASH atomic { crashes < MAXC && me != NC -> crashes++; goto killed }   /* the last consumer lives */
+#define CRASH atomic { crashes < MAXC && me != NC && me != R0 + 1 -> crashes++; goto killed }   /* the last consumer and the last recoverer live */
 
 /* private: the line, what is known of the parked in order */
 #define LOCALS byte line[NM]; byte n, x, as_of_c, as_of_d; bit whole, known; byte b, w, c, d; bit f, got; byte k
@@ -114,6 +116,17 @@ inline next_parked() {
     fi
 }
 
+/* Has somebody else a message that was parked? */
+inline in_hands() {
+    got = 0;
+    h = 0;
+    do
+    :: h < NM -> if :: st[h] == MOVE && first[h] && own[h] != me -> got = 1 :: else fi; h++
+    :: else -> break
+    od;
+    h = 0
+}
+
 inline send() {
     do
     :: atomic { !flag -> break }
@@ -122,10 +135,23 @@ inline send() {
        /* the turn: from nobody, or from one who is dead and recovered */
        if
 #ifdef MUT_TAKES_FROM_THE_DEAD
-       :: atomic { turn == NOBODY || dead[turn] -> turn = me };
+       :: atomic { turn == NOBODY || turn == OVER || dead[turn] -> turn = me; got = 1 }
 #else
-       :: atomic { turn == NOBODY -> turn = me };
+       :: atomic { turn == NOBODY -> turn = me; got = 1 }
+       :: atomic { turn == OVER ->
+#ifdef MUT_TAKES_FROM_HANDS
+                   got = 0;
+#else
+                   in_hands();
 #endif
+                   if :: got -> got = 0 :: else -> turn = me; got = 1 fi }
+#endif
+       :: atomic { turn != NOBODY && turn != OVER -> got = 0 }
+       :: CRASH
+       fi;
+       if
+       :: !got -> break
+       :: else ->
           do
           :: atomic { ring[0] != 9 -> break }
           :: atomic { ring[0] == 9 -> skip };
@@ -171,8 +197,6 @@ inline send() {
 #ifdef MUT_NO_LOOK_AFTER
           break
 #endif
-       :: atomic { turn != NOBODY -> break }
-       :: CRASH
        fi
     od
 }
@@ -276,10 +300,8 @@ found:
        fi;
        m++
     od;
-#ifndef MUT_UNDISTURBED
     if :: atomic { disturbed++ } :: CRASH fi;
-#endif
-    atomic { dead[p] = 0; if :: turn == p -> turn = NOBODY :: else fi };   /* who wants the turn sees that it is over */
+    atomic { dead[p] = 0; if :: turn == p -> turn = OVER :: else fi };   /* who wants the turn sees that it is over */
 #ifndef MUT_RECOVERY_DOES_NOT_SEND
     if :: flag -> send() :: else fi;
 #endif
@@ -296,7 +318,15 @@ init {
         do :: p < NM -> own[p] = NOBODY; p++ :: else -> break od;
         p = 0;
         do :: p < NN -> tag[p] = 0; p++ :: else -> break od;
+#ifdef DIED
+        /* the source has parked all, and died with the turn and the first of them in its hands, when there was room */
+        p = 0;
+        do :: p < NM -> st[p] = PARKED; tk[p] = p + 1; p++ :: else -> break od;
+        st[0] = MOVE; own[0] = 0; first[0] = 1;
+        seq = NM; count = NM; flag = 1; turn = 0; dead[0] = 1; crashes = 1; over = 1; left = 0; ring[0] = 9;
+#else
         run Source();
+#endif
         p = 1;
         do :: p <= NC -> run Consumer(p); p++ :: else -> break od;
         run Recoverer(R0);

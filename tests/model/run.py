@@ -49,6 +49,7 @@ DEDUP_2 = ("K1=1", "STEP=2")
 DEDUP_1 = ("K1=1", "NE=1")
 DEDUP_LATE = ("NE=1", "LASTG=5", "STEP=2", "MAXC=1", "NPUB=2")
 PARK_1 = ("NM=2", "NC=1", "MAXC=1")
+PARK_HANDS = ("NM=2", "NC=1", "MAXC=2", "DIED")
 WAIT = ("NC=2", "NPUB=2", "MAXC=1", "LEAVES=1")
 
 MODELS = [
@@ -103,6 +104,7 @@ MODELS = [
     Job("park: 2 messages, 2 consumers", "park", ("NM=2", "MAXC=0")),
     Job("park: 2 messages, 1 consumer, the source dies", "park", PARK_1),
     Job("park: 1 message, 2 consumers, 1 crash", "park", ("NM=1", "MAXC=1")),
+    Job("park: the first in dead hands, a recoverer dies", "park", PARK_HANDS),
 ]
 
 MUTANTS = [
@@ -191,10 +193,10 @@ MUTANTS = [
     ("NO_LOOK_AFTER", "park", ("NM=2", "MAXC=0")),
     ("OVERTAKES", "park", ("NM=2", "MAXC=0")),
     ("NO_LOOK_AFTER_PARKING", "park", ("NM=2", "MAXC=0")),
-    ("TAKES_FROM_THE_DEAD", "park", ("NM=2", "MAXC=1")),
-    ("DEATH_KEEPS", "park", ("NM=2", "MAXC=1")),
-    ("UNDISTURBED", "park", ("NM=2", "MAXC=1")),
-    ("RECOVERY_DOES_NOT_SEND", "park", ("NM=2", "MAXC=1")),
+    ("TAKES_FROM_THE_DEAD", "park", PARK_1),
+    ("TAKES_FROM_HANDS", "park", PARK_HANDS),
+    ("DEATH_KEEPS", "park", PARK_1),
+    ("RECOVERY_DOES_NOT_SEND", "park", PARK_1),
 ]
 
 
