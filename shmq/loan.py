@@ -49,9 +49,8 @@ class Loan:
         size = len(meta) if meta is not None else 0
         try:
             return self._lend(loan, size)
-        except (
-            BaseException
-        ):  # of a signal handler, it may come right after the call that took the block
+        except BaseException:
+            # A signal handler may raise right after the call that took the block.
             _abort(queue._client, queue._client.ctx, loan)
             raise
 
