@@ -620,7 +620,8 @@ def test_more_queues_than_a_broker_has_records_for_one_after_the_other() -> None
 
 def test_an_unbounded_queue_takes_what_memory_allows() -> None:
     q = Queue()
-    n = 300_000  # more than the ring has memory for at first
+    # More than the 4,096 that the ring has memory for at first. Each takes 25 us over cffi, where it is the same ring.
+    n = 30_000 if os.environ.get("SHMQ_NO_ACCEL") == "1" else 300_000
     q.put_many(range(n))
     assert q.qsize() == n
     found: list[int] = []
