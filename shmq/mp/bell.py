@@ -88,6 +88,14 @@ class _Share:
 
     def _await_look(self, timeout: float | None = None) -> bool:
         try:
+            # In CPython 3.10 a `get` with a timeout that is over at its second look waits for ever: it is
+            # the second one where nothing has been waited for before.
+            self._looks.get_nowait()
+            return True
+        except queue.Empty:
+            if timeout == 0:
+                return False
+        try:
             self._looks.get(timeout=timeout)
         except queue.Empty:
             return False
