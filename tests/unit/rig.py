@@ -99,7 +99,7 @@ class Interrupt(BaseException):
     pass
 
 
-def interrupted(work: Callable[[], object], times: int) -> int:
+def interrupted(work: Callable[[], object], times: int, after: float = 0.0002) -> int:
     """Call ``work`` so often, and have a handler raise amid it each time; return how often it came through."""
     armed = False
 
@@ -115,8 +115,9 @@ def interrupted(work: Callable[[], object], times: int) -> int:
         for _ in range(times):
             armed = True
             try:
-                signal.setitimer(signal.ITIMER_REAL, 0.0002)
+                signal.setitimer(signal.ITIMER_REAL, after)
                 work()
+                armed = False
             except Interrupt:
                 hits += 1
     finally:
