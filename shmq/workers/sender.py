@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from shmq._native import lib
@@ -11,6 +12,8 @@ from shmq.serializers import Encoded
 from shmq.workers.ledger import Ledger
 
 __all__ = ["Sender"]
+
+PAUSE_S = 0.002  # between two looks whether memory has come back
 
 Failed = Sequence[tuple[int, BaseException]]
 
@@ -25,6 +28,7 @@ class Sender:
     def send(self, entries: Sequence[tuple[int, bytes | Encoded | bytearray]]) -> Failed:
         """Publish calls; return those that fail. Some may have to wait for memory."""
         at = 0
+        last = False
         failed: list[tuple[int, BaseException]] = []
         while at < len(entries):
             small = []
@@ -38,9 +42,14 @@ class Sender:
                 else:
                     self._large(entries[at][1])
                     at += 1
+                last = False
             except OutOfSharedMemory as error:
                 if self._wait_for_memory(entries[at:], len(failed)):
                     return failed
+                if not last:
+                    last = not self._in_hand()
+                    continue
+                last = False
                 failed.append((entries[at][0], error))
                 at += 1
             except Exception as error:  # noqa: BLE001 - too large, not readable any more: the call's failure
@@ -57,6 +66,13 @@ class Sender:
                 return False
             self._ledger.put_back(rest)
             return True
+
+    def _in_hand(self) -> bool:
+        """Return whether a call that is done still has its memory: its worker answers, and then settles."""
+        if not self._queue.stats().unsettled:
+            return False
+        time.sleep(PAUSE_S)
+        return True
 
     def _small(self, payloads: list[bytes]) -> int:
         queue = self._queue
