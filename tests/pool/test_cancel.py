@@ -313,17 +313,18 @@ def test_ctrl_c_amid_recalls_leaves_every_call_somewhere(tmp_path: Path) -> None
                     interrupted += 1
                 armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)
+            assert all(future.cancel() for future in some)  # the worker has only its first one
             open(f"{folder}/go", "w").close()
             for future in futures:
                 assert future.cancelled() or future.result(20) == 9
-            print(interrupted, sum(f.cancelled() for f in futures) > 0)
+            print(interrupted > 0)
     """
     with program(tmp_path, source, str(tmp_path)) as owner:
         try:
             out, err = owner.communicate(timeout=2 * jobs.WATCHDOG_S)
         finally:
             owner.kill()
-    assert (owner.returncode, out, err) == (0, "60 True\n", "")
+    assert (owner.returncode, out, err) == (0, "True\n", "")
 
 
 def test_asyncio_and_the_modules_functions_see_what_is_cancelled(tmp_path: Path) -> None:
