@@ -251,6 +251,12 @@ TEST(share, "where publishers wait, every second room is theirs") {
     for (int i = 0; i < 4; i++) { EQ(get(c, dead), then[i]); waiter_prepare(&record()->space); }
 }
 
+static int own_lane(const uint64_t *keys, int i) {
+    for (int n = 0; n < i; n++)
+        if (!(((uint32_t)hash_spot(c->secret, &keys[n], 8) ^ (uint32_t)hash_spot(c->secret, &keys[i], 8)) % SHMQ_KEY_LANES)) return 0;
+    return 1;
+}
+
 TEST(key_waits, "a redelivery that waits behind a new message, while its key's later messages fill the queue, is sent on all the same") {
     c = segment(64 << 20, 1 << 20);
     q = QUEUE(c, "q", 2, .order = SHMQ_BY_KEY, .max_retries = 3);
@@ -258,8 +264,11 @@ TEST(key_waits, "a redelivery that waits behind a new message, while its key's l
     c->queues[q & 0xffff].place[SHMQ_LANE_AGAIN].lg = 1;
     shmq_delivery d[5];
     shmq_message m = { .size = 8, .key_size = 8 };
+    uint64_t keys[8] = { 0 };   /* of different lanes */
+    for (int i = 1; i < 8; i++)
+        for (keys[i] = keys[i - 1] + 1; !own_lane(keys, i); keys[i]++) {}
     for (uint64_t i = 0; i < 8; i++) {   /* 0 to 4 are taken, 5 and 6 are of the key of 4; 7 is due when they fill the queue */
-        uint64_t key = i < 4 || i == 7 ? i : 4;
+        uint64_t key = keys[i < 4 || i == 7 ? i : 4];
         m.data = &i;
         m.key = &key;
         m.delay_ns = i == 7;
