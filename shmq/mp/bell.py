@@ -7,14 +7,15 @@ items, it falls silent within `PATIENCE_S`.
 
 A pipe, because its ends can be told from anything else: a program that closes descriptors by number
 may have files of its own there. And takes may come in signal handlers and finalizers, in the middle of
-one another: what they share with the thread is a SimpleQueue, which is made for that.
+one another: what they share with the thread is a bare lock that stands for "somebody has looked", which
+is taken by the thread and given by whoever looks, each in one step. (Not a SimpleQueue: on CPython 3.10
+its `get` with a timeout that is over may wait for ever.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import threading
 
 from shmq._native import lib
@@ -70,7 +71,8 @@ class _Share:
         self.reader, self._writer = Kept(reader), Kept(writer)
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
-        self._looks: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._looks = threading.Lock()
+        self._looks.acquire()
         self._stopped = False
 
     def quiet(self) -> None:
@@ -83,23 +85,11 @@ class _Share:
 
     def look(self) -> None:
         """Tell the thread that somebody has looked."""
-        if self._looks.qsize() < 2:
-            self._looks.put(None)
+        with contextlib.suppress(RuntimeError):  # it has not heard of the last one yet
+            self._looks.release()
 
-    def _await_look(self, timeout: float | None = None) -> bool:
-        try:
-            # In CPython 3.10 a `get` with a timeout that is over at its second look waits for ever: it is
-            # the second one where nothing has been waited for before.
-            self._looks.get_nowait()
-            return True
-        except queue.Empty:
-            if timeout == 0:
-                return False
-        try:
-            self._looks.get(timeout=timeout)
-        except queue.Empty:
-            return False
-        return True
+    def _await_look(self, timeout: float = -1) -> bool:
+        return self._looks.acquire(timeout=timeout)
 
     def close(self) -> None:
         self.reader.close()
@@ -107,7 +97,7 @@ class _Share:
 
     def stop(self) -> None:
         self._stopped = True
-        self._looks.put(None)
+        self.look()
         if not self.client.closed:
             lib.shmq_wake_queue(self.client.ctx, self.qref)
 
@@ -119,8 +109,7 @@ class _Share:
                 depth = lib.shmq_depth(ctx, self.qref)
                 if (depth == 0 and rc >= 0) or rc == lib.SHMQ_INTR:
                     continue
-                while self._await_look(0):  # of the time before
-                    pass
+                self._await_look(0)  # of the time before
                 if not self._writer.ours():
                     return
                 with contextlib.suppress(BlockingIOError):  # it rings already
