@@ -49,12 +49,11 @@ class Sender:
                 if not last:
                     last = not self._in_hand()
                     continue
-                last = False
                 failed.append((entries[at][0], error))
-                at += 1
+                at, last = at + 1, False
             except Exception as error:  # noqa: BLE001 - too large, not readable any more: the call's failure
                 failed.append((entries[at][0], error))
-                at += 1
+                at, last = at + 1, False
         return failed
 
     def _wait_for_memory(
