@@ -188,6 +188,12 @@ def gather(me: Role, consumer: Any) -> list[Any]:
 # ---- dead-letter queues at their bounds -----------------------------------------------------------
 
 
+@contextlib.contextmanager
+def consumers_of(me: Role, names: list[str]) -> Iterator[list[Any]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(me.broker.get_queue(name).subscribe()) for name in names]
+
+
 def over_in(me: Role) -> None:
     queues = [me.broker.get_queue(f"over.{policy}") for policy in POLICIES]
     for n in me.numbers():
@@ -196,11 +202,7 @@ def over_in(me: Role) -> None:
 
 def over_out(me: Role) -> None:
     """One after the other: the order in which they die is known."""
-    with contextlib.ExitStack() as stack:
-        consumers = [
-            stack.enter_context(me.broker.get_queue(f"over.{policy}").subscribe())
-            for policy in POLICIES
-        ]
+    with consumers_of(me, [f"over.{policy}" for policy in POLICIES]) as consumers:
         while me.on("the-end"):
             got = [d for consumer in consumers for d in look(me, consumer)]
             for d in got:
@@ -219,11 +221,7 @@ def reject(me: Role, d: Any) -> None:
 
 
 def over_dead(me: Role) -> None:
-    with contextlib.ExitStack() as stack:
-        consumers = [
-            stack.enter_context(me.broker.get_queue(f"{policy}.dead").subscribe())
-            for policy in POLICIES
-        ]
+    with consumers_of(me, [f"{policy}.dead" for policy in POLICIES]) as consumers:
         while me.on("the-end"):
             got = [d for consumer in consumers for d in look(me, consumer)]
             for d in got:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import math
 import os
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from rig import Rig, memory
+from rig import Rig, interrupted, memory
 from test_queue import in_child
 
 from shmq._native import ACCEL
@@ -437,17 +438,6 @@ def test_exceptions_at_any_moment_lose_nothing(rig: Rig, ack: str, prefetch: int
     n = 3000 if ACCEL is None else 60_000
     queue.publish_many([b"%d" % i for i in range(n)])
 
-    class Interrupt(BaseException):
-        pass
-
-    armed = False
-
-    def handler(*_: object) -> None:
-        nonlocal armed
-        if armed:
-            armed = False
-            raise Interrupt
-
     # In a function of its own: CPython 3.12 to 3.14 leave the jump back of some loops out of the `try`
     # around them, and an exception that comes right there passes by its `except`.
     def take_all(consumer: Consumer) -> None:
@@ -457,28 +447,17 @@ def test_exceptions_at_any_moment_lose_nothing(rig: Rig, ack: str, prefetch: int
             if ack == "manual":
                 d.ack()
 
+    def until_empty() -> None:
+        with contextlib.suppress(QueueEmpty):
+            take_all(consumer)
+
     seen: set[bytes] = set()
-    before = signal.signal(signal.SIGALRM, handler)
     interrupts = 0
     deadline = time.monotonic() + 20
-    try:
-        while len(seen) < n and queue.depth() and time.monotonic() < deadline:
-            consumer = queue.subscribe(ack=ack, prefetch=prefetch)
-            try:
-                armed = True
-                signal.setitimer(signal.ITIMER_REAL, 0.0002)
-                try:
-                    take_all(consumer)
-                except QueueEmpty:
-                    pass
-                armed = False
-            except Interrupt:
-                interrupts += 1
-            consumer.close()
-    finally:
-        armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    while len(seen) < n and queue.depth() and time.monotonic() < deadline:
+        consumer = queue.subscribe(ack=ack, prefetch=prefetch)
+        interrupts += interrupted(until_empty, 1)
+        consumer.close()
     assert interrupts
     if ack != "none":  # at most once may lose what was in flight
         assert len(seen) == n
