@@ -47,7 +47,6 @@
 #define VAIN 4
 #define PATIENCE UINT64_C(1000000000)
 
-
 /* `some`, and a count that is nobody else's. */
 static uint32_t say_some(shmq_queue *rec) {
     for (;;) {   /* bounded by others' progress */
