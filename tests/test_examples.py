@@ -30,14 +30,14 @@ needs_data = pytest.mark.skipif(
 )
 
 
-def start(script: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(script: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning", str(script), *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONFAULTHANDLER": "1", "NO_COLOR": "1"},
+        env={**os.environ, "PYTHONFAULTHANDLER": "1", "NO_COLOR": "1", **environment},
         start_new_session=True,
     )
 
@@ -352,6 +352,23 @@ def test_an_interrupted_job_leaves_nothing_behind(number: signal.Signals) -> Non
         time.sleep(0.05)
     assert related(process.pid, names) == []
     assert [name for name in names if Path("/dev/shm", name).exists()] == []
+
+
+INTERRUPT_EACH_FORK = """
+import os, signal, sys
+
+if any(word.endswith("flights_etl.py") for word in sys.orig_argv):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.register_at_fork(after_in_child=lambda n=number: os.kill(os.getpid(), n))
+"""
+
+
+@needs_data
+def test_a_process_interrupted_while_it_begins_leaves_that_to_the_parent(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT_EACH_FORK)
+    job = start(FLIGHTS, "--limit", "1000", "--no-progress", PYTHONPATH=str(tmp_path))
+    code, out, err = finish(job)
+    assert (code, err) == (0, ""), out
 
 
 @needs_data

@@ -108,7 +108,7 @@ class Job:
 
     def run(self, progress: Progress) -> Result:
         for process in (self._reader, self._aggregator, *self._workers):
-            process.start()
+            stage.start(process)
         self._permit()
         self._until_read(progress)
         self.raw.shutdown()
@@ -165,7 +165,7 @@ class Job:
                 raise StageError(f"{worker.name} ended with exit code {worker.exitcode}")
             worker.join()
             self._workers[number] = self._worker(number)
-            self._workers[number].start()
+            stage.start(self._workers[number])
             self.restarts += 1
         processes = (self._reader, self._aggregator, *self._workers)
         wait([p.sentinel for p in processes if p.exitcode is None], TICK)

@@ -11,6 +11,7 @@ import json
 import signal
 from collections.abc import Iterator
 from itertools import islice
+from multiprocessing.process import BaseProcess
 
 import shmq
 
@@ -20,6 +21,20 @@ from .table import Tables
 
 CHUNK = 512  # flights per publish_many of the reader
 BATCH = 64  # deliveries a worker holds at a time: what is worked on twice when it is killed
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)  # a terminal or a service manager sends them to all
+
+
+def start(process: BaseProcess) -> None:
+    """Start a process of a stage with INTERRUPTS blocked: until the stage ignores them, they wait.
+
+    Without it, one that comes while the process begins prints a traceback, wherever it has got to.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def read(raw: shmq.Queue, pace: shmq.Queue, rows: int) -> None:
@@ -82,4 +97,6 @@ def _batches(consumer: shmq.Consumer, size: int) -> Iterator[list[shmq.Delivery]
 
 def _leave_ctrl_c_to_the_parent() -> None:
     """The terminal sends SIGINT to all of us; the parent alone decides and ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)  # drops what came since the start, too
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
