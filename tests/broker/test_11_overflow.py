@@ -146,18 +146,27 @@ def hold_many(broker: shmq.Broker, n: int) -> tuple[shmq.Queue, shmq.Consumer, l
     pytest.fail("50 times a lane was shared")
 
 
-def test_what_comes_back_gets_in_though_the_new_ones_wait_for_its_key(broker: shmq.Broker) -> None:
+@pytest.mark.parametrize("first", ["the redelivery", "a delayed message"])
+def test_what_comes_back_gets_in_though_the_new_ones_wait_for_its_key(
+    broker: shmq.Broker, first: str
+) -> None:
+    """`first` waits for room before all others. The delayed one has no place of its own: the sidecar's look ends that."""
     queue, consumer, held = hold_many(broker, 2100)  # both rings have 1,024 places
     queue.publish_many([shmq.Message(b"%d" % i, key="k") for i in range(1, 5)], timeout=5)
+    if first == "a delayed message":
+        queue.publish(b"x", delay=0.001)
+        wait_until(lambda: queue.stats().parked == 1, "the delayed one to be due")
     for delivery in reversed(held):
         delivery.nack(delay=0)
-    assert queue.stats().parked
+    wait = queue.stats().parked
+    assert wait
     found = []
-    for _ in range(len(held) + 4):
+    for _ in range(queue.depth() + wait):
         delivery = consumer.get(timeout=10)
         found.append(delivery.payload)
         delivery.ack()
     assert [one for one in found if one != b"x"] == [b"0", b"1", b"2", b"3", b"4"]
+    assert queue.stats().parked == 0
     consumer.close()
 
 
