@@ -218,7 +218,7 @@ static int room_back(shmq_ctx *ctx, local_queue *q) {
 }
 
 static int room_of(shmq_ctx *ctx, local_queue *q, uint32_t idx) {
-    return room_for(ctx, q, 1, 1) || (fate_again(ld_rlx(&block_at(ctx, idx)->fate)) && room_back(ctx, q));
+    return room_for(ctx, q, 1, 1) || (fate_again(ld_rlx(&block_at(ctx, idx)->fate)) && room_back(ctx, q) && !MUTANT(95));
 }
 
 /* With the turn: while there is room. 0 = it is no use to go on: nobody waits, or the first one cannot get in. */
