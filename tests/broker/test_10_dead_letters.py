@@ -92,3 +92,16 @@ def test_a_dead_letter_queue_that_rejects_does_so_while_a_delayed_message_waits_
     assert (dead.stats().parked, dead.stats().dropped) == (1, 5)
     with dead.subscribe() as consumer:
         assert [consumer.get(timeout=5).payload for _ in range(2)] == [b"1", b"2"]
+
+
+def test_a_dead_letter_keeps_its_key_to_read_but_no_order(broker: shmq.Broker) -> None:
+    dead = broker.create_queue("dead", order="key")
+    source = broker.create_queue("source", dead_letter="dead")
+    source.publish_many([shmq.Message(b"1", key="k"), shmq.Message(b"2", key="k")])
+    with source.subscribe() as consumer, dead.subscribe(prefetch=2) as undertaker:
+        for _ in range(2):
+            consumer.get(timeout=5).reject("bad")
+        held = [undertaker.get(timeout=5) for _ in range(2)]  # neither waits
+        assert [(one.payload, one.key) for one in held] == [(b"1", "k"), (b"2", "k")]
+        for one in held:
+            one.ack()
