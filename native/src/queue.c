@@ -280,8 +280,8 @@ static int dead_letter_sound(shmq_ctx *ctx, const shmq_queue_options *options) {
     return queue_gen(w) == queue_gen(options->dead_word) && (queue_state(w) == SHMQ_Q_LIVE || queue_state(w) == SHMQ_Q_CLOSED);
 }
 
-/* First fit between the rings of all records that are not FREE (I2). */
-static uint64_t ring_space(shmq_ctx *ctx, uint64_t bytes, uint64_t also_at, uint64_t also_bytes) {
+/* First fit between the rings of all records that are not FREE (I2). CORRUPT: of one of them nobody can tell what is its own. */
+static int ring_space(shmq_ctx *ctx, uint64_t bytes, uint64_t also_at, uint64_t also_bytes, uint64_t *found) {
     uint64_t at = ctx->geometry.rings, end = at + ctx->geometry.rings_size;
     uint32_t n = queues_used(ctx);
     for (int moved = 1; moved;) {
@@ -290,16 +290,18 @@ static uint64_t ring_space(shmq_ctx *ctx, uint64_t bytes, uint64_t also_at, uint
         for (uint32_t i = 0; i < n; i++) {
             if (queue_state(ld_acq(&ctx->queues[i].word)) == SHMQ_Q_FREE) continue;
             for (unsigned n_th = 0; n_th < PLACES; n_th++) {
-                shmq_ring_place p = *place_of(&ctx->queues[i], n_th);
-                uint64_t size = (UINT64_C(8) << (p.lg & 31)) + SHMQ_PAGE - 1;
-                size -= size % SHMQ_PAGE;
-                if (p.offset == 0 || at >= p.offset + size || p.offset >= at + bytes) continue;
+                shmq_ring_place *its = place_of(&ctx->queues[i], n_th), p = *its;
+                if (p.offset == 0) continue;
+                uint64_t size = place_bytes(ctx, p, DEDUP_LG);
+                if (size == 0) return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)its - ctx->base), p.offset, ctx->geometry.rings, 0);
+                if (at >= p.offset + size || p.offset >= at + bytes) continue;
                 at = p.offset + size;
                 moved = 1;
             }
         }
     }
-    return at + bytes <= end ? at : 0;
+    *found = at;
+    return at + bytes <= end ? SHMQ_OK : SHMQ_FULL;
 }
 
 /* Here nobody has the ctx lock. */
@@ -383,10 +385,11 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     unsigned levels = options->order != SHMQ_FIFO || options->priorities < 1 ? 1 : options->priorities;
     shmq_ring_place keys = { .lg = options->order == SHMQ_FIFO ? 0 : options->order == SHMQ_STRICT ? 9 : 12, .ready = options->order != SHMQ_FIFO };
     uint64_t span = levels * bytes[0] + bytes[1] + (keys.ready ? UINT64_C(8) << keys.lg : 0);
-    at[0] = ring_space(ctx, span, 0, 0);
-    at[1] = at[0] ? at[0] + levels * bytes[0] : 0;
+    rc = ring_space(ctx, span, 0, 0, &at[0]);
+    if (rc == SHMQ_FULL) rc = fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 1, span, ctx->geometry.rings_size, 0);
+    if (rc != SHMQ_OK) { queue_admin_leave(ctx); return rc; }
+    at[1] = at[0] + levels * bytes[0];
     keys.offset = keys.ready ? at[1] + bytes[1] : 0;
-    if (at[1] == 0) { queue_admin_leave(ctx); return fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 1, span, ctx->geometry.rings_size, 0); }
     rc = reserve(ctx, (uint64_t)((uint8_t *)rec - ctx->base), sizeof *rec);
     if (rc == SHMQ_OK) rc = reserve(ctx, (uint64_t)((uint8_t *)base_counters(ctx, index) - ctx->base), sizeof(shmq_counters));
     /* memory for the first messages and the first redeliveries; long rings get the rest as they go */
@@ -401,8 +404,9 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     uint64_t ids = dedup_bytes(options), ids_at = 0;
     uint32_t ids_lg = lg_for(ids / 8);
     if (rc == SHMQ_OK && ids) {
-        ids_at = ring_space(ctx, UINT64_C(8) << ids_lg, at[0], span);
-        rc = ids_at ? reserve(ctx, ids_at, SHMQ_PAGE) : fail(ctx, SHMQ_E_NOMEM, WHAT_DEDUP, 0, ids, ctx->geometry.rings_size, 0);
+        rc = ring_space(ctx, UINT64_C(8) << ids_lg, at[0], span, &ids_at);
+        if (rc == SHMQ_OK) rc = reserve(ctx, ids_at, SHMQ_PAGE);
+        else if (rc == SHMQ_FULL) rc = fail(ctx, SHMQ_E_NOMEM, WHAT_DEDUP, 0, ids, ctx->geometry.rings_size, 0);
     }
     if (rc != SHMQ_OK) { queue_admin_leave(ctx); return rc; }
     if (ids) memset(ctx->base + ids_at, 0, SHMQ_PAGE);

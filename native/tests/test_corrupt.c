@@ -384,6 +384,21 @@ TEST_LIMIT(headers, 60, "no header that is cut short, changed or invented is tak
     }
 }
 
+TEST(place, "where the rings of a queue lie is not believed: no other queue gets memory that may be its own") {
+    shmq_ctx *c = segment(4 << 20, 64 << 10);
+    uint64_t a = QUEUE(c, "a", 10), bad[] = { UINT64_MAX, 31, 0 };
+    shmq_ring_place *p = &c->queues[a & 0xffff].place[SHMQ_LANE_WORK], sound = *p;
+    shmq_queue_options plain = { .max_depth = 10, .max_retries = 3, .dead_letter = SHMQ_NO_QUEUE };
+    for (unsigned i = 0; i < 4; i++) {
+        *p = sound;
+        if (i < 3) p->lg = (uint32_t)bad[i];
+        else p->offset = 5;
+        EQ(shmq_queue_create(c, "b", &plain), SHMQ_E_CORRUPT);
+    }
+    *p = sound;
+    CHECK(shmq_queue_create(c, "b", &plain) > 0);
+}
+
 TEST(reasons, "each kind of wrong header is told apart") {
     segment(64 << 20, 1 << 20);
     static union { uint8_t page[8192]; shmq_header h; } u;
