@@ -1,7 +1,7 @@
 /* arena.h: blocks by size class: allocate, free, grow, give memory back. See arena.c for the drawing and the invariants. */
 #ifndef SHMQ_ARENA_H
 #define SHMQ_ARENA_H
-#include "layout.h"
+#include "ctx.h"
 
 int arena_class_for(shmq_ctx *ctx, uint64_t bytes);
 int arena_alloc(shmq_ctx *ctx, uint64_t bytes, uint32_t *idx, uint64_t *ctl);

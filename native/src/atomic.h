@@ -43,7 +43,7 @@ static inline uint32_t add32(shmq_au32 *p, uint32_t v) { return atomic_fetch_add
 static inline uint32_t or32(shmq_au32 *p, uint32_t v) { return atomic_fetch_or_explicit(p, v, memory_order_seq_cst); }
 static inline uint32_t xchg32(shmq_au32 *p, uint32_t v) { return atomic_exchange_explicit(p, v, memory_order_seq_cst); }
 
-/* Store before it, load after it, on two words: where the other side cannot have a membarrier (layout.h, op_begin). */
+/* Store before it, load after it, on two words: where the other side cannot have a membarrier (ctx.h, op_begin). */
 static inline void fence_sc(void) {
 #if defined(__SANITIZE_THREAD__)   /* knows no fences: a read-modify-write that nobody else sees does the same on all machines it runs on */
     shmq_au32 own = 0;

@@ -7,7 +7,7 @@
  */
 #ifndef SHMQ_CLOCK_H
 #define SHMQ_CLOCK_H
-#include "layout.h"
+#include "ctx.h"
 
 uint64_t clock_resync(shmq_ctx *ctx);
 void clock_init(shmq_ctx *ctx);

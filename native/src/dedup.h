@@ -2,7 +2,7 @@
 #ifndef SHMQ_DEDUP_H
 #define SHMQ_DEDUP_H
 #include "hash.h"
-#include "layout.h"
+#include "ctx.h"
 
 #define DEDUP_TRAILER 24     /* bytes behind payload and headers: the key of the id (16), what a forward is tied to (8) */
 

@@ -1,7 +1,7 @@
 /* expire.h: messages that outlive their time to live, found without anybody asking for them. See expire.c. */
 #ifndef SHMQ_EXPIRE_H
 #define SHMQ_EXPIRE_H
-#include "layout.h"
+#include "ctx.h"
 
 void expire_lower(shmq_ctx *ctx, uint64_t at);
 

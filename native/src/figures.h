@@ -1,7 +1,7 @@
 /* figures.h: how long messages waited and were held, of one in SAMPLE_EVERY. See figures.c. */
 #ifndef SHMQ_FIGURES_H
 #define SHMQ_FIGURES_H
-#include "layout.h"
+#include "ctx.h"
 
 #define SAMPLE_EVERY 32u
 

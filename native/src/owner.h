@@ -1,7 +1,7 @@
 /* owner.h: attached processes: identity, proof of death, and their held tables. See owner.c. */
 #ifndef SHMQ_OWNER_H
 #define SHMQ_OWNER_H
-#include "layout.h"
+#include "ctx.h"
 
 int owner_held_get(shmq_ctx *ctx, uint32_t *entry);
 static inline void owner_held_put(shmq_ctx *ctx, uint32_t entry) { ctx->held_free[ctx->held_n++] = entry; }

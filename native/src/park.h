@@ -2,7 +2,7 @@
 #ifndef SHMQ_PARK_H
 #define SHMQ_PARK_H
 
-#include "layout.h"
+#include "ctx.h"
 
 void park(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl);
 uint32_t park_send(shmq_ctx *ctx, local_queue *q, uint32_t most);

@@ -2,7 +2,7 @@
 #ifndef SHMQ_PUBLISH_H
 #define SHMQ_PUBLISH_H
 #include "hash.h"
-#include "layout.h"
+#include "ctx.h"
 uint64_t publish_id(shmq_ctx *ctx);
 uint64_t publish_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_message *m, local_queue *q, uint64_t now);
 void publish_meta(uint8_t *payload, const shmq_message *m);

@@ -1,7 +1,7 @@
 /* queue.h: queue records: create, open, close, delete, and the private view of an open one. See queue.c. */
 #ifndef SHMQ_QUEUE_H
 #define SHMQ_QUEUE_H
-#include "layout.h"
+#include "ctx.h"
 
 int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, int ephemeral);
 int queue_barrier_refused(void);

@@ -1,7 +1,7 @@
 /* ring.h: a bounded many-producer many-consumer ring of block references. See ring.c. */
 #ifndef SHMQ_RING_H
 #define SHMQ_RING_H
-#include "layout.h"
+#include "ctx.h"
 
 typedef struct { uint64_t ctl, slot, position; uint32_t idx; } ring_item;
 

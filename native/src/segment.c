@@ -12,7 +12,7 @@
  * magic, verify refuses it, and whoever creates the broker next unlinks it.
  */
 #define _GNU_SOURCE
-#include "layout.h"
+#include "ctx.h"
 #include "queue.h"
 #include "waiter.h"
 #include <errno.h>

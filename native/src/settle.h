@@ -1,7 +1,7 @@
 /* settle.h: what becomes of a delivery: freed, routed back, delayed, dead-lettered. See settle.c. */
 #ifndef SHMQ_SETTLE_H
 #define SHMQ_SETTLE_H
-#include "layout.h"
+#include "ctx.h"
 
 int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
 int settle_enter(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl);

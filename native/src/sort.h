@@ -2,7 +2,7 @@
 #ifndef SHMQ_SORT_H
 #define SHMQ_SORT_H
 
-#include "layout.h"
+#include "ctx.h"
 
 void keyed_sort(keyed_block *a, uint32_t n);
 uint32_t keyed_lowest(keyed_block *a, uint32_t n, uint32_t most, keyed_block one);

@@ -1,7 +1,7 @@
 /* topic.h: what the rest of the core asks about messages with several subscribers. See topic.c. */
 #ifndef SHMQ_TOPIC_H
 #define SHMQ_TOPIC_H
-#include "layout.h"
+#include "ctx.h"
 
 /* A message of a topic that is being made; its children are in ctx->scratch. */
 typedef struct { uint64_t ctl; uint32_t parent, n, made; } fan;

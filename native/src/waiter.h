@@ -1,7 +1,7 @@
 /* waiter.h: an event count in one 32-bit futex word: seq << 1 | bit. See waiter.c. */
 #ifndef SHMQ_WAITER_H
 #define SHMQ_WAITER_H
-#include "layout.h"
+#include "ctx.h"
 
 uint32_t waiter_prepare(shmq_au32 *evt);
 int waiter_sleep(shmq_au32 *evt, uint32_t seen, uint64_t deadline_ns, uint64_t most_ns);

@@ -22,7 +22,7 @@
  */
 #define _GNU_SOURCE
 #include "arena.h"
-#include "layout.h"
+#include "ctx.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>

@@ -6,7 +6,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "layout.h"
+#include "ctx.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>

@@ -7,7 +7,7 @@
  */
 #ifndef SWEEP_VM_H
 #define SWEEP_VM_H
-#include "layout.h"
+#include "ctx.h"
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
