@@ -219,8 +219,8 @@ static inline int ctx_enter(shmq_ctx *ctx) {
 static inline uint32_t queue_index(const shmq_ctx *ctx, const local_queue *q) { return (uint32_t)(q->shared - ctx->queues); }
 
 /* op: odd while inside an operation on rings. A deleted queue's record is re-used only after every living owner was seen
- * outside, or moved on (see queue_collect); the barrier is on the slow side (membarrier). Plain stores of one writer. Where
- * somebody may not use membarrier, each side has a fence of its own (queue.c, I4). */
+ * outside, or moved on (see shmq_queue_collect); the barrier is on the slow side (membarrier). Plain stores of one writer. Where
+ * somebody may not use membarrier, each side has a fence of its own (barrier.c, I2). */
 static inline void op_fence(shmq_ctx *ctx) {
     if (RARE(ctx->fences)) fence_sc();
     else atomic_signal_fence(memory_order_seq_cst);

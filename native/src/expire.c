@@ -20,7 +20,7 @@
  * Who dies where: after the reset: the successor sweeps first. OWNED(dead): recovery clears the slot and routes it, where it is
  * found expired. MOVE(dead): the same. With candidates in hand: they are found again.
  */
-#include "expire.h"
+#include "hints.h"
 #include "park.h"
 #include "queue.h"
 #include "ring.h"
@@ -30,19 +30,6 @@
 
 #define SLICE_BLOCKS 16384
 #define SLICE_KILLS 1024
-
-static void lower(shmq_ctx *ctx, uint64_t at) {
-    for (uint64_t h = ld_acq(&ctx->header->next_expiry); h > at; h = ld_acq(&ctx->header->next_expiry))   /* who loses met a lower one */
-        if (cas(&ctx->header->next_expiry, h, at)) return;
-}
-
-void expire_lower(shmq_ctx *ctx, uint64_t at) {
-    if (MUTANT(50)) return;
-    lower(ctx, at);
-    CRASH_POINT("expiry_lowered");
-    add32(&ctx->header->timer_evt, 2);
-    futex_wake(&ctx->header->timer_evt, INT_MAX);
-}
 
 static void taken_out(shmq_ctx *ctx, local_queue *q) {   /* room for who waits, messages or producers; and a closed queue may be empty now */
     if (park_some(q)) park_send_share(ctx, q, 1);
@@ -111,7 +98,7 @@ int shmq_expire_scan(shmq_ctx *ctx, uint32_t *from, uint64_t now, uint64_t soon,
     }
     if (*from >= SHMQ_BLOCKS) {
         if (MUTANT(51)) st_sc(&ctx->header->next_expiry, UINT64_MAX);
-        lower(ctx, *earliest);
+        hints_lower(ctx, *earliest);
     }
     op_end(ctx);
     ctx_unlock(ctx);
@@ -127,7 +114,7 @@ int shmq_expire(shmq_ctx *ctx, const uint32_t *idx, uint32_t n, uint64_t now) {
         uint64_t at;
         if (!block_known(ctx, idx[i])) continue;
         if (expire_one(ctx, idx[i], now, &at)) done++;
-        else if (at) expire_hint(ctx, at);   /* another message lives there now, or this one could not be had */
+        else if (at) hints_expiry(ctx, at);   /* another message lives there now, or this one could not be had */
     }
     op_end(ctx);
     ctx_unlock(ctx);

@@ -33,7 +33,7 @@
  */
 #include "park.h"
 #include "clock.h"
-#include "expire.h"
+#include "hints.h"
 #include "owner.h"
 #include "queue.h"
 #include "ring.h"
@@ -67,7 +67,7 @@ void park(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl) {
     uint32_t count = say_some(q->shared);
     CRASH_POINT("parked_said");
     st_rel(&q->shared->note[count % SHMQ_NOTES].word, (uint64_t)count << 24 | (idx + 1));
-    expire_hint(ctx, expires);
+    hints_expiry(ctx, expires);
 }
 
 /* I6. */

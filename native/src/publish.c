@@ -14,7 +14,7 @@
 #include "arena.h"
 #include "clock.h"
 #include "dedup.h"
-#include "expire.h"
+#include "hints.h"
 #include "level.h"
 #include "order.h"
 #include "owner.h"
@@ -24,7 +24,6 @@
 #include "room.h"
 #include "settle.h"
 #include "take.h"
-#include "timers.h"
 #include "waiter.h"
 
 #define ID_LOT 4096
@@ -95,7 +94,7 @@ int publish_launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, ui
     shmq_block *b = block_at(ctx, idx);
     if (ld_rlx(&b->due_ns)) {   /* delayed: visible to the sidecar only; DELAYED is its commit */
         if (!cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) return SHMQ_E_CORRUPT;
-        timers_hint(ctx, idx);
+        hints_delayed(ctx, idx);
         return SHMQ_OK;
     }
     local_ring *r = &q->work;
@@ -141,7 +140,7 @@ static int launch_once(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t *ct
         queue_bytes_out(q, m->size);
         return settle_route(ctx, idx, move);
     }
-    expire_hint(ctx, expires);
+    hints_expiry(ctx, expires);
     return SHMQ_OK;
 }
 
@@ -177,7 +176,7 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
         rc = SHMQ_OK;
     }
     if (rc != SHMQ_OK) { arena_free(ctx, idx, ctl); return rc; }
-    expire_hint(ctx, expires);
+    hints_expiry(ctx, expires);
     bump(&q->counters->published, 1);
     bump(&q->counters->published_bytes, m->size);
     arena_prefetch_next(ctx, class_of(ctx, idx));
@@ -299,7 +298,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
     if (rc == SHMQ_OK && loan->ctl) {
         loan->ctl = 0;
         ctx->bare--;
-        expire_hint(ctx, expires);
+        hints_expiry(ctx, expires);
         bump(&q->counters->published, 1);
         bump(&q->counters->published_bytes, m->size);
         if (waiter_present(&q->shared->evt)) evt = &q->shared->evt;

@@ -8,20 +8,16 @@
  *     The word is stored last by create: a record whose creator died stays FREE, whatever else stands in it.
  * I2  Ring space belongs to a queue exactly while its record is not FREE: there is no allocator state that could leak.
  * I3  A record is re-used only after (a) every living owner was seen outside an operation after DELETING became visible
- *     (membarrier on this slow side, plain stores on the fast one), so that nobody publishes or takes there, (b) no block in
+ *     (barrier.c: a fence on this slow side, plain stores on the fast one; where there is none yet, records wait), so that nobody publishes or takes there, (b) no block in
  *     any live state calls it home, and (c) the same as (a) after RETIRING, so that no recovery looks into its rings either.
  *     So no process can act on a ring of one queue in the name of another, or touch a ring whose memory is gone.
- * I4  Where membarrier is refused, header.fences says so, at the latest when the first one needs it: whoever attaches from
- *     then on has a fence in each operation, and his record says `fenced`. The slow side then needs no more than a fence of
- *     its own once all living attachments are fenced; until then records wait. (He sets fences, then looks at the records; they
- *     store their word, then look at fences: an attachment that is not fenced is seen. `fenced` of a former attachment of the
- *     record may stand there for a moment: then fences was set before that one, and this one finds it set, too.)
  *
  * Data paths never wait for header.admin: a stopped creator delays creation and deletion only.
  */
 #define _GNU_SOURCE
 #include "queue.h"
 #include "arena.h"
+#include "barrier.h"
 #include "dedup.h"
 #include "level.h"
 #include "owner.h"
@@ -30,30 +26,10 @@
 #include "waiter.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/membarrier.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-
-/* ---- what is stored here, then what is loaded here; as if all others had a fence between their stores and their loads ---- */
-
-/* Seccomp filters and old kernels refuse it. */
-int queue_barrier_refused(void) { return syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) != 0; }
-
-/* I4. 0 = done. */
-static int barrier_everywhere(shmq_ctx *ctx) {
-    if (!queue_barrier_refused()) return 0;
-    if (MUTANT(75)) return -1;
-    st32_rel(&ctx->header->fences, 1);
-    fence_sc();
-    uint32_t n = owners_used(ctx);
-    for (uint32_t i = 0; i < n && !MUTANT(74); i++) {
-        shmq_owner *o = &ctx->owners[i];
-        if (i != ctx->self && owner_state(ld_acq(&o->word)) == SHMQ_OWNER_ALIVE && !ld32_acq(&o->fenced)) return -1;
-    }
-    return 0;
-}
 
 /* ---- the admin lock (I1) ---- */
 

@@ -4,7 +4,6 @@
 #include "ctx.h"
 
 int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, int ephemeral);
-int queue_barrier_refused(void);
 int queue_turn(shmq_ctx *ctx, uint64_t qref, unsigned state);
 int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out);
 local_queue *queue_dead(shmq_ctx *ctx, local_queue *q);

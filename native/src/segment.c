@@ -12,7 +12,7 @@
  * magic, verify refuses it, and whoever creates the broker next unlinks it.
  */
 #define _GNU_SOURCE
-#include "ctx.h"
+#include "barrier.h"
 #include "queue.h"
 #include "waiter.h"
 #include <errno.h>
@@ -325,7 +325,7 @@ int shmq_format(shmq_ctx *ctx, const shmq_config *config) {
     st_rlx(&h->next_id, 1);
     st_rlx(&h->next_expiry, UINT64_MAX);
     make_secret(h->secret);
-    st32_rlx(&h->fences, queue_barrier_refused());
+    st32_rlx(&h->fences, barrier_refused());
     st_rlx(&h->anonymous, config->anonymous ? 1 : 0);
     CRASH_POINT("format");
     st_rel(&h->magic, SHMQ_MAGIC);   /* I1 */
@@ -448,20 +448,3 @@ int shmq_set_flag(shmq_ctx *ctx, uint32_t which, uint64_t value) {
     }
     return SHMQ_OK;
 }
-
-#ifdef SHMQ_CRASHPOINTS
-#include <signal.h>
-void shmq_crash_point(const char *name) {
-    static const char *wanted;
-    static long left;
-    if (wanted == NULL) {
-        const char *text = getenv("SHMQ_CRASH");
-        const char *colon = text ? strchr(text, ':') : NULL;
-        static char copy[64];
-        if (text) snprintf(copy, sizeof copy, "%.*s", colon ? (int)(colon - text) : (int)strlen(text), text);
-        left = colon ? atol(colon + 1) : 1;
-        wanted = copy;
-    }
-    if (*wanted && strcmp(wanted, name) == 0 && --left == 0) kill(getpid(), SIGKILL);
-}
-#endif

@@ -20,7 +20,7 @@
 #include "arena.h"
 #include "clock.h"
 #include "dedup.h"
-#include "expire.h"
+#include "hints.h"
 #include "figures.h"
 #include "level.h"
 #include "order.h"
@@ -29,7 +29,6 @@
 #include "queue.h"
 #include "ring.h"
 #include "room.h"
-#include "timers.h"
 #include "waiter.h"
 
 void settle_quarantine(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
@@ -137,8 +136,8 @@ static int delay(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     uint64_t expires = settle_expires(block_at(ctx, idx));
     if (cas(&block_at(ctx, idx)->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) {
         CRASH_POINT("delayed");
-        timers_hint(ctx, idx);
-        expire_hint(ctx, expires);
+        hints_delayed(ctx, idx);
+        hints_expiry(ctx, expires);
     }
     return SHMQ_OK;
 }
@@ -190,7 +189,7 @@ int settle_enter(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl) {
     if (rc == SHMQ_E_NOMEM) rc = SHMQ_FULL;   /* no memory for more of its ring: that is room as well */
     if (rc == SHMQ_OK) {
         waiter_wake(&q->shared->evt);
-        expire_hint(ctx, expires);
+        hints_expiry(ctx, expires);
     } else if (rc != SHMQ_FULL) settle_quarantine(ctx, idx, ctl);
     return rc;
 }

@@ -6,21 +6,12 @@
  * I2  A hint may be lost (its writer died, the mailbox was full): timer_lost is set then, or by recovery, and a new sidecar
  *     scans all blocks anyway. Late, never lost.
  */
-#include "timers.h"
 #include "arena.h"
 #include "queue.h"
 #include "settle.h"
 #include "topic.h"
 #include "waiter.h"
 #include <limits.h>
-
-void timers_hint(shmq_ctx *ctx, uint32_t idx) {
-    uint32_t at = add32(&ctx->header->timer_tail, 1) % SHMQ_TIMERS;
-    if (!cas(&ctx->timers[at], 0, idx + 1)) st32_rel(&ctx->header->timer_lost, 1);   /* I2 */
-    CRASH_POINT("hinted");
-    add32(&ctx->header->timer_evt, 2);
-    futex_wake(&ctx->header->timer_evt, INT_MAX);
-}
 
 /* Is it delayed, by which word, and until when? */
 static int due_of(shmq_ctx *ctx, uint32_t idx, uint64_t *ctl, uint64_t *due) {

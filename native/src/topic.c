@@ -31,7 +31,7 @@
 #include "arena.h"
 #include "clock.h"
 #include "dedup.h"
-#include "expire.h"
+#include "hints.h"
 #include "forward.h"
 #include "order.h"
 #include "publish.h"
@@ -303,7 +303,7 @@ static int launch(shmq_ctx *ctx, uint32_t index, uint32_t d, uint64_t ctl, const
     bump(&q->counters->published, 1);
     bump(&q->counters->published_bytes, m->size);
     if (!once) rc = publish_launch(ctx, q, d, ctl, m->size, m->priority, q->work.mask + 1);
-    if (rc == SHMQ_OK) expire_hint(ctx, expires);
+    if (rc == SHMQ_OK) hints_expiry(ctx, expires);
     else if (once || cas(&b->ctl, ctl, move)) settle_route(ctx, d, move);   /* I4; a table without room is asked again later */
     return 0;
 }
