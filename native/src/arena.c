@@ -25,7 +25,6 @@
  */
 #define _GNU_SOURCE
 #include "arena.h"
-#include "topic.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -65,7 +64,7 @@ static void hint_word(shmq_ctx *ctx, uint32_t w, uint64_t bits) {   /* 32 blocks
     if (!(ld_sc(&ctx->l1[w / 64]) & bit)) or64(&ctx->l1[w / 64], bit);
 }
 
-static void return_some(shmq_ctx *ctx, magazine *m, uint32_t n) {   /* the n longest unused ones */
+void arena_return_some(shmq_ctx *ctx, magazine *m, uint32_t n) {   /* the n longest unused ones */
     uint32_t word = NOBODY;
     uint64_t bits = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -81,16 +80,8 @@ static void return_some(shmq_ctx *ctx, magazine *m, uint32_t n) {   /* the n lon
     m->n -= n;
 }
 
-static void give_back(shmq_ctx *ctx, uint32_t idx) {
-    magazine *m = &ctx->magazines[class_of(ctx, idx)];
-    ctx->frees++;
-    if (m->cap == 1) { arena_hint(ctx, idx); return; }   /* large: the next to allocate shall have the one that is still in the caches */
-    if (m->n >= m->cap) return_some(ctx, m, (m->cap + 1) / 2);
-    m->idx[m->n++] = idx;
-}
-
 void arena_return_all(shmq_ctx *ctx) {
-    for (unsigned k = 0; k < SHMQ_CLASSES; k++) return_some(ctx, &ctx->magazines[k], ctx->magazines[k].n);
+    for (unsigned k = 0; k < SHMQ_CLASSES; k++) arena_return_some(ctx, &ctx->magazines[k], ctx->magazines[k].n);
 }
 
 /* I1 */
@@ -409,7 +400,7 @@ int arena_alloc(shmq_ctx *ctx, uint64_t bytes, uint32_t *idx, uint64_t *ctl) {
     return rc;
 }
 
-/* A subscriber's share of a message: a block of 64 bytes that says CHILD from its first moment on. */
+/* A child of a topic's message: a block of 64 bytes that says CHILD from its first moment on. */
 int arena_alloc_child(shmq_ctx *ctx, uint32_t *idx, uint64_t *ctl) {
     magazine *m = &ctx->magazines[0];
     while (m->n) {
@@ -424,66 +415,6 @@ int arena_alloc_child(shmq_ctx *ctx, uint32_t *idx, uint64_t *ctl) {
     if (!cas(&block_at(ctx, *idx)->ctl, *ctl, child)) return SHMQ_E_CORRUPT;
     *ctl = child;
     return SHMQ_OK;
-}
-
-__attribute__((noinline, cold)) static int free_flagged(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
-
-/* Free a block that the caller owns under exactly `ctl` (NEW, OWNED or MOVE). 0 = the lease had moved on, nothing done. */
-int arena_free(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
-    shmq_block *b = block_at(ctx, idx);
-    if (ctl_flags(ctl)) return free_flagged(ctx, idx, ctl);
-    if (!cas(&b->ctl, ctl, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(ctl)))) return 0;
-    CRASH_POINT("freed");
-    give_back(ctx, idx);
-    return 1;
-}
-
-static int free_flagged(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
-    shmq_block *b = block_at(ctx, idx);
-    if (!(ctl_flags(ctl) & SHMQ_FLAG_VIEWED)) {
-        uint32_t parent = ctl_flags(ctl) & SHMQ_FLAG_CHILD ? ld32_rlx(&b->size) : NOBODY;   /* before the CAS: after it the header is others' */
-        if (!cas(&b->ctl, ctl, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(ctl)))) return 0;
-        CRASH_POINT("child_freed");
-        give_back(ctx, idx);
-        if (parent != NOBODY) topic_child_over(ctx, parent);
-        return 1;
-    }
-    if (!cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_LIMBO, 0))) return 0;   /* HELD: LIMBO before the scan of held tables */
-    CRASH_POINT("limbo");
-    arena_limbo_check(ctx, idx);
-    return 1;
-}
-
-/* LIMBO -> FREE when no entry of a living owner names the block, whatever its generation. Called by whoever makes a block
- * LIMBO, whoever clears an entry and finds it LIMBO, by recovery, and by the sidecar's scan. */
-void arena_limbo_check(shmq_ctx *ctx, uint32_t idx) {
-    shmq_block *b = block_at(ctx, idx);
-    uint64_t c = ld_sc(&b->ctl);
-    if (ctl_state(c) != SHMQ_LIMBO) return;
-    /* an attached block (home: no queue) is kept by an entry that names its parent: the text is read through that lease */
-    uint32_t parent = fate_home(ld_rlx(&b->fate)) == SHMQ_NO_QUEUE ? (uint32_t)ld_rlx(&b->due_ns) : idx;
-    uint32_t owners = owners_used(ctx);
-    for (uint32_t o = 0; o < owners; o++) {
-        if (owner_state(ld_sc(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
-        uint32_t n = held_used(ctx, o);
-        shmq_held *h = held_of(ctx, o);
-        for (uint32_t i = 0; i < n; i++) {
-            uint64_t e = ld_sc(&h[i].word);
-            if (e && (held_idx(e) == idx || held_idx(e) == parent) && !MUTANT(10)) return;
-        }
-    }
-    uint32_t e = ld32_acq(&b->extra) >> 8;   /* its attached block waits with it, and is looked at by nobody else */
-    if (e && block_known(ctx, e - 1)) {
-        shmq_block *x = block_at(ctx, e - 1);
-        uint64_t xc = ld_acq(&x->ctl);
-        if (ctl_state(xc) == SHMQ_LIMBO && fate_home(ld_rlx(&x->fate)) == SHMQ_NO_QUEUE && ld_rlx(&x->due_ns) == idx
-            && ld_acq(&b->ctl) == c   /* xc belongs to this life of the parent */
-            && cas(&x->ctl, xc, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(xc)))) arena_hint(ctx, e - 1);
-    }
-    uint32_t of = ctl_flags(c) & SHMQ_FLAG_CHILD ? ld32_rlx(&b->size) : NOBODY;
-    if (!cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) return;
-    arena_hint(ctx, idx);
-    if (of != NOBODY && !MUTANT(42)) topic_child_over(ctx, of);
 }
 
 /* Give back the memory of free blocks beyond the lowest keep_bytes of each class. Returns bytes given back. */

@@ -5,7 +5,7 @@
  *   PUBLISH  payload and header stores before the slot CAS (enqueue)      pairs with  TAKE: slot load, acquire (take)
  *   INTENT   pos store before the slot CAS (enqueue)                      pairs with  INTENT: pos load of a proven-dead owner (recover)
  *   R1       ctl CAS to OWNED before the slot CAS to EMPTY (take)         pairs with  R2: slot, ctl, slot again (take)
- *   HELD     held store before the ctl CAS to OWNED (take)                pairs with  HELD: ctl CAS to LIMBO before the held scan (settle)
+ *   HELD     held store before the ctl CAS to OWNED (take)                pairs with  HELD: ctl CAS to LIMBO before the held scan (free)
  *   EVT      evt bit set before the ring is looked at again (wait)        pairs with  EVT: slot CAS before the evt load (wake)
  *   DEAD     owner word DEAD before the ctl load that is acted on         pairs with  DEAD: owner word re-read after that ctl load (recover)
  *   EXPIRY   ctl CAS to READY or DELAYED before the look at next_expiry     pairs with  EXPIRY: next_expiry reset before the ctl load (expire)

@@ -2,12 +2,10 @@
  *
  * Counts are exact when nobody is at work on the segment; under traffic they may show steps in flight.
  */
-#include "arena.h"
-#include "owner.h"
+#include "fan.h"
+#include "free.h"
 #include "queue.h"
 #include "ring.h"
-#include "settle.h"
-#include "topic.h"
 
 static int alive(shmq_ctx *ctx, unsigned owner) {
     return owner < ctx->geometry.processes && owner_state(ld_acq(&ctx->owners[owner].word)) == SHMQ_OWNER_ALIVE;
@@ -46,13 +44,13 @@ static void audit_block(shmq_ctx *ctx, uint32_t idx, shmq_audit_report *r) {
         if (!named_by_living(ctx, idx)) r->limbo++;
         break;
     case SHMQ_ATTACHED:
-        if (ld_rlx(&b->due_ns) >= ctx->indices || settle_extra(ctx, (uint32_t)ld_rlx(&b->due_ns)) != idx) r->attached++;
+        if (ld_rlx(&b->due_ns) >= ctx->indices || extra_of(ctx, (uint32_t)ld_rlx(&b->due_ns)) != idx) r->attached++;
         break;
     case SHMQ_FREE:
         if (!(ld_rlx(&ctx->l0[idx / 64]) >> (idx % 64) & 1)) r->unhinted++;
         break;
     case SHMQ_FAN:
-        r->fans += topic_fan_over(ctx, idx);
+        r->fans += !fan_left(ctx, idx);
         break;
     case SHMQ_DELAYED: case SHMQ_BAD:
         break;
@@ -62,7 +60,7 @@ static void audit_block(shmq_ctx *ctx, uint32_t idx, shmq_audit_report *r) {
     if ((ctl_flags(c) & SHMQ_FLAG_FRESH) && st != SHMQ_MOVE && st != SHMQ_DELAYED && st != SHMQ_BAD) r->bad++;   /* in a ring, or taken out of one */
     if ((ctl_flags(c) & SHMQ_FLAG_PARKED) && st != SHMQ_MOVE && st != SHMQ_DELAYED && st != SHMQ_BAD) r->bad++;
     if ((ctl_flags(c) & SHMQ_FLAG_CHILD) && st != SHMQ_FREE && st != SHMQ_BAD && st != SHMQ_NEW)
-        r->fans += !topic_parent_of(ctx, ld32_rlx(&b->size), ld_rlx(&b->id));
+        r->fans += !fan_carries(ctx, ld32_rlx(&b->size), ld_rlx(&b->id));
 }
 
 static void audit_ring(shmq_ctx *ctx, local_ring *ring, shmq_audit_report *r) {

@@ -164,6 +164,9 @@ static inline shmq_counters *counters_of(shmq_ctx *ctx, uint32_t owner, uint32_t
 
 static inline shmq_block *block_at(shmq_ctx *ctx, uint32_t idx) { return &ctx->blocks[idx]; }
 static inline unsigned class_of(shmq_ctx *ctx, uint32_t idx) { return ctx->unit_class[idx >> ctx->unit_lg]; }   /* idx < indices */
+static inline uint64_t expires_of(shmq_block *b) {   /* 0 = never: a dead letter's says when it died */
+    return fate_reason(ld_rlx(&b->fate)) ? 0 : ld_rlx(&b->expires_ns);
+}
 static inline uint8_t *payload_of(shmq_ctx *ctx, uint32_t idx) {
     class_place *k = &ctx->classes[class_of(ctx, idx)];
     return k->payload + (uint64_t)(idx - k->first) * k->stride;

@@ -36,11 +36,12 @@
  * over. After it: the block is MOVE(dead) with the DEDUP bit; the recoverer finds its own id and publishes it. If that comes so
  * late that the claim is forgotten, the claim is made anew, and fails if another message has the id by then.
  */
-#include "arena.h"
 #include "dedup.h"
+#include "arena.h"
 #include "clock.h"
-#include "settle.h"
-#include "topic.h"
+#include "fan.h"
+#include "free.h"
+#include "hash.h"
 
 #define NO_ENTRY UINT32_C(0xffffffff)
 #define MOVED (-100)         /* the half belongs to a later generation by now: look again from there */
@@ -347,9 +348,9 @@ uint8_t *dedup_trailer(shmq_ctx *ctx, uint32_t idx) {
     shmq_block *b = block_at(ctx, idx);
     if ((ctl_flags(ld_rlx(&b->ctl)) & SHMQ_FLAG_CHILD) && !MUTANT(47)) {   /* without a payload of its own */
         uint32_t parent = ld32_rlx(&b->size);
-        return topic_parent_of(ctx, parent, ld_rlx(&b->id)) ? topic_trailer(ctx, parent) : NULL;
+        return fan_carries(ctx, parent, ld_rlx(&b->id)) ? fan_trailer(ctx, parent) : NULL;
     }
-    if (ld_rlx(&b->fate) & FATE_KIDS) return topic_trailer(ctx, idx);
+    if (ld_rlx(&b->fate) & FATE_CHILDREN) return fan_trailer(ctx, idx);
     class_place *k = &ctx->classes[class_of(ctx, idx)];
     uint64_t room = k->stride < SHMQ_PAGE ? k->stride : (ld32_rlx(&b->extra) & 255) * k->unit, at = ld32_rlx(&b->size);
     if (room > k->stride) room = k->stride;
@@ -361,7 +362,7 @@ uint8_t *dedup_trailer(shmq_ctx *ctx, uint32_t idx) {
         at += 4 + (uint64_t)n;
     }
     at = (at + 7) & ~UINT64_C(7);
-    return at + DEDUP_TRAILER <= room ? payload_of(ctx, idx) + at : NULL;
+    return at + FAN_TRAILER <= room ? payload_of(ctx, idx) + at : NULL;
 }
 
 /* A message with an id that the caller owns in MOVE: claim it. DUPLICATE: it was freed. An error: nothing has changed. */
@@ -371,7 +372,7 @@ int dedup_decide(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, cons
     if (rc == DEDUP_FIRST && !MUTANT(48)) st_rlx(&b->fate, ld_rlx(&b->fate) & ~FATE_DEDUP);   /* decided; a redelivery must not ask again */
     if (rc == DEDUP_DUPLICATE) {
         bump(&q->counters->deduped, 1);
-        settle_free(ctx, idx, ctl);
+        free_whole(ctx, idx, ctl);
     }
     return rc;
 }

@@ -4,8 +4,6 @@
 #include "hash.h"
 #include "ctx.h"
 
-#define DEDUP_TRAILER 24     /* bytes behind payload and headers: the key of the id (16), what a forward is tied to (8) */
-
 enum { DEDUP_FIRST = 0, DEDUP_DUPLICATE = 1 };   /* dedup_claim, dedup_decide, dedup_settle; or an error */
 
 uint64_t dedup_bytes(const shmq_queue_options *options);

@@ -24,7 +24,10 @@
 #include "arena.h"
 #include "clock.h"
 #include "dedup.h"
+#include "fan.h"
 #include "figures.h"
+#include "free.h"
+#include "hash.h"
 #include "publish.h"
 #include "queue.h"
 #include "settle.h"
@@ -37,7 +40,7 @@ static uint64_t ref_make(uint32_t idx, uint64_t ctl) { return (uint64_t)(idx + 1
 
 /* Send N on, if it is still in this very NEW. 0 = it was not. */
 int forward_send(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
-    if (ld_rlx(&block_at(ctx, idx)->fate) & FATE_KIDS) return topic_commit(ctx, idx, ctl);   /* its children follow: topic_committed */
+    if (ld_rlx(&block_at(ctx, idx)->fate) & FATE_CHILDREN) return topic_commit(ctx, idx, ctl);   /* its children follow: committed() in recover.c */
     uint64_t move = ctl_next(ctl, SHMQ_MOVE, ctx->self);
     if (!cas(&block_at(ctx, idx)->ctl, ctl, move)) return 0;
     CRASH_POINT("forward_sent");
@@ -74,7 +77,7 @@ void forward_finish(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     CRASH_POINT("forward_finishing");
     local_queue *q;   /* after the announcement of the death: who looked then has seen S in its way */
     int live = queue_open_local(ctx, fate_home(ld_rlx(&block_at(ctx, idx)->fate)), &q) == SHMQ_OK;
-    settle_free(ctx, idx, ctl);
+    free_whole(ctx, idx, ctl);
     if (live) settle_left(q);
 }
 
@@ -87,7 +90,7 @@ static int write_one(shmq_ctx *ctx, local_queue *q, uint64_t target, shmq_messag
         rc = fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
     if (rc == SHMQ_OK && once) rc = dedup_room(ctx, q, m, now);
     if (rc == SHMQ_OK) rc = publish_room(ctx, q, m, now);
-    if (rc == SHMQ_OK) rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + DEDUP_TRAILER + 7, idx, ctl);
+    if (rc == SHMQ_OK) rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + FAN_TRAILER + 7, idx, ctl);
     if (rc != SHMQ_OK) return rc;
     publish_header(ctx, block_at(ctx, *idx), qref_index(target), m, q, now);
     if (m->size) memcpy(payload_of(ctx, *idx), m->data, m->size);
@@ -146,7 +149,7 @@ int shmq_forward(shmq_ctx *ctx, shmq_delivery *d, uint64_t target, shmq_message 
         }
         if (!fans) send_one(ctx, q, m, f.parent, f.ctl);
         else if (f.n == 0 || topic_commit(ctx, f.parent, f.ctl)) topic_launch(ctx, q, m, &f);
-        settle_free(ctx, s_idx, s_ctl);
+        free_whole(ctx, s_idx, s_ctl);
         local_queue *from = &ctx->local[home % SHMQ_QUEUES];
         if (from->live) {
             if (held && figures_timed(ctx, held)) figures_acked(ctx, from, held, s_idx, leased);

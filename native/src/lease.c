@@ -10,11 +10,9 @@
  * right to settle.
  */
 #include "lease.h"
-#include "arena.h"
 #include "queue.h"
 #include "ring.h"
 #include "settle.h"
-#include "waiter.h"
 
 /* 1 = the lease that entry e of owner o names was ended and the message is on its way back. */
 static int take_back(shmq_ctx *ctx, uint32_t o, shmq_held *h, uint64_t e, uint64_t deadline) {

@@ -23,6 +23,7 @@
 #include "level.h"
 #include "order.h"
 #include "queue.h"
+#include "ring.h"
 
 static int again_ready(local_queue *q) { return __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) != 0; }
 

@@ -31,7 +31,7 @@
  */
 #include "order.h"
 #include "hash.h"
-#include "queue.h"
+#include "ring.h"
 
 #define ID_MASK ((UINT64_C(1) << 40) - 1)
 

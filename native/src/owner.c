@@ -28,6 +28,7 @@
 #include "owner.h"
 #include "arena.h"
 #include "clock.h"
+#include "free.h"
 #include "hash.h"
 #include "settle.h"
 #include "topic.h"
@@ -213,7 +214,7 @@ int shmq_detach(shmq_ctx *ctx) {
         st_sc(&ctx->held[i].word, 0);
         int ours = ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == ctx->self && held_names(e, c);
         if (ours && settle_return(ctx, idx, c, (held_flags(e) & SHMQ_HELD_STARTED) != 0) != SHMQ_STALE) continue;
-        if (c) arena_limbo_check(ctx, idx);   /* whatever c was: it may have become LIMBO before we let go */
+        if (c) free_limbo(ctx, idx);   /* whatever c was: it may have become LIMBO before we let go */
     }
     if (ctx->bare) settle_abandon(ctx);
     op_end(ctx);

@@ -33,8 +33,8 @@
  */
 #include "park.h"
 #include "clock.h"
+#include "free.h"
 #include "hints.h"
-#include "owner.h"
 #include "queue.h"
 #include "ring.h"
 #include "room.h"
@@ -58,7 +58,7 @@ static uint32_t say_some(shmq_queue *rec) {
 /* Let a message that the caller owns in MOVE wait at its queue. One that comes from there (PARKED) goes on being the first. */
 void park(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl) {
     shmq_block *b = block_at(ctx, idx);
-    uint64_t expires = settle_expires(b), ticket = add(&q->shared->tickets, 1) + 1;
+    uint64_t expires = expires_of(b), ticket = add(&q->shared->tickets, 1) + 1;
     if ((ctl_flags(ctl) & SHMQ_FLAG_PARKED) && !MUTANT(78)) ticket = 0;
     st_rlx(&b->pos, pos_make(0xffff, ticket));
     CRASH_POINT("ticket");
@@ -283,11 +283,11 @@ int64_t park_purge(shmq_ctx *ctx, local_queue *q, uint64_t now) {
         for (uint64_t i = 0; i < made; i++) {
             uint32_t idx = ctx->classes[k].first + (uint32_t)i;
             if (!waits_at(ctx, idx, index, &c)) continue;
-            uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self), expires = settle_expires(block_at(ctx, idx));
+            uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self), expires = expires_of(block_at(ctx, idx));
             if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;
             if (expires && expires <= now) { settle_kill(ctx, idx, m, SHMQ_R_EXPIRED); continue; }
             bump(&q->counters->dropped, 1);
-            settle_free(ctx, idx, m);
+            free_whole(ctx, idx, m);
             n++;
         }
     }

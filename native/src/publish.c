@@ -11,19 +11,20 @@
  * Who dies where: in NEW before the slot CAS: recovery frees the block. After it: recovery makes it READY. A killed
  * publish_many has published a prefix.
  */
+#include "publish.h"
 #include "arena.h"
 #include "clock.h"
 #include "dedup.h"
+#include "fan.h"
+#include "free.h"
+#include "hash.h"
 #include "hints.h"
 #include "level.h"
 #include "order.h"
-#include "owner.h"
-#include "publish.h"
 #include "queue.h"
 #include "ring.h"
 #include "room.h"
 #include "settle.h"
-#include "take.h"
 #include "waiter.h"
 
 #define ID_LOT 4096
@@ -154,7 +155,7 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
         return fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
     rc = needs_room(ctx, q, m, now) ? room(ctx, q, m, once == NULL) : SHMQ_OK;
     if (rc != SHMQ_OK) return rc;
-    rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + (once ? DEDUP_TRAILER + 7 : 0), &idx, &ctl);
+    rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + (once ? FAN_TRAILER + 7 : 0), &idx, &ctl);
     if (rc != SHMQ_OK) return rc;
     uint8_t *payload = payload_of(ctx, idx);
     uint64_t expires = publish_header(ctx, block_at(ctx, idx), qref_index(qref), m, q, now);
@@ -166,7 +167,7 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
     rc = queue_status(q);   /* I2: after fate */
     if (once) {
         if (rc == SHMQ_OK) rc = launch_once(ctx, q, idx, &ctl, m, once, now);
-        if (rc != SHMQ_OK) arena_free(ctx, idx, ctl);
+        if (rc != SHMQ_OK) free_block(ctx, idx, ctl);
         else arena_prefetch_next(ctx, class_of(ctx, idx));
         return rc;
     }
@@ -175,7 +176,7 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
         if (rc != SHMQ_FULL || tries == 64 || room_make(ctx, q) != SHMQ_OK) break;
         rc = SHMQ_OK;
     }
-    if (rc != SHMQ_OK) { arena_free(ctx, idx, ctl); return rc; }
+    if (rc != SHMQ_OK) { free_block(ctx, idx, ctl); return rc; }
     hints_expiry(ctx, expires);
     bump(&q->counters->published, 1);
     bump(&q->counters->published_bytes, m->size);
@@ -236,7 +237,7 @@ int shmq_loan(shmq_ctx *ctx, uint64_t qref, uint64_t size, uint32_t meta_size, s
     if (rc == SHMQ_OK && size > ctx->geometry.max_message)
         rc = fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, size, ctx->geometry.max_message, 0);
     memset(out, 0, sizeof *out);
-    if (rc == SHMQ_OK) rc = arena_alloc(ctx, publish_footprint(size, meta_size) + (q->dedup.base ? DEDUP_TRAILER + 7 : 0), &out->idx, &out->ctl);
+    if (rc == SHMQ_OK) rc = arena_alloc(ctx, publish_footprint(size, meta_size) + (q->dedup.base ? FAN_TRAILER + 7 : 0), &out->idx, &out->ctl);
     if (rc == SHMQ_OK) {
         st_rlx(&block_at(ctx, out->idx)->fate, fate_make(SHMQ_NO_QUEUE, 0, 0, 0, 0, 0, 0, 0));
         out->data = payload_of(ctx, out->idx);
@@ -282,7 +283,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
             rc = publish_room(ctx, q, m, now);
             if (rc == SHMQ_OK) {
                 rc = launch_once(ctx, q, loan->idx, &loan->ctl, m, once, now);
-                if (rc != SHMQ_OK) arena_free(ctx, loan->idx, loan->ctl);   /* committed: no loan any more */
+                if (rc != SHMQ_OK) free_block(ctx, loan->idx, loan->ctl);   /* committed: no loan any more */
                 loan->ctl = 0;
                 ctx->bare--;
                 if (rc == SHMQ_OK && waiter_present(&q->shared->evt)) evt = &q->shared->evt;
@@ -312,7 +313,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
 int shmq_loan_abort(shmq_ctx *ctx, shmq_delivery *loan) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
-    rc = loan_ours(ctx, loan) && arena_free(ctx, loan->idx, loan->ctl) ? SHMQ_OK : SHMQ_STALE;
+    rc = loan_ours(ctx, loan) && free_block(ctx, loan->idx, loan->ctl) ? SHMQ_OK : SHMQ_STALE;
     if (rc == SHMQ_OK) ctx->bare--;
     loan->ctl = 0;
     ctx_unlock(ctx);

@@ -20,7 +20,6 @@
 #include "barrier.h"
 #include "dedup.h"
 #include "level.h"
-#include "owner.h"
 #include "ring.h"
 #include "settle.h"
 #include "waiter.h"

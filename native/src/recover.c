@@ -27,8 +27,9 @@
  * A recoverer that dies leaves p DEAD and its own blocks OWNED/MOVE(me): the next one recovers both, in any order.
  */
 #include "arena.h"
+#include "fan.h"
 #include "forward.h"
-#include "owner.h"
+#include "free.h"
 #include "park.h"
 #include "queue.h"
 #include "ring.h"
@@ -53,6 +54,26 @@ static int in_slot(shmq_ctx *ctx, uint32_t idx) {
     uint64_t pos = ld_rlx(&block_at(ctx, idx)->pos);   /* INTENT */
     local_ring *r = queue_ring(ctx, pos_ring(pos));
     return r != NULL && ring_holds(r, pos_position(pos), idx);
+}
+
+/* topic.c, I1: was child idx, NEW in the hands of a dead publisher under exactly ctl, published with its siblings? */
+static int committed(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
+    uint32_t p = ld32_rlx(&block_at(ctx, idx)->size);
+    if (MUTANT(40)) return 0;
+    if (!block_known(ctx, p)) return 0;
+    shmq_block *b = block_at(ctx, p);
+    uint64_t c = ld_acq(&b->ctl), n;
+    /* to be forwarded by the same dead process: decided by the delivery that it is tied to, for good (forward.c, I5) */
+    if (ctl_state(c) == SHMQ_NEW && ctl_owner(c) == ctl_owner(ctl) && (ld_rlx(&b->fate) & FATE_CHILDREN) && !MUTANT(29)
+        && ld_acq(&block_at(ctx, idx)->ctl) == ctl) {   /* DEAD: as long as the child is not recovered, nobody else has that record */
+        if (forward_decided(ctx, p, c)) topic_commit(ctx, p, c);
+        c = ld_acq(&b->ctl);
+    }
+    if (ctl_state(c) != SHMQ_FAN && !MUTANT(41)) return 0;
+    shmq_au64 *child = fan_children(ctx, p, &n);
+    int found = 0;
+    for (uint64_t i = 0; child && i < n && !found; i++) found = ld_rlx(&child[i]) == child_make(idx, ctl_gen(ctl));
+    return found && ld_acq(&b->ctl) == c;
 }
 
 static void announce(shmq_ctx *ctx, int closed_only) {
@@ -112,21 +133,21 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
                 if (!(ld_rlx(&ctx->l0[idx / 64]) >> (idx % 64) & 1)) arena_hint(ctx, idx);
                 continue;
             }
-            if (st == SHMQ_LIMBO) { arena_limbo_check(ctx, idx); continue; }
+            if (st == SHMQ_LIMBO) { free_limbo(ctx, idx); continue; }
             uint32_t home = fate_home(ld_rlx(&b->fate)) % SHMQ_QUEUES;
             if (st == SHMQ_DELAYED) {
                 delayed = 1;
                 if (ctl_flags(c) & SHMQ_FLAG_PARKED) parked[home / 64] |= UINT64_C(1) << (home % 64);
                 continue;
             }
-            if (st == SHMQ_FAN) { if (!MUTANT(43)) topic_parent_check(ctx, idx); continue; }   /* p may have ended a child and not said so */
+            if (st == SHMQ_FAN) { if (!MUTANT(43)) free_parent_check(ctx, idx); continue; }   /* p may have ended a child and not said so */
             if (ctl_owner(c) != p || (st != SHMQ_NEW && st != SHMQ_OWNED && st != SHMQ_MOVE)) continue;
             if (!still_dead(ctx, p, word)) return 0;
             if (st == SHMQ_OWNED) {
                 clear_slot(ctx, idx, c);
                 settle_return(ctx, idx, c, 0);
             } else if (in_slot(ctx, idx)) cas(&b->ctl, c, ctl_to(c, SHMQ_READY, 0));
-            else if (st == SHMQ_NEW && (ctl_flags(c) & SHMQ_FLAG_CHILD) && topic_committed(ctx, idx, c)) {
+            else if (st == SHMQ_NEW && (ctl_flags(c) & SHMQ_FLAG_CHILD) && committed(ctx, idx, c)) {
                 uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);   /* all or none: this one was published with the others */
                 if (!cas(&b->ctl, c, m)) continue;
                 CRASH_POINT("adopted_child");

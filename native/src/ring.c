@@ -23,8 +23,8 @@
  * Enqueue follows the helping cell-CAS of bounded index queues (as iceoryx's MpmcIndexQueue); that the block's own word
  * decides ownership at take is ours.
  */
-#include "arena.h"
 #include "ring.h"
+#include "arena.h"
 
 /* a - b, as far as slots can tell: a slot keeps 40 bits of the round, so positions are circular in 40 + lg bits. */
 static int64_t gap(local_ring *r, uint64_t a, uint64_t b) { return (int64_t)((a - b) << (24 - r->lg)) >> (24 - r->lg); }

@@ -10,8 +10,8 @@
  * Who dies where: as a taker, or one who settles; the message comes back.
  */
 #include "room.h"
+#include "free.h"
 #include "level.h"
-#include "publish.h"
 #include "queue.h"
 #include "ring.h"
 #include "settle.h"
@@ -56,7 +56,7 @@ static void displaced(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t move
         return;
     }
     bump(&q->counters->dropped, 1);
-    settle_free(ctx, idx, move);
+    free_whole(ctx, idx, move);
 }
 
 int room_make(shmq_ctx *ctx, local_queue *q) {   /* overflow = drop-oldest */

@@ -13,7 +13,6 @@
  */
 #define _GNU_SOURCE
 #include "barrier.h"
-#include "queue.h"
 #include "waiter.h"
 #include <errno.h>
 #include <fcntl.h>

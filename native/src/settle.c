@@ -17,11 +17,11 @@
  * and every new sidecar scan for DELAYED. E still NEW: freed; E ATTACHED and parent dead in MOVE: kept with the parent.
  */
 #include "settle.h"
-#include "arena.h"
 #include "clock.h"
 #include "dedup.h"
-#include "hints.h"
 #include "figures.h"
+#include "free.h"
+#include "hints.h"
 #include "level.h"
 #include "order.h"
 #include "owner.h"
@@ -30,65 +30,6 @@
 #include "ring.h"
 #include "room.h"
 #include "waiter.h"
-
-void settle_quarantine(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
-    if (cas(&block_at(ctx, idx)->ctl, ctl, ctl_to(ctl, SHMQ_BAD, 0))) add32(&ctx->header->corrupt, 1);
-}
-
-/* The attached block of idx, or NOBODY (I5). */
-uint32_t settle_extra(shmq_ctx *ctx, uint32_t idx) {
-    uint32_t e = ld32_acq(&block_at(ctx, idx)->extra) >> 8;
-    if (e == 0 || !block_known(ctx, e - 1)) return NOBODY;
-    shmq_block *x = block_at(ctx, e - 1);
-    return ctl_state(ld_acq(&x->ctl)) == SHMQ_ATTACHED && ld_rlx(&x->due_ns) == idx ? e - 1 : NOBODY;
-}
-
-static void extra_drop(shmq_ctx *ctx, uint32_t idx) {   /* owner of MOVE only */
-    shmq_block *b = block_at(ctx, idx);
-    uint32_t e = settle_extra(ctx, idx);
-    if (e != NOBODY) {
-        uint64_t c = ld_acq(&block_at(ctx, e)->ctl);
-        if (ctl_state(c) == SHMQ_ATTACHED && (ctl_flags(ld_rlx(&b->ctl)) & SHMQ_FLAG_VIEWED)) {
-            /* somebody may read the text through an older lease of the parent: LIMBO, until the parent leaves LIMBO */
-            cas(&block_at(ctx, e)->ctl, c, ctl_to(c, SHMQ_LIMBO, 0));
-            arena_limbo_check(ctx, e);
-            if (ctl_state(ld_acq(&block_at(ctx, e)->ctl)) == SHMQ_LIMBO) return;   /* the parent goes on naming it */
-        } else if (ctl_state(c) == SHMQ_ATTACHED) arena_free(ctx, e, c);
-        CRASH_POINT("extra_freed");
-    }
-    st32_rel(&b->extra, ld32_rlx(&b->extra) & 255);
-}
-
-/* Best effort: without memory the dead letter goes without its text. */
-static void extra_attach(shmq_ctx *ctx, uint32_t idx, const void *bytes, uint32_t n) {
-    if (bytes == NULL || n == 0) return;
-    if (ld32_rlx(&block_at(ctx, idx)->extra) >> 8) extra_drop(ctx, idx);   /* one in LIMBO that we rename here: the sidecar's scan */
-    uint32_t e;
-    uint64_t c;
-    if (arena_alloc(ctx, n, &e, &c) != SHMQ_OK) return;
-    shmq_block *x = block_at(ctx, e), *b = block_at(ctx, idx);
-    memcpy(payload_of(ctx, e), bytes, n);
-    st32_rlx(&x->size, n);
-    st_rlx(&x->fate, fate_make(SHMQ_NO_QUEUE, 0, 0, 0, 0, 0, 0, 0));
-    st_rlx(&x->due_ns, idx);
-    st32_rel(&b->extra, (e + 1) << 8 | (ld32_rlx(&b->extra) & 255));
-    CRASH_POINT("extra_named");
-    cas(&x->ctl, c, ctl_to(c, SHMQ_ATTACHED, 0));
-}
-
-/* Free a block owned under exactly ctl, with what is attached to it. 0 = stale. */
-int settle_free(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
-    shmq_block *b = block_at(ctx, idx);
-    if (ld32_rlx(&b->extra) >> 8) {
-        if (ctl_state(ctl) != SHMQ_MOVE) {
-            uint64_t m = ctl_next(ctl, SHMQ_MOVE, ctx->self);
-            if (!cas(&b->ctl, ctl, m)) return 0;
-            ctl = m;
-        }
-        extra_drop(ctx, idx);
-    }
-    return arena_free(ctx, idx, ctl);
-}
 
 /* Has it been tried too often? A dead letter stays where it is, unless its queue has a dead-letter queue of its own. */
 static int spent(local_queue *q, uint64_t fate) {
@@ -100,8 +41,8 @@ static int home_of(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, uint64_t fate, loc
     int rc = queue_open_local(ctx, fate_home(fate), q);
     if (rc == SHMQ_OK && queue_status(*q) != SHMQ_GONE) return SHMQ_OK;
     *q = NULL;
-    if (rc != SHMQ_OK && rc != SHMQ_E_NOTFOUND) { settle_quarantine(ctx, idx, ctl); return rc; }   /* never lost for a reason of ours */
-    settle_free(ctx, idx, ctl);   /* ends with its queue */
+    if (rc != SHMQ_OK && rc != SHMQ_E_NOTFOUND) { free_quarantine(ctx, idx, ctl); return rc; }   /* never lost for a reason of ours */
+    free_whole(ctx, idx, ctl);   /* ends with its queue */
     return SHMQ_OK;
 }
 
@@ -118,7 +59,7 @@ int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     local_queue *dead = reason == SHMQ_R_EXPIRED && q->options.expired ? NULL : queue_dead(ctx, q);
     if (dead == NULL) {
         bump(&q->counters->dropped, 1);
-        settle_free(ctx, idx, ctl);
+        free_whole(ctx, idx, ctl);
         order_over(q);
         return SHMQ_OK;
     }
@@ -133,7 +74,7 @@ int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
 }
 
 static int delay(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
-    uint64_t expires = settle_expires(block_at(ctx, idx));
+    uint64_t expires = expires_of(block_at(ctx, idx));
     if (cas(&block_at(ctx, idx)->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) {
         CRASH_POINT("delayed");
         hints_delayed(ctx, idx);
@@ -151,7 +92,7 @@ static int refuses(local_queue *q, uint64_t fate) { return q->options.overflow =
 
 static int refuse(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl) {
     bump(&q->counters->dropped, 1);
-    settle_free(ctx, idx, ctl);
+    free_whole(ctx, idx, ctl);
     order_over(q);
     return SHMQ_OK;
 }
@@ -178,7 +119,7 @@ static int enter_new(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, 
 /* Into the ring that fate says, of the queue where it is at home. OK: it is there, or over. FULL: there is no room. */
 int settle_enter(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl) {
     shmq_block *b = block_at(ctx, idx);
-    uint64_t size = size_at(ctx, b), expires = settle_expires(b);   /* before it is visible: then it is others' */
+    uint64_t size = size_at(ctx, b), expires = expires_of(b);   /* before it is visible: then it is others' */
     int rc = SHMQ_FULL;
     if (fate_again(ld_rlx(&b->fate)) && queue_again_ready(ctx, q) == SHMQ_OK) {
         queue_bytes_in(q, size);
@@ -190,7 +131,7 @@ int settle_enter(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl) {
     if (rc == SHMQ_OK) {
         waiter_wake(&q->shared->evt);
         hints_expiry(ctx, expires);
-    } else if (rc != SHMQ_FULL) settle_quarantine(ctx, idx, ctl);
+    } else if (rc != SHMQ_FULL) free_quarantine(ctx, idx, ctl);
     return rc;
 }
 
@@ -212,7 +153,7 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
         }
         f = ld_rlx(&b->fate);
     }
-    uint64_t expires = settle_expires(b);
+    uint64_t expires = expires_of(b);
     if (expires && expires <= clock_now(ctx)) return settle_kill(ctx, idx, ctl, SHMQ_R_EXPIRED);   /* it expired in somebody's hands */
     if (fate_again(f) && spent(q, f)) return settle_kill(ctx, idx, ctl, SHMQ_R_RETRIES);
     if (ld_rlx(&b->due_ns) > clock_now(ctx)) return delay(ctx, idx, ctl);
@@ -266,7 +207,7 @@ static void let_go(shmq_ctx *ctx, shmq_delivery *d) {
 static int stale(shmq_ctx *ctx, shmq_delivery *d, uint32_t held) {   /* held: what d->held was */
     /* HELD: cleared before the look at ctl, in the one order of all seq_cst accesses; a failed CAS alone orders nothing */
     if (held) st_sc(&ctx->held[held - 1].word, 0);
-    arena_limbo_check(ctx, d->idx);
+    free_limbo(ctx, d->idx);
     d->ctl = 0;
     return SHMQ_STALE;
 }
@@ -300,7 +241,7 @@ void settle_abandon(shmq_ctx *ctx) {
             uint32_t idx = ctx->classes[k].first + (uint32_t)i;
             uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
             if (ctl_owner(c) != ctx->self) continue;
-            if (ctl_state(c) == SHMQ_NEW) arena_free(ctx, idx, c);
+            if (ctl_state(c) == SHMQ_NEW) free_block(ctx, idx, c);
             else if (ctl_state(c) == SHMQ_OWNED) settle_return(ctx, idx, c, 0);
         }
     }
@@ -316,7 +257,7 @@ int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
         uint32_t leased = d->held;
         let_go(ctx, d);
         if (!leased && ctx->bare) ctx->bare--;
-        if (!settle_free(ctx, d->idx, d->ctl)) { stale(ctx, d, leased); continue; }
+        if (!free_whole(ctx, d->idx, d->ctl)) { stale(ctx, d, leased); continue; }
         done++;
         local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
         if (q->live && leased && figures_timed(ctx, leased)) figures_acked(ctx, q, leased, d->idx, d->ctl);
@@ -478,7 +419,7 @@ int shmq_settle_viewed(shmq_ctx *ctx, shmq_delivery *d) {
         uint64_t m = ctl_next(d->ctl, SHMQ_MOVE, ctx->self) | (uint64_t)SHMQ_FLAG_VIEWED << 56;
         st_sc(&ctx->held[d->held - 1].word, held_make(SHMQ_HELD_VIEW, ctl_gen(d->ctl), d->idx));
         if (cas(&b->ctl, d->ctl, m)) {
-            settle_free(ctx, d->idx, m);
+            free_whole(ctx, d->idx, m);
             local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
             if (q->live && figures_timed(ctx, d->held)) figures_acked(ctx, q, d->held, d->idx, d->ctl);
             if (q->live) { bump(&q->counters->acked, 1); wake_closed(q); }
@@ -527,7 +468,7 @@ int shmq_view_end(shmq_ctx *ctx, uint32_t held, uint32_t idx) {
         if (e && held_idx(e) == idx && (held_flags(e) & SHMQ_HELD_VIEW)) {
             st_sc(&ctx->held[held - 1].word, 0);   /* HELD: cleared before the look at ctl */
             owner_held_put(ctx, held - 1);
-            arena_limbo_check(ctx, idx);
+            free_limbo(ctx, idx);
             rc = SHMQ_OK;
         }
     }
@@ -569,7 +510,7 @@ void settle_discard_home(shmq_ctx *ctx, uint32_t home) {
             if (r) ring_clear(r, pos_position(pos), idx);
             local_queue *q;
             if (st == SHMQ_READY && queue_open_local(ctx, home, &q) == SHMQ_OK) queue_bytes_out(q, size_at(ctx, b));
-            settle_free(ctx, idx, own);
+            free_whole(ctx, idx, own);
         }
     }
 }

@@ -11,12 +11,6 @@ int settle_return(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, int attempted);
 int settle_holds(shmq_ctx *ctx, const shmq_delivery *delivery);
 int settle_leave(shmq_ctx *ctx, shmq_delivery *delivery, uint64_t *move);
 void settle_left(local_queue *q);
-int settle_free(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
 void settle_abandon(shmq_ctx *ctx);
 void settle_discard_home(shmq_ctx *ctx, uint32_t home);
-uint32_t settle_extra(shmq_ctx *ctx, uint32_t idx);
-void settle_quarantine(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
-static inline uint64_t settle_expires(shmq_block *b) {   /* 0 = never: a dead letter's says when it died */
-    return fate_reason(ld_rlx(&b->fate)) ? 0 : ld_rlx(&b->expires_ns);
-}
 #endif

@@ -11,9 +11,10 @@
  * CAS: OWNED(dead), returned by recovery; the slot is cleared by anyone in passing.
  */
 #include "take.h"
-#include "arena.h"
 #include "clock.h"
+#include "fan.h"
 #include "figures.h"
+#include "free.h"
 #include "level.h"
 #include "order.h"
 #include "owner.h"
@@ -21,7 +22,6 @@
 #include "queue.h"
 #include "ring.h"
 #include "settle.h"
-#include "topic.h"
 #include "waiter.h"
 
 /* Read what the header says, checking every length: the memory is everybody's. 0 = fine. */
@@ -30,7 +30,7 @@ static int describe(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, shmq_delivery *d)
     uint32_t of = idx;
     if (ctl_flags(ctl) & SHMQ_FLAG_CHILD) {   /* the payload is its parent's, who cannot go while this child lives */
         of = ld32_rlx(&b->size);
-        if (!topic_parent_of(ctx, of, ld_rlx(&b->id))) { d->size = 0; return SHMQ_E_CORRUPT; }
+        if (!fan_carries(ctx, of, ld_rlx(&b->id))) { d->size = 0; return SHMQ_E_CORRUPT; }
         at_payload = block_at(ctx, of);
     }
     uint64_t stride = ctx->classes[class_of(ctx, of)].stride, f = ld_rlx(&b->fate);
@@ -68,7 +68,7 @@ static int describe(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, shmq_delivery *d)
         d->expires_ns = 0;
     }
     if (ld32_rlx(&b->extra) >> 8) {
-        uint32_t e = settle_extra(ctx, idx);
+        uint32_t e = extra_of(ctx, idx);
         uint32_t n = e != NOBODY ? ld32_rlx(&block_at(ctx, e)->size) : UINT32_MAX;
         if (e != NOBODY && n <= ctx->classes[class_of(ctx, e)].stride && (ctx->classes[class_of(ctx, e)].stride < SHMQ_PAGE
             || n <= (ld32_rlx(&block_at(ctx, e)->extra) & 255) * ctx->classes[class_of(ctx, e)].unit)) {
@@ -82,7 +82,7 @@ static int describe(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, shmq_delivery *d)
 static void unheld(shmq_ctx *ctx, uint32_t entry, uint32_t idx) {
     st_sc(&ctx->held[entry].word, 0);
     owner_held_put(ctx, entry);
-    arena_limbo_check(ctx, idx);
+    free_limbo(ctx, idx);
 }
 
 /* What comes next, and from where; without taking it. */
@@ -129,7 +129,7 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
         d->held = leased ? entry + 1 : 0;
         if (rc != SHMQ_OK || d->queue != index) {   /* no history can produce that */
             if (leased) unheld(ctx, entry, item.idx);
-            settle_quarantine(ctx, item.idx, own);
+            free_quarantine(ctx, item.idx, own);
             continue;
         }
         if (d->expires_ns) {
@@ -217,13 +217,13 @@ static int purge_one(shmq_ctx *ctx, local_queue *q, uint64_t now) {
             if (!cas(&b->ctl, item.ctl, own)) continue;
             ring_taken(r, &item);
             queue_bytes_out(q, size_at(ctx, b));
-            uint64_t expires = settle_expires(b), move = ctl_next(own, SHMQ_MOVE, ctx->self);
+            uint64_t expires = expires_of(b), move = ctl_next(own, SHMQ_MOVE, ctx->self);
             if (expires && expires <= now) {
                 if (cas(&b->ctl, own, move)) settle_kill(ctx, item.idx, move, SHMQ_R_EXPIRED);
                 return 0;
             }
             bump(&q->counters->dropped, 1);
-            settle_free(ctx, item.idx, own);
+            free_whole(ctx, item.idx, own);
             order_over(q);
             return 1;
         }
@@ -307,13 +307,13 @@ int shmq_peek(shmq_ctx *ctx, uint64_t qref, uint64_t *cursor, shmq_delivery *out
         st_sc(&ctx->held[entry].word, held_make(SHMQ_HELD_VIEW, ctl_gen(c), idx));
         if (!cas(&b->ctl, c, c | (uint64_t)SHMQ_FLAG_VIEWED << 56)) {   /* taken, or flagged by another look: again */
             st_sc(&ctx->held[entry].word, 0);
-            arena_limbo_check(ctx, idx);
+            free_limbo(ctx, idx);
             *cursor = here | p;
             continue;
         }
         if (describe(ctx, idx, c, out) != SHMQ_OK) {
             st_sc(&ctx->held[entry].word, 0);
-            arena_limbo_check(ctx, idx);
+            free_limbo(ctx, idx);
             continue;
         }
         out->ctl = c;

@@ -6,11 +6,9 @@
  * I2  A hint may be lost (its writer died, the mailbox was full): timer_lost is set then, or by recovery, and a new sidecar
  *     scans all blocks anyway. Late, never lost.
  */
-#include "arena.h"
+#include "free.h"
 #include "queue.h"
 #include "settle.h"
-#include "topic.h"
-#include "waiter.h"
 #include <limits.h>
 
 /* Is it delayed, by which word, and until when? */
@@ -50,8 +48,8 @@ int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due
             continue;
         }
         if (due_of(ctx, *from, &c, &due[n])) idx[n++] = *from;
-        else if (ctl_state(ld_acq(&block_at(ctx, *from)->ctl)) == SHMQ_LIMBO) arena_limbo_check(ctx, *from);
-        else topic_parent_check(ctx, *from);
+        else if (ctl_state(ld_acq(&block_at(ctx, *from)->ctl)) == SHMQ_LIMBO) free_limbo(ctx, *from);
+        else free_parent_check(ctx, *from);
         ++*from;
     }
     ctx_unlock(ctx);

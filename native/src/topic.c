@@ -1,7 +1,7 @@
 /* topic.c: one message for many subscriptions.
  *
  *   parent P    FREE -> NEW(me) --COMMIT--> FAN --------------------------------------------------> FREE
- *               payload | headers | n | kid[0] .. kid[n-1]     kid: gen:40 | block+1:24, the child's life
+ *               payload | headers | n | child[0] .. child[n-1]     child: gen:40 | block+1:24, the child's life
  *   child D     FREE -> NEW(me)+CHILD ------> launched: slot CAS -> READY -> OWNED -> ... any way ... -> FREE
  *               size = P, id = P's id, home = a subscription; no payload of its own
  *
@@ -10,152 +10,31 @@
  *
  * I1  ALL OR NONE. The CAS of P from NEW to FAN publishes to all subscriptions at once: before it no child is in any ring, and
  *     children of a dead publisher are freed; after it they are sent on by recovery. Which of the two is decided by P's word,
- *     and by P's list of kids naming exactly this life of D.
- * I2  P belongs to nobody while it is FAN, and is freed by the exact CAS FAN -> FREE after all kids were seen to be over: FREE,
- *     or another life. That a kid is over stays true for ever, so one look at each is enough, whoever looks.
- * I3  How many kids are left (due_ns: 1 | gen:39 | n:24) is a hint: who ends a child counts down after the child's CAS to FREE,
- *     and looks at the kids when it comes to 0. A death in between leaves it too high: recovery and the sidecar's scan count anew.
- *     It carries P's generation, so that a late decrement cannot hit another life of P.
- * I4  Room is looked for before the commit; the ring of a subscription has 1,024 slots more than its max_depth, one per
+ *     and by P's list of children naming exactly this life of D.
+ * I2  Room is looked for before the commit; the ring of a subscription has 1,024 slots more than its max_depth, one per
  *     process that may be between look and launch. So nothing committed finds a ring full; if it does, it is DELAYED, due now.
- * I5  The list of subscriptions is private, and of exactly the topology that it was read under. Who finds a subscription that
+ * I3  The list of subscriptions is private, and of exactly the topology that it was read under. Who finds a subscription that
  *     exists changes the topology: its maker may have died just before it did.
- * I6  An id counts in each subscription with a dedup_window by itself, in its own table: a share with an id goes from NEW to
+ * I4  An id counts in each subscription with a dedup_window by itself, in its own table: a share with an id goes from NEW to
  *     MOVE(me), is claimed or found to be a duplicate there (dedup.c), and is routed or freed. Its key is its parent's.
  *
  * Who dies where: before the commit: P and children are NEW(dead), freed. After it: children still NEW(dead) are sent on;
- * READY ones are nobody's. Between a child's end and the count: P stays until the next recovery. While it counts anew: a lower
- * count, which costs looks. Stopped between commit and launch: the others get theirs when it goes on, or is dead.
+ * READY ones are nobody's. Stopped between commit and launch: the others get theirs when it goes on, or is dead. The end of P: free.c.
  */
 #include "topic.h"
 #include "arena.h"
 #include "clock.h"
 #include "dedup.h"
+#include "fan.h"
+#include "free.h"
+#include "hash.h"
 #include "hints.h"
-#include "forward.h"
 #include "order.h"
 #include "publish.h"
 #include "queue.h"
 #include "room.h"
 #include "settle.h"
 #include "waiter.h"
-
-/* ---- parents and their kids ---- */
-
-#define KID_GEN ((UINT64_C(1) << 40) - 1)
-static uint64_t kid_make(uint32_t idx, uint64_t gen) { return (gen & KID_GEN) << 24 | (idx + 1); }
-static uint64_t left_make(uint64_t ctl, uint64_t n) { return UINT64_C(1) << 63 | (ctl_gen(ctl) & ((UINT64_C(1) << 39) - 1)) << 24 | n; }
-static uint64_t left_of(uint64_t left) { return left & 0xffffff; }
-
-/* The kids of a block that was FAN when the caller looked; NULL when no history can have produced what stands there. */
-static shmq_au64 *kids_of(shmq_ctx *ctx, uint32_t idx, uint64_t *n) {
-    shmq_block *b = block_at(ctx, idx);
-    class_place *k = &ctx->classes[class_of(ctx, idx)];
-    uint64_t room = k->stride < SHMQ_PAGE ? k->stride : (ld32_rlx(&b->extra) & 255) * k->unit, at = ((uint64_t)ld32_rlx(&b->size) + 7) & ~UINT64_C(7);
-    if (room > k->stride) room = k->stride;
-    if (fate_meta(ld_rlx(&b->fate))) {
-        uint32_t meta;
-        if (at + 4 > room) return NULL;
-        memcpy(&meta, payload_of(ctx, idx) + at, 4);
-        at = (at + 4 + meta + 7) & ~UINT64_C(7);
-    }
-    if (at + 8 > room) return NULL;
-    shmq_au64 *kids = (shmq_au64 *)(payload_of(ctx, idx) + at);
-    *n = ld_rlx(kids);
-    return *n <= SHMQ_QUEUES && at + 8 + *n * 8 <= room ? kids + 1 : NULL;
-}
-
-/* I2: has this life of a child come to its end? */
-static int kid_over(shmq_ctx *ctx, uint32_t parent, uint64_t kid) {
-    uint32_t d = (uint32_t)(kid & 0xffffff) - 1;
-    if (!block_known(ctx, d)) return 1;
-    shmq_block *b = block_at(ctx, d);
-    uint64_t c = ld_acq(&b->ctl);
-    unsigned st = ctl_state(c);
-    if (st == SHMQ_VOID || st == SHMQ_FREE || st == SHMQ_BAD) return 1;
-    if (!(ctl_flags(c) & SHMQ_FLAG_CHILD)) return 1;
-    if (st == SHMQ_NEW) return kid_make(d, ctl_gen(c)) != kid;   /* its header may not be written yet */
-    return ld32_rlx(&b->size) != parent;
-}
-
-/* How many kids are not over; 0 is final. */
-static uint64_t kids_left(shmq_ctx *ctx, uint32_t idx) {
-    uint64_t n, left = 0;
-    shmq_au64 *kid = kids_of(ctx, idx, &n);
-    for (uint64_t i = 0; kid && i < n; i++) {
-        uint32_t d = (uint32_t)(ld_rlx(&kid[i]) & 0xffffff) - 1;
-        if (d < SHMQ_BLOCKS) prefetch_to_read(block_at(ctx, d));
-    }
-    for (uint64_t i = 0; kid && i < n; i++) left += !kid_over(ctx, idx, ld_rlx(&kid[i]));
-    return left;
-}
-
-/* A child of block p has ended (its CAS to FREE was the caller's). Nothing is owned here: p may be in another life already. */
-void topic_child_over(shmq_ctx *ctx, uint32_t p) {
-    if (!block_known(ctx, p)) return;
-    shmq_block *b = block_at(ctx, p);
-    uint64_t c = ld_acq(&b->ctl);
-    if (ctl_state(c) != SHMQ_FAN) return;
-    for (uint64_t left;;) {
-        left = ld_acq(&b->due_ns);
-        if ((left ^ left_make(c, 0)) >> 24) return;   /* I3: of another life; or lies, which the scan puts right */
-        if (left_of(left) && !cas(&b->due_ns, left, left - 1)) continue;
-        CRASH_POINT("counted");
-        if (left_of(left) > 1) return;
-        break;
-    }
-    if (kids_left(ctx, p) == 0 || MUTANT(44)) arena_free(ctx, p, c);   /* exact: fails when another one was quicker */
-}
-
-/* I3: the count put right, and the end that nobody noticed. By recovery and by the sidecar. */
-void topic_parent_check(shmq_ctx *ctx, uint32_t idx) {
-    shmq_block *b = block_at(ctx, idx);
-    uint64_t c = ld_acq(&b->ctl);
-    if (ctl_state(c) != SHMQ_FAN) return;
-    for (int tries = 0; tries < 2 * SHMQ_QUEUES; tries++) {
-        uint64_t left = ld_acq(&b->due_ns), n = kids_left(ctx, idx);
-        if (ld_acq(&b->ctl) != c) return;
-        if (n == 0) {
-            if (cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) arena_hint(ctx, idx);
-            return;
-        }
-        if (left == left_make(c, n) || (left < left_make(c, n) && left >= left_make(c, 0))) return;
-        if (cas(&b->due_ns, left, left_make(c, n))) return;   /* fails when somebody counted down meanwhile */
-    }
-}
-
-/* I1: was child idx, NEW in the hands of a dead publisher under exactly ctl, published with its siblings? */
-int topic_committed(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
-    uint32_t p = ld32_rlx(&block_at(ctx, idx)->size);
-    if (MUTANT(40)) return 0;
-    if (!block_known(ctx, p)) return 0;
-    shmq_block *b = block_at(ctx, p);
-    uint64_t c = ld_acq(&b->ctl), n;
-    /* to be forwarded by the same dead process: decided by the delivery that it is tied to, for good (forward.c, I5) */
-    if (ctl_state(c) == SHMQ_NEW && ctl_owner(c) == ctl_owner(ctl) && (ld_rlx(&b->fate) & FATE_KIDS) && !MUTANT(29)
-        && ld_acq(&block_at(ctx, idx)->ctl) == ctl) {   /* DEAD: as long as the child is not recovered, nobody else has that record */
-        if (forward_decided(ctx, p, c)) topic_commit(ctx, p, c);
-        c = ld_acq(&b->ctl);
-    }
-    if (ctl_state(c) != SHMQ_FAN && !MUTANT(41)) return 0;
-    shmq_au64 *kid = kids_of(ctx, p, &n);
-    int found = 0;
-    for (uint64_t i = 0; kid && i < n && !found; i++) found = ld_rlx(&kid[i]) == kid_make(idx, ctl_gen(ctl));
-    return found && ld_acq(&b->ctl) == c;
-}
-
-/* What lies behind the list of kids: the key of the id, what a forward is tied to. NULL when lengths cannot be. */
-uint8_t *topic_trailer(shmq_ctx *ctx, uint32_t idx) {
-    uint64_t n;
-    class_place *k = &ctx->classes[class_of(ctx, idx)];
-    uint64_t room = k->stride < SHMQ_PAGE ? k->stride : (ld32_rlx(&block_at(ctx, idx)->extra) & 255) * k->unit;
-    shmq_au64 *kid = kids_of(ctx, idx, &n);
-    if (room > k->stride) room = k->stride;
-    if (kid == NULL || (uint64_t)((uint8_t *)(kid + n) - payload_of(ctx, idx)) + DEDUP_TRAILER > room) return NULL;
-    return (uint8_t *)(kid + n);
-}
-
-int topic_fan_over(shmq_ctx *ctx, uint32_t idx) { return kids_left(ctx, idx) == 0; }
 
 /* ---- who gets a message ---- */
 
@@ -190,7 +69,7 @@ static int pattern_wants(const shmq_queue *sub, const shmq_queue *topic) {
     return slash && m > 1 && words_match(sub->name + 1, slash, topic->name + 1, topic->name + m);
 }
 
-/* I5 */
+/* I3 */
 static fan_list *subscriptions(shmq_ctx *ctx, uint64_t tref, const shmq_queue *topic) {
     fan_list *l = &ctx->fans[qref_index(tref) % FANS];
     uint32_t topology = ld32_acq(&ctx->header->topology);
@@ -262,7 +141,7 @@ static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_mess
         }
         if (q->options.overflow == SHMQ_DROP_OLDEST) {   /* it never holds a publisher back */
             if (tries < 64 && room_make(ctx, q) == SHMQ_OK) continue;
-            break;   /* others are as quick as we are; I4 has room */
+            break;   /* others are as quick as we are; I2 has room */
         }
         bump(&q->counters->full, 1);
         ctx->blocker = qref_make(q->live, index);
@@ -292,10 +171,10 @@ static void put_child(shmq_ctx *ctx, uint32_t d, uint32_t parent, uint32_t index
 static int launch(shmq_ctx *ctx, uint32_t index, uint32_t d, uint64_t ctl, const shmq_message *m, uint64_t *first) {
     local_queue *q;
     shmq_block *b = block_at(ctx, d);
-    if (queue_open_local(ctx, index, &q) != SHMQ_OK || queue_status(q) == SHMQ_GONE) { arena_free(ctx, d, ctl); return 0; }   /* unsubscribed meanwhile */
+    if (queue_open_local(ctx, index, &q) != SHMQ_OK || queue_status(q) == SHMQ_GONE) { free_block(ctx, d, ctl); return 0; }   /* unsubscribed meanwhile */
     uint64_t expires = ld_rlx(&b->expires_ns), move = ctl_next(ctl, SHMQ_MOVE, ctx->self);
     int rc = SHMQ_FULL, once = (ld_rlx(&b->fate) & FATE_DEDUP) != 0;
-    if (once) {   /* I6 */
+    if (once) {   /* I4 */
         if (!cas(&b->ctl, ctl, move)) return 0;
         CRASH_POINT("share_committed");
         if (dedup_settle(ctx, q, d, move, first) == DEDUP_DUPLICATE) return 1;
@@ -304,11 +183,11 @@ static int launch(shmq_ctx *ctx, uint32_t index, uint32_t d, uint64_t ctl, const
     bump(&q->counters->published_bytes, m->size);
     if (!once) rc = publish_launch(ctx, q, d, ctl, m->size, m->priority, q->work.mask + 1);
     if (rc == SHMQ_OK) hints_expiry(ctx, expires);
-    else if (once || cas(&b->ctl, ctl, move)) settle_route(ctx, d, move);   /* I4; a table without room is asked again later */
+    else if (once || cas(&b->ctl, ctl, move)) settle_route(ctx, d, move);   /* I2; a table without room is asked again later */
     return 0;
 }
 
-/* Parent and children, complete and in NEW; f->n = 0: nobody is to get it. What is said to be behind the list of kids is written
+/* Parent and children, complete and in NEW; f->n = 0: nobody is to get it. What is said to be behind the list of children is written
  * when `flags` says so: TIED to the delivery `tie` (forward.c). */
 int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, uint64_t now, uint64_t tie, uint64_t flags, fan *f) {
     uint32_t n = 0;
@@ -331,7 +210,7 @@ int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, u
     }
     if (n == 0) { m->id = publish_id(ctx); return SHMQ_OK; }
     uint64_t at = (publish_footprint(m->size, m->meta_size) + 7) & ~UINT64_C(7);
-    rc = arena_alloc(ctx, at + 8 + 8 * (uint64_t)n + (flags ? DEDUP_TRAILER : 0), &f->parent, &f->ctl);
+    rc = arena_alloc(ctx, at + 8 + 8 * (uint64_t)n + (flags ? FAN_TRAILER : 0), &f->parent, &f->ctl);
     if (rc != SHMQ_OK) return rc;
     f->n = n;
     shmq_block *b = block_at(ctx, f->parent);
@@ -340,13 +219,13 @@ int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, u
     uint8_t *payload = payload_of(ctx, f->parent);
     if (m->size) memcpy(payload, m->data, m->size);
     publish_meta(payload, m);
-    shmq_au64 *kid = (shmq_au64 *)(payload + at);
-    st_rlx(kid, n);
+    shmq_au64 *child = (shmq_au64 *)(payload + at);
+    st_rlx(child, n);
     if (flags & FATE_DEDUP) {
         hash128 key = dedup_key(ctx, m);
-        memcpy(kid + 1 + n, &key, sizeof key);
+        memcpy(child + 1 + n, &key, sizeof key);
     }
-    if (flags) memcpy((uint8_t *)(kid + 1 + n) + sizeof(hash128), &tie, sizeof tie);
+    if (flags) memcpy((uint8_t *)(child + 1 + n) + sizeof(hash128), &tie, sizeof tie);
     for (; f->made < n; f->made++) {
         uint32_t i = f->made, d;
         local_queue *q = &ctx->local[ctx->scratch[i].entry];   /* open: admits had it */
@@ -354,17 +233,17 @@ int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, u
         if (rc != SHMQ_OK) { topic_unwrite(ctx, f); return rc; }
         ctx->scratch[i].idx = d;
         put_child(ctx, d, f->parent, ctx->scratch[i].entry, q, m, now);
-        st_rlx(&kid[1 + i], kid_make(d, ctl_gen(ctx->scratch[i].key)));
+        st_rlx(&child[1 + i], child_make(d, ctl_gen(ctx->scratch[i].key)));
     }
-    st_rlx(&b->fate, ld_rlx(&b->fate) | FATE_KIDS | (flags & FATE_TIED));
+    st_rlx(&b->fate, ld_rlx(&b->fate) | FATE_CHILDREN | (flags & FATE_TIED));
     CRASH_POINT("fan_written");
     if (MUTANT(46)) launch(ctx, ctx->scratch[0].entry, ctx->scratch[0].idx, ctx->scratch[0].key, m, &tie);
     return SHMQ_OK;
 }
 
 void topic_unwrite(shmq_ctx *ctx, fan *f) {
-    while (f->made) { f->made--; arena_free(ctx, ctx->scratch[f->made].idx, ctx->scratch[f->made].key); }
-    if (f->n) arena_free(ctx, f->parent, f->ctl);
+    while (f->made) { f->made--; free_block(ctx, ctx->scratch[f->made].idx, ctx->scratch[f->made].key); }
+    if (f->n) free_block(ctx, f->parent, f->ctl);
     f->n = 0;
 }
 
@@ -450,7 +329,7 @@ int64_t shmq_topic_blocker(shmq_ctx *ctx, uint64_t tref) {
 int64_t shmq_topic_subscribe(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, uint32_t ephemeral) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     int64_t rc = queue_create(ctx, name, options, filter, filter_size, ephemeral != 0);
-    if (rc == SHMQ_E_EXISTS) add32(&ctx->header->topology, 1);   /* I5 */
+    if (rc == SHMQ_E_EXISTS) add32(&ctx->header->topology, 1);   /* I3 */
     return rc;
 }
 

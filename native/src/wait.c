@@ -5,11 +5,9 @@
  * long in vain, in one sleep or in many short ones, looks for dead processes itself, so that recovery needs no supervisor.
  */
 #include "lease.h"
-#include "owner.h"
 #include "queue.h"
 #include "ring.h"
 #include "room.h"
-#include "settle.h"
 #include "take.h"
 #include "waiter.h"
 #include <sched.h>

@@ -64,7 +64,7 @@ static inline uint64_t fate_make(unsigned home, unsigned origin, unsigned attemp
 #define FATE_FORWARD (UINT64_C(1) << 58)   /* settled by a forward: due_ns names the new message */
 #define FATE_TIED (UINT64_C(1) << 59)      /* NEW: to be published if the delivery that is named behind the payload was forwarded */
 #define FATE_LEAVING (UINT64_C(1) << 60)   /* MOVE: due_ns is no time, but the reference of what it is forwarded as */
-#define FATE_KIDS (UINT64_C(1) << 61)      /* a topic's message: what would lie behind the payload lies behind the list of kids */
+#define FATE_CHILDREN (UINT64_C(1) << 61)      /* a topic's message: what would lie behind the payload lies behind the list of children */
 #define FATE_ATTEMPT (UINT64_C(1) << 24)
 
 /* ---- held ---- */

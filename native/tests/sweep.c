@@ -19,6 +19,8 @@
 #include "sweep_vm.h"
 #include "arena.h"
 #include "dedup.h"
+#include "fan.h"
+#include "free.h"
 #include "owner.h"
 #include "publish.h"
 #include "queue.h"

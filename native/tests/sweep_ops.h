@@ -88,7 +88,7 @@ static uint32_t x_writes(uint64_t q, uint32_t tag, uint64_t tie, uint64_t flags,
     uint32_t idx;
     local_queue *l;
     shmq_message m = { .size = 64, .dedup = &tag, .dedup_size = 4 };
-    if (queue_local(W.x, q, &l) != 0 || arena_alloc(W.x, 64 + DEDUP_TRAILER, &idx, ctl) != 0) DIE("alloc");
+    if (queue_local(W.x, q, &l) != 0 || arena_alloc(W.x, 64 + FAN_TRAILER, &idx, ctl) != 0) DIE("alloc");
     publish_header(W.x, block_at(W.x, idx), (uint32_t)(q & 0xffff), &m, l, shmq_now());
     fill(payload_of(W.x, idx), tag, 64);
     hash128 key;

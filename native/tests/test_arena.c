@@ -1,6 +1,7 @@
 /* The arena: size classes, growth, limits, magazines, and memory that is given back. */
 #include "harness.h"
 #include "arena.h"
+#include "free.h"
 
 static void fill(uint8_t *p, uint64_t n, uint64_t seed) { for (uint64_t i = 0; i < n; i++) p[i] = (uint8_t)(seed + i * 7 + (i >> 12)); }
 static int holds(const uint8_t *p, uint64_t n, uint64_t seed) {
@@ -80,7 +81,7 @@ TEST(few, "a class with less than one bitmap word of blocks gives out each of th
         n++;
     }
     CHECK(n >= c->classes[k].limit && n < 300);
-    for (uint32_t i = 0; i < n; i++) CHECK(arena_free(c, idx[i], ctl[i]) && !arena_free(c, idx[i], ctl[i]));
+    for (uint32_t i = 0; i < n; i++) CHECK(free_block(c, idx[i], ctl[i]) && !free_block(c, idx[i], ctl[i]));
     for (uint32_t i = 0; i < n; i++) EQ(arena_alloc(c, 260000, &idx[i], &ctl[i]), SHMQ_OK);
     uint32_t more;
     uint64_t w;
@@ -161,14 +162,14 @@ TEST(trim_group, "a page is given back also when its first block is not the one 
     uint32_t idx[64];
     uint64_t ctl[64];
     for (int i = 0; i < 64; i++) EQ(arena_alloc(c, 1000, &idx[i], &ctl[i]), SHMQ_OK);
-    for (int i = 0; i < 64; i++) CHECK(arena_free(c, idx[i], ctl[i]));
+    for (int i = 0; i < 64; i++) CHECK(free_block(c, idx[i], ctl[i]));
     arena_return_all(c);
     CHECK(shmq_trim(c, 0) > 0);
     uint64_t before = memory_used();
     for (int i = 0; i < 64; i++) EQ(arena_alloc(c, 1000, &idx[i], &ctl[i]), SHMQ_OK);
     for (int i = 0; i < 64; i++)   /* first blocks of the pages back to "no memory behind", as if never used since */
         if ((idx[i] - c->classes[2].first) % 4 == 0) st32_rel(&c->blocks[idx[i]].extra, 1);
-    for (int i = 0; i < 64; i++) CHECK(arena_free(c, idx[i], ctl[i]));
+    for (int i = 0; i < 64; i++) CHECK(free_block(c, idx[i], ctl[i]));
     arena_return_all(c);
     shmq_trim(c, 0);
     CHECK(memory_used() <= before);

@@ -2,6 +2,7 @@
 #include "harness.h"
 #include "order.h"
 #include "queue.h"
+#include "ring.h"
 
 static int keyed(shmq_ctx *c, uint64_t q, uint64_t key, uint64_t value) {
     shmq_message m = { .data = &value, .size = 8, .key = &key, .key_size = 8 };

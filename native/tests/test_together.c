@@ -8,6 +8,7 @@
 #include "queue.h"
 #include "ring.h"
 #include "settle.h"
+#include "fan.h"
 #include "topic.h"
 #include "waiter.h"
 
@@ -43,7 +44,7 @@ static local_queue *open_at(shmq_ctx *x, uint64_t q) {
 static uint32_t written(shmq_ctx *x, uint64_t q, uint64_t value, const char *id, uint64_t *ctl) {
     uint32_t idx;
     shmq_message m = message(value, id);
-    EQ(arena_alloc(x, 8 + DEDUP_TRAILER, &idx, ctl), SHMQ_OK);
+    EQ(arena_alloc(x, 8 + FAN_TRAILER, &idx, ctl), SHMQ_OK);
     publish_header(x, block_at(x, idx), (uint32_t)(q & 0xffff), &m, open_at(x, q), shmq_now());
     memcpy(payload_of(x, idx), &value, 8);
     hash128 key = { 0, 0 };
@@ -69,7 +70,7 @@ static fan told(shmq_ctx *x, uint64_t t, uint64_t value, const char *id) {
     return f;
 }
 
-/* ---- topic.c, I6: ids of shares ---- */
+/* ---- topic.c, I4: ids of shares ---- */
 TEST(ids_of_shares, "an id counts in each subscription by itself: those who have a window get it once, others each time, late ones too") {
     c = segment(64 << 20, 1 << 20);
     uint64_t t = TOPIC("/t"), a = SUB("/t/a", t, 20, IDS), b = SUB("/t/b", t, 20, .ttl_ns = 0), late, first;
