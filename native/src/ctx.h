@@ -21,8 +21,8 @@ typedef struct {             /* what this process knows of one ring; head and ta
     uint32_t lg, ring;       /* ring = queue*16 + lane */
 } local_ring;
 
-#define TABLE_OF_IDS 5       /* part of the fingerprint: to be raised with the drawing in dedup.c */
-typedef struct {             /* the table of ids of a queue; base == NULL: it has none. See dedup.c */
+#define TABLE_OF_IDS 5       /* part of the fingerprint: to be raised with the drawing in ids.c */
+typedef struct {             /* the table of ids of a queue; base == NULL: it has none. See ids.c */
     uint8_t *base;
     uint64_t window_ms, tick_ms, bucket_bytes, entry_bytes, half_bytes, mask;
     uint32_t capacity, chunk_lg, lot_lg;   /* ids in each half; buckets that get their memory together; numbers that are given together */
@@ -170,6 +170,23 @@ static inline uint64_t expires_of(shmq_block *b) {   /* 0 = never: a dead letter
 static inline uint8_t *payload_of(shmq_ctx *ctx, uint32_t idx) {
     class_place *k = &ctx->classes[class_of(ctx, idx)];
     return k->payload + (uint64_t)(idx - k->first) * k->stride;
+}
+/* Bytes that the block has memory for, whatever its header says: of a large class as much as was reserved. */
+static inline uint64_t payload_room(shmq_ctx *ctx, uint32_t idx) {
+    class_place *k = &ctx->classes[class_of(ctx, idx)];
+    if (k->stride < SHMQ_PAGE) return k->stride;
+    uint64_t room = (ld32_rlx(&block_at(ctx, idx)->extra) & 255) * k->unit;
+    return room < k->stride ? room : k->stride;
+}
+/* Where payload and headers end, in steps of 8: the whole room, if lengths cannot be. */
+static inline uint64_t payload_end(shmq_ctx *ctx, uint32_t idx) {
+    shmq_block *b = block_at(ctx, idx);
+    uint64_t room = payload_room(ctx, idx), at = ((uint64_t)ld32_rlx(&b->size) + 7) & ~UINT64_C(7);
+    uint32_t meta;
+    if (!fate_meta(ld_rlx(&b->fate))) return at;
+    if (at + 4 > room) return room;
+    memcpy(&meta, payload_of(ctx, idx) + at, 4);
+    return (at + 4 + meta + 7) & ~UINT64_C(7);
 }
 /* The lines of a block's payload that are needed first: fields lie in the second. Of a shorter block that is another's line. */
 #define PREFETCH_PAYLOAD(ctx, idx, prefetch) do { \

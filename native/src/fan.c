@@ -13,16 +13,7 @@
 
 /* The children of a block that was FAN when the caller looked; NULL when no history can have produced what stands there. */
 shmq_au64 *fan_children(shmq_ctx *ctx, uint32_t idx, uint64_t *n) {
-    shmq_block *b = block_at(ctx, idx);
-    class_place *k = &ctx->classes[class_of(ctx, idx)];
-    uint64_t room = k->stride < SHMQ_PAGE ? k->stride : (ld32_rlx(&b->extra) & 255) * k->unit, at = ((uint64_t)ld32_rlx(&b->size) + 7) & ~UINT64_C(7);
-    if (room > k->stride) room = k->stride;
-    if (fate_meta(ld_rlx(&b->fate))) {
-        uint32_t meta;
-        if (at + 4 > room) return NULL;
-        memcpy(&meta, payload_of(ctx, idx) + at, 4);
-        at = (at + 4 + meta + 7) & ~UINT64_C(7);
-    }
+    uint64_t room = payload_room(ctx, idx), at = payload_end(ctx, idx);
     if (at + 8 > room) return NULL;
     shmq_au64 *children = (shmq_au64 *)(payload_of(ctx, idx) + at);
     *n = ld_rlx(children);
@@ -57,10 +48,7 @@ uint64_t fan_left(shmq_ctx *ctx, uint32_t idx) {
 /* What lies behind the list of children: the key of the id, what a forward is tied to. NULL when lengths cannot be. */
 uint8_t *fan_trailer(shmq_ctx *ctx, uint32_t idx) {
     uint64_t n;
-    class_place *k = &ctx->classes[class_of(ctx, idx)];
-    uint64_t room = k->stride < SHMQ_PAGE ? k->stride : (ld32_rlx(&block_at(ctx, idx)->extra) & 255) * k->unit;
     shmq_au64 *child = fan_children(ctx, idx, &n);
-    if (room > k->stride) room = k->stride;
-    if (child == NULL || (uint64_t)((uint8_t *)(child + n) - payload_of(ctx, idx)) + FAN_TRAILER > room) return NULL;
+    if (child == NULL || (uint64_t)((uint8_t *)(child + n) - payload_of(ctx, idx)) + FAN_TRAILER > payload_room(ctx, idx)) return NULL;
     return (uint8_t *)(child + n);
 }

@@ -28,6 +28,7 @@
 #include "figures.h"
 #include "free.h"
 #include "hash.h"
+#include "ids.h"
 #include "publish.h"
 #include "queue.h"
 #include "settle.h"
@@ -88,7 +89,7 @@ static int write_one(shmq_ctx *ctx, local_queue *q, uint64_t target, shmq_messag
     int rc = queue_status(q);
     if (rc == SHMQ_OK && m->size > ctx->geometry.max_message)
         rc = fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
-    if (rc == SHMQ_OK && once) rc = dedup_room(ctx, q, m, now);
+    if (rc == SHMQ_OK && once) rc = ids_room(ctx, q, m, now);
     if (rc == SHMQ_OK) rc = publish_room(ctx, q, m, now);
     if (rc == SHMQ_OK) rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + FAN_TRAILER + 7, idx, ctl);
     if (rc != SHMQ_OK) return rc;
@@ -104,7 +105,7 @@ static void send_one(shmq_ctx *ctx, local_queue *q, shmq_message *m, uint32_t id
     uint64_t move = ctl_next(ctl, SHMQ_MOVE, ctx->self), first = 0;
     if (!cas(&block_at(ctx, idx)->ctl, ctl, move)) return;
     int once = (ld_rlx(&block_at(ctx, idx)->fate) & FATE_DEDUP) != 0;
-    if (once && dedup_settle(ctx, q, idx, move, &first) == DEDUP_DUPLICATE) { m->id = first; return; }
+    if (once && dedup_settle(ctx, q, idx, move, &first) == ID_DUPLICATE) { m->id = first; return; }
     bump(&q->counters->published, 1);
     bump(&q->counters->published_bytes, m->size);
     settle_route(ctx, idx, move);   /* without room in the table: delayed, and tried again */

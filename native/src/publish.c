@@ -19,6 +19,7 @@
 #include "free.h"
 #include "hash.h"
 #include "hints.h"
+#include "ids.h"
 #include "level.h"
 #include "order.h"
 #include "queue.h"
@@ -65,9 +66,9 @@ uint64_t publish_footprint(uint64_t size, uint32_t meta_size) { return meta_size
 
 /* The key of the id that a message is to be published with, where it counts; NULL: none. */
 const hash128 *publish_key(shmq_ctx *ctx, local_queue *q, const shmq_message *m, hash128 *key) {
-    if (!dedup_asked(q, m)) return NULL;
-    key->lo = dedup_spot(ctx, m);
-    dedup_prefetch(q, key->lo);
+    if (!ids_asked(q, m)) return NULL;
+    key->lo = ids_spot(ctx, m);
+    ids_prefetch(q, key->lo);
     key->hi = hash_sip(ctx->secret, m->dedup, m->dedup_size);
     return key;
 }
@@ -76,10 +77,10 @@ const hash128 *publish_key(shmq_ctx *ctx, local_queue *q, const shmq_message *m,
  * while the rest is made. Without the lock and without a look at the segment: a stale base is a prefetch in vain. */
 void shmq_publish_soon(shmq_ctx *ctx, uint64_t qref, shmq_message *m) {
     local_queue *q = &ctx->local[qref_index(qref) % SHMQ_QUEUES];
-    if (!dedup_asked(q, m)) return;
-    m->spot = dedup_spot(ctx, m);
-    m->spotted = dedup_tag(ctx);
-    dedup_prefetch(q, m->spot);
+    if (!ids_asked(q, m)) return;
+    m->spot = ids_spot(ctx, m);
+    m->spotted = ids_tag(ctx);
+    ids_prefetch(q, m->spot);
 }
 
 /* What lies behind payload and headers: the key of the id, if there is one, and the delivery that this message replaces. */
@@ -115,7 +116,7 @@ static inline int room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, int
 }
 /* What is delayed comes later, and a duplicate not at all: neither waits for room, nor costs others theirs. */
 static inline int needs_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
-    return !m->delay_ns && !(dedup_asked(q, m) && room_full(ctx, q, m->size, m->priority, 0) && dedup_known(ctx, q, m, now));
+    return !m->delay_ns && !(ids_asked(q, m) && room_full(ctx, q, m->size, m->priority, 0) && ids_known(ctx, q, m, now));
 }
 int publish_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
     return needs_room(ctx, q, m, now) ? room(ctx, q, m, 0) : SHMQ_OK;
@@ -129,7 +130,7 @@ static int launch_once(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t *ct
     CRASH_POINT("committed");
     int rc = dedup_decide(ctx, q, idx, move, key, now, &first);
     if (rc < 0) return rc;
-    if (rc == DEDUP_DUPLICATE) { m->id = first; return SHMQ_OK; }
+    if (rc == ID_DUPLICATE) { m->id = first; return SHMQ_OK; }
     bump(&q->counters->published, 1);
     bump(&q->counters->published_bytes, m->size);
     /* as settle_route does it, but for what it asks anew: this message is ours, decided, and of now */

@@ -18,7 +18,7 @@
 #include "queue.h"
 #include "arena.h"
 #include "barrier.h"
-#include "dedup.h"
+#include "ids.h"
 #include "level.h"
 #include "ring.h"
 #include "settle.h"
@@ -132,11 +132,11 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     int counted = counters_ready(ctx, index) == SHMQ_OK;   /* a full file system must not cost messages, only their count */
     int rc = ring_open(ctx, rec, index, SHMQ_LANE_WORK, &fresh.work);
     if (rc == SHMQ_OK) rc = ring_open(ctx, rec, index, SHMQ_LANE_AGAIN, &fresh.again);
-    if (rc == SHMQ_OK && dedup_bytes(&fresh.options)) {
+    if (rc == SHMQ_OK && ids_bytes(&fresh.options)) {
         shmq_ring_place ids = rec->dedup;
-        if (place_bytes(ctx, ids, DEDUP_LG) < dedup_bytes(&fresh.options))
+        if (place_bytes(ctx, ids, DEDUP_LG) < ids_bytes(&fresh.options))
             rc = fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)&rec->dedup - ctx->base), ids.offset, ctx->geometry.rings, 0);
-        else dedup_open(&fresh, ctx->base + ids.offset);
+        else ids_open(&fresh, ctx->base + ids.offset);
     }
     if (rc != SHMQ_OK) return rc;
     if (queue_gen(ld_acq(&rec->word)) != queue_gen(w)) return SHMQ_E_NOTFOUND;
@@ -376,7 +376,7 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     }
     if (rc == SHMQ_OK && keys.ready) rc = reserve(ctx, keys.offset, UINT64_C(8) << keys.lg);
     /* the table of ids, if there is to be one; its first page only, the rest gets its memory when it is used */
-    uint64_t ids = dedup_bytes(options), ids_at = 0;
+    uint64_t ids = ids_bytes(options), ids_at = 0;
     uint32_t ids_lg = lg_for(ids / 8);
     if (rc == SHMQ_OK && ids) {
         rc = ring_space(ctx, UINT64_C(8) << ids_lg, at[0], span, &ids_at);
@@ -609,7 +609,7 @@ static void ring_punch(shmq_ctx *ctx, shmq_ring_place p, const shmq_queue_option
     int fd = segment_fd(ctx), bad = fd >= 0
         ? fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)p.offset, (off_t)bytes)
         : madvise(ctx->base + p.offset, bytes, MADV_REMOVE);
-    if (bad && ids) { if (dedup_bytes(ids) && dedup_bytes(ids) <= bytes) dedup_forget(ctx->base + p.offset, ids); }
+    if (bad && ids) { if (ids_bytes(ids) && ids_bytes(ids) <= bytes) ids_forget(ctx->base + p.offset, ids); }
     else if (bad && p.ready) ring_wipe(ctx, p, bytes);
 }
 

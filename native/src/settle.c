@@ -22,6 +22,7 @@
 #include "figures.h"
 #include "free.h"
 #include "hints.h"
+#include "ids.h"
 #include "level.h"
 #include "order.h"
 #include "owner.h"
@@ -145,8 +146,8 @@ int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     if ((f & FATE_DEDUP) && !MUTANT(22)) {   /* committed, and its publisher could not say whether it is the first */
         uint64_t first;
         rc = dedup_settle(ctx, q, idx, ctl, &first);
-        if (rc == DEDUP_DUPLICATE) return SHMQ_OK;
-        if (rc != DEDUP_FIRST) {   /* the table is full: later */
+        if (rc == ID_DUPLICATE) return SHMQ_OK;
+        if (rc != ID_FIRST) {   /* the table is full: later */
             uint64_t again = clock_now(ctx) + UINT64_C(50000000);
             if (ld_rlx(&b->due_ns) < again) st_rlx(&b->due_ns, again);
             return delay(ctx, idx, ctl);

@@ -33,21 +33,19 @@ static int describe(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, shmq_delivery *d)
         if (!fan_carries(ctx, of, ld_rlx(&b->id))) { d->size = 0; return SHMQ_E_CORRUPT; }
         at_payload = block_at(ctx, of);
     }
-    uint64_t stride = ctx->classes[class_of(ctx, of)].stride, f = ld_rlx(&b->fate);
+    uint64_t room = payload_room(ctx, of), f = ld_rlx(&b->fate);   /* no length reaches beyond it */
     uint32_t size = ld32_rlx(&at_payload->size);
-    uint64_t backed = stride < SHMQ_PAGE ? stride : (ld32_rlx(&at_payload->extra) & 255) * ctx->classes[class_of(ctx, of)].unit;
-    if (backed < stride) stride = backed;   /* no length reaches beyond the memory behind the payload */
     d->data = payload_of(ctx, of);
     d->size = size;
     d->meta = d->extra = NULL;
     d->meta_size = d->extra_size = 0;
-    if (size > stride) return SHMQ_E_CORRUPT;
+    if (size > room) return SHMQ_E_CORRUPT;
     if (fate_meta(f)) {
         uint64_t at = ((uint64_t)size + 7) & ~UINT64_C(7);
         uint32_t n;
-        if (at + 4 > stride) return SHMQ_E_CORRUPT;
+        if (at + 4 > room) return SHMQ_E_CORRUPT;
         memcpy(&n, d->data + at, 4);
-        if (at + 4 + n > stride) return SHMQ_E_CORRUPT;
+        if (at + 4 + n > room) return SHMQ_E_CORRUPT;
         d->meta = d->data + at + 4;
         d->meta_size = n;
     }
@@ -70,8 +68,7 @@ static int describe(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, shmq_delivery *d)
     if (ld32_rlx(&b->extra) >> 8) {
         uint32_t e = extra_of(ctx, idx);
         uint32_t n = e != NOBODY ? ld32_rlx(&block_at(ctx, e)->size) : UINT32_MAX;
-        if (e != NOBODY && n <= ctx->classes[class_of(ctx, e)].stride && (ctx->classes[class_of(ctx, e)].stride < SHMQ_PAGE
-            || n <= (ld32_rlx(&block_at(ctx, e)->extra) & 255) * ctx->classes[class_of(ctx, e)].unit)) {
+        if (e != NOBODY && n <= payload_room(ctx, e)) {
             d->extra = payload_of(ctx, e);
             d->extra_size = n;
         }

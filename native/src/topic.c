@@ -29,6 +29,7 @@
 #include "free.h"
 #include "hash.h"
 #include "hints.h"
+#include "ids.h"
 #include "order.h"
 #include "publish.h"
 #include "queue.h"
@@ -133,7 +134,7 @@ static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_mess
     if (queue_status(q) != SHMQ_OK || widowed(ctx, q->shared)) return 0;
     if (q->shared->filter_size && !filter_passes(q->shared, m->meta, m->meta_size)) return 0;
     for (int tries = 0; !m->delay_ns && room_full(ctx, q, m->size, m->priority, 0); tries++) {
-        if (tries == 0 && dedup_asked(q, m) && dedup_known(ctx, q, m, now)) break;   /* a duplicate needs no room */
+        if (tries == 0 && ids_asked(q, m) && ids_known(ctx, q, m, now)) break;   /* a duplicate needs no room */
         if (q->options.overflow == SHMQ_DISCONNECT) {
             bump(&q->counters->disconnected, 1);   /* before: who finds it closed asks whether it was cut off */
             queue_turn(ctx, qref_make(q->live, index), SHMQ_Q_CLOSED);
@@ -163,7 +164,7 @@ static void put_child(shmq_ctx *ctx, uint32_t d, uint32_t parent, uint32_t index
     st_rlx(&b->due_ns, m->delay_ns ? later(now, m->delay_ns) : 0);
     st32_rlx(&b->extra, ld32_rlx(&b->extra) & 255);
     unsigned origin = q->lanes & SHMQ_LANES_ORDERED ? order_lane(ctx, q, m, m->id) : index;
-    uint64_t once = dedup_asked(q, m) ? FATE_DEDUP : 0;
+    uint64_t once = ids_asked(q, m) ? FATE_DEDUP : 0;
     st_rlx(&b->fate, fate_make(index, origin, 0, 0, 0, 0, m->priority > 15 ? 15 : m->priority, m->meta_size != 0) | once);
 }
 
@@ -177,7 +178,7 @@ static int launch(shmq_ctx *ctx, uint32_t index, uint32_t d, uint64_t ctl, const
     if (once) {   /* I4 */
         if (!cas(&b->ctl, ctl, move)) return 0;
         CRASH_POINT("share_committed");
-        if (dedup_settle(ctx, q, d, move, first) == DEDUP_DUPLICATE) return 1;
+        if (dedup_settle(ctx, q, d, move, first) == ID_DUPLICATE) return 1;
     }
     bump(&q->counters->published, 1);
     bump(&q->counters->published_bytes, m->size);
@@ -202,9 +203,9 @@ int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, u
         rc = admits(ctx, l->to[i], q, m, now);
         if (rc == SHMQ_FULL) { bump(&t->counters->full, 1); return rc; }
         if (rc == 0) continue;
-        if (dedup_asked(q, m)) {
+        if (ids_asked(q, m)) {
             flags |= FATE_DEDUP;
-            if ((rc = dedup_room(ctx, q, m, now)) != SHMQ_OK) return rc;
+            if ((rc = ids_room(ctx, q, m, now)) != SHMQ_OK) return rc;
         }
         ctx->scratch[n++].entry = l->to[i];
     }
@@ -222,7 +223,7 @@ int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, u
     shmq_au64 *child = (shmq_au64 *)(payload + at);
     st_rlx(child, n);
     if (flags & FATE_DEDUP) {
-        hash128 key = dedup_key(ctx, m);
+        hash128 key = ids_key(ctx, m);
         memcpy(child + 1 + n, &key, sizeof key);
     }
     if (flags) memcpy((uint8_t *)(child + 1 + n) + sizeof(hash128), &tie, sizeof tie);

@@ -104,7 +104,7 @@ static void w_x_dedup(void) {   /* it died after its commits: one id claimed, on
         hash128 key;
         memcpy(&key, dedup_trailer(W.x, idx), sizeof key);
         if (!cas(&block_at(W.x, idx)->ctl, ctl, ctl_next(ctl, SHMQ_MOVE, W.x->self))) DIE("commit");
-        if (tag == 20 && dedup_claim(W.x, l, &key, ld_rlx(&block_at(W.x, idx)->id), shmq_now(), &first) != DEDUP_FIRST) DIE("claim");
+        if (tag == 20 && ids_claim(W.x, l, &key, ld_rlx(&block_at(W.x, idx)->id), shmq_now(), &first) != ID_FIRST) DIE("claim");
         if (tag == 22 && put_id(W.p, W.q, tag) != 0) DIE("publish");
         want(tag);
     }
@@ -182,7 +182,7 @@ static void w_x_shares(void) {   /* it died at four messages with ids: not commi
             if (!cas(&block_at(W.x, d)->ctl, ctl, ctl_next(ctl, SHMQ_MOVE, W.x->self))) DIE("commit of a share");
             hash128 key;
             memcpy(&key, dedup_trailer(W.x, d), sizeof key);
-            if (tag == 22 && i == 0 && dedup_claim(W.x, &W.x->local[W.x->scratch[i].entry], &key, ld_rlx(&block_at(W.x, d)->id), shmq_now(), &first) != DEDUP_FIRST) DIE("claim");
+            if (tag == 22 && i == 0 && ids_claim(W.x, &W.x->local[W.x->scratch[i].entry], &key, ld_rlx(&block_at(W.x, d)->id), shmq_now(), &first) != ID_FIRST) DIE("claim");
         }
         want(tag);
         want(tag);

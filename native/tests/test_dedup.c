@@ -2,6 +2,7 @@
 #include "harness.h"
 #include "dedup.h"
 #include "queue.h"
+#include "ids.h"
 
 static int put_id(shmq_ctx *c, uint64_t q, uint64_t value, const char *id, uint64_t *out) {
     shmq_message m = { .data = &value, .size = 8, .dedup = id, .dedup_size = (uint32_t)strlen(id), .ttl_ns = 0 };
@@ -69,7 +70,7 @@ static void table(uint64_t window_ns, uint32_t capacity) {
 }
 static int claim(uint64_t key, uint64_t id, uint64_t at, uint64_t *first) {
     hash128 k = { key, key * UINT64_C(0x9e3779b97f4a7c15) };
-    return dedup_claim(c, l, &k, id, base + at, first);
+    return ids_claim(c, l, &k, id, base + at, first);
 }
 
 TEST(generations, "two claims within the window never both succeed, wherever the generations change") {
@@ -77,9 +78,9 @@ TEST(generations, "two claims within the window never both succeed, wherever the
     uint64_t first = 0, id = 1;
     for (uint64_t at = 0; at < 60; at++) {   /* key at+1 at every millisecond of three generations, then again after 1..20 and 21.. */
         table(20 * MS, 1000);
-        EQ(claim(5, id, at * MS, &first), DEDUP_FIRST);
-        for (uint64_t age = 0; age <= 20; age++) { EQ(claim(5, id + 1 + age, (at + age) * MS, &first), DEDUP_DUPLICATE); EQ(first, id); }
-        EQ(claim(5, id + 50, (at + 21) * MS, &first), DEDUP_FIRST);
+        EQ(claim(5, id, at * MS, &first), ID_FIRST);
+        for (uint64_t age = 0; age <= 20; age++) { EQ(claim(5, id + 1 + age, (at + age) * MS, &first), ID_DUPLICATE); EQ(first, id); }
+        EQ(claim(5, id + 50, (at + 21) * MS, &first), ID_FIRST);
         id += 100;
     }
 }
@@ -88,10 +89,10 @@ TEST(stale, "one who read the clock a generation or two ago cannot claim what wa
     for (uint64_t gap = 1; gap <= 3; gap++) {
         table(20 * MS, 1000);
         uint64_t first = 0;
-        EQ(claim(9, 1, gap * 20 * MS + 5 * MS, &first), DEDUP_FIRST);
-        EQ(claim(9, 2, 15 * MS, &first), DEDUP_DUPLICATE);
+        EQ(claim(9, 1, gap * 20 * MS + 5 * MS, &first), ID_FIRST);
+        EQ(claim(9, 2, 15 * MS, &first), ID_DUPLICATE);
         EQ(first, 1);
-        EQ(claim(9, 3, gap * 20 * MS + 5 * MS, &first), DEDUP_DUPLICATE);
+        EQ(claim(9, 3, gap * 20 * MS + 5 * MS, &first), ID_DUPLICATE);
         EQ(first, 1);
     }
 }
@@ -106,10 +107,10 @@ TEST(head, "a bucket that was read before somebody claimed the id, in this gener
         for (int used = 0; used < 2; used++) {
             table(20 * MS, 1000);
             uint64_t first = 0;
-            if (used) EQ(claim(9 + 1000 * (l->dedup.mask + 1), 1, 5 * MS, &first), DEDUP_FIRST);   /* the bucket is not empty */
-            EQ(claim(10, 2, 5 * MS, &first), DEDUP_FIRST);   /* puts memory behind it */
+            if (used) EQ(claim(9 + 1000 * (l->dedup.mask + 1), 1, 5 * MS, &first), ID_FIRST);   /* the bucket is not empty */
+            EQ(claim(10, 2, 5 * MS, &first), ID_FIRST);   /* puts memory behind it */
             uint64_t seen = ld_acq(bucket_at(9));
-            EQ(claim(9, 3, gap * 20 * MS + 6 * MS, &first), DEDUP_FIRST);
+            EQ(claim(9, 3, gap * 20 * MS + 6 * MS, &first), ID_FIRST);
             CHECK(!cas(bucket_at(9), seen, seen + 1));
         }
 }
@@ -117,12 +118,12 @@ TEST(head, "a bucket that was read before somebody claimed the id, in this gener
 TEST(chain, "a chain that leads from one generation into the last is walked to its end, and no further") {
     table(20 * MS, 1000);
     uint64_t first = 0, step = l->dedup.mask + 1;   /* all in one bucket */
-    for (uint64_t i = 0; i < 10; i++) EQ(claim(7 + i * step, 1 + i, 15 * MS, &first), DEDUP_FIRST);
-    for (uint64_t i = 10; i < 20; i++) EQ(claim(7 + i * step, 1 + i, 25 * MS, &first), DEDUP_FIRST);
-    for (uint64_t i = 0; i < 20; i++) { EQ(claim(7 + i * step, 100 + i, 30 * MS, &first), DEDUP_DUPLICATE); EQ(first, 1 + i); }
-    for (uint64_t i = 0; i < 10; i++) EQ(claim(7 + i * step, 200 + i, 40 * MS, &first), DEDUP_FIRST);   /* out of their window */
-    for (uint64_t i = 10; i < 20; i++) { EQ(claim(7 + i * step, 300 + i, 44 * MS, &first), DEDUP_DUPLICATE); EQ(first, 1 + i); }
-    for (uint64_t i = 0; i < 10; i++) { EQ(claim(7 + i * step, 400 + i, 50 * MS, &first), DEDUP_DUPLICATE); EQ(first, 200 + i); }
+    for (uint64_t i = 0; i < 10; i++) EQ(claim(7 + i * step, 1 + i, 15 * MS, &first), ID_FIRST);
+    for (uint64_t i = 10; i < 20; i++) EQ(claim(7 + i * step, 1 + i, 25 * MS, &first), ID_FIRST);
+    for (uint64_t i = 0; i < 20; i++) { EQ(claim(7 + i * step, 100 + i, 30 * MS, &first), ID_DUPLICATE); EQ(first, 1 + i); }
+    for (uint64_t i = 0; i < 10; i++) EQ(claim(7 + i * step, 200 + i, 40 * MS, &first), ID_FIRST);   /* out of their window */
+    for (uint64_t i = 10; i < 20; i++) { EQ(claim(7 + i * step, 300 + i, 44 * MS, &first), ID_DUPLICATE); EQ(first, 1 + i); }
+    for (uint64_t i = 0; i < 10; i++) { EQ(claim(7 + i * step, 400 + i, 50 * MS, &first), ID_DUPLICATE); EQ(first, 200 + i); }
     EQ(ld32_acq(&c->header->corrupt), 0);
 }
 
@@ -132,9 +133,9 @@ TEST(folds, "each id of a bucket is known in its generation and the next, whatev
         uint64_t first = 0, at = n % 30 * 100 * MS, id = 10 * n + 1;
         hash128 k[3];
         for (int i = 0; i < 3; i++) k[i] = (hash128){ 9, rnd(&seed) << 32 | rnd(&seed) >> 32 };
-        for (uint64_t i = 0; i < 3; i++) EQ(dedup_claim(c, l, &k[i], id + i, base + at + 19 * MS + i * MS, &first), DEDUP_FIRST);   /* two are of the next */
-        for (uint64_t i = 0; i < 3; i++) { EQ(dedup_claim(c, l, &k[i], id + 5, base + at + 30 * MS, &first), DEDUP_DUPLICATE); EQ(first, id + i); }
-        EQ(dedup_claim(c, l, &k[2], id + 6, base + at + 40 * MS, &first), DEDUP_DUPLICATE);
+        for (uint64_t i = 0; i < 3; i++) EQ(ids_claim(c, l, &k[i], id + i, base + at + 19 * MS + i * MS, &first), ID_FIRST);   /* two are of the next */
+        for (uint64_t i = 0; i < 3; i++) { EQ(ids_claim(c, l, &k[i], id + 5, base + at + 30 * MS, &first), ID_DUPLICATE); EQ(first, id + i); }
+        EQ(ids_claim(c, l, &k[2], id + 6, base + at + 40 * MS, &first), ID_DUPLICATE);
     }
 }
 
@@ -144,12 +145,12 @@ TEST(long_ago, "a bucket of long ago, whatever generation it passes for and wher
             for (uint64_t entry = 0; entry <= 1001; entry = entry * 10 + 1) {
                 table(20 * MS, 1000);
                 uint64_t first = 0, gen = base / MS / 20 + 1;
-                EQ(claim(10, 1, 0, &first), DEDUP_FIRST);   /* puts memory behind it */
+                EQ(claim(10, 1, 0, &first), ID_FIRST);   /* puts memory behind it */
                 st_rel(bucket_at(9), (gen + (uint64_t)off) << GEN_AT | entry);   /* as 2^19 generations before */
-                EQ(claim(9, 2, 5 * MS, &first), DEDUP_FIRST);
-                EQ(claim(9, 3, later_by * 18 * MS + 6 * MS, &first), DEDUP_DUPLICATE);
+                EQ(claim(9, 2, 5 * MS, &first), ID_FIRST);
+                EQ(claim(9, 3, later_by * 18 * MS + 6 * MS, &first), ID_DUPLICATE);
                 EQ(first, 2);
-                EQ(claim(10, 4, 20 * MS, &first), DEDUP_DUPLICATE);
+                EQ(claim(10, 4, 20 * MS, &first), ID_DUPLICATE);
                 EQ(first, 1);
             }
     EQ(ld32_acq(&c->header->corrupt), 0);
@@ -158,9 +159,9 @@ TEST(long_ago, "a bucket of long ago, whatever generation it passes for and wher
 TEST(filter_knows, "an id that is new to the filter is claimed without a look at the chain") {
     table(20 * MS, 1000);
     uint64_t first = 0;
-    EQ(claim(9, 1, 5 * MS, &first), DEDUP_FIRST);
+    EQ(claim(9, 1, 5 * MS, &first), ID_FIRST);
     st_rel(bucket_at(9), ld_acq(bucket_at(9)) & ~FILTER);   /* a filter that has lost its bits: so it is asked, and believed */
-    EQ(claim(9, 2, 5 * MS, &first), DEDUP_FIRST);
+    EQ(claim(9, 2, 5 * MS, &first), ID_FIRST);
 }
 
 TEST(lots, "numbers are given out in lots; those of one who is gone are missed for a generation only") {
@@ -168,15 +169,15 @@ TEST(lots, "numbers are given out in lots; those of one who is gone are missed f
     uint64_t first = 0, gen = base / MS / 20 + 1, lot = UINT64_C(1) << l->dedup.lot_lg;
     shmq_au64 *next = (shmq_au64 *)(l->dedup.base + (gen & 1) * 128);
     CHECK(lot > 1);
-    for (uint64_t i = 1; i <= lot; i++) EQ(claim(i, i, 0, &first), DEDUP_FIRST);
+    for (uint64_t i = 1; i <= lot; i++) EQ(claim(i, i, 0, &first), ID_FIRST);
     EQ(ld_acq(next) & 0xffffff, lot);
-    EQ(claim(1, 1000, 0, &first), DEDUP_DUPLICATE);   /* takes a number, and keeps it for the next */
+    EQ(claim(1, 1000, 0, &first), ID_DUPLICATE);   /* takes a number, and keeps it for the next */
     EQ(ld_acq(next) & 0xffffff, 2 * lot);
-    for (uint64_t i = 1; i <= lot; i++) EQ(claim(1000 + i, 1000 + i, 0, &first), DEDUP_FIRST);
+    for (uint64_t i = 1; i <= lot; i++) EQ(claim(1000 + i, 1000 + i, 0, &first), ID_FIRST);
     EQ(ld_acq(next) & 0xffffff, 2 * lot);
-    for (uint64_t i = 1; i <= lot; i++) EQ(claim(1000 + i, 3000 + i, 1 * MS, &first), DEDUP_DUPLICATE);
+    for (uint64_t i = 1; i <= lot; i++) EQ(claim(1000 + i, 3000 + i, 1 * MS, &first), ID_DUPLICATE);
     l->dedup.lot_gen = 0;   /* as one who attaches now */
-    EQ(claim(5000, 5000, 0, &first), DEDUP_FIRST);
+    EQ(claim(5000, 5000, 0, &first), ID_FIRST);
     EQ(ld_acq(next) & 0xffffff, 4 * lot);
     table(20 * MS, 100);
     EQ(l->dedup.lot_lg, 0);   /* of a small table each number counts */
@@ -186,11 +187,11 @@ TEST(far_apart, "the first message of an id is known by its own id, however far 
     table(20 * MS, 100000);
     static const uint64_t IDS[] = { 5, 6, (1 << 27) + 4, (1 << 27) + 5, UINT64_C(1) << 40, 7, 8, (UINT64_C(1) << 40) + 1, UINT64_MAX >> 1, 1 };
     uint64_t first = 0;
-    for (uint64_t i = 0; i < sizeof IDS / sizeof *IDS; i++) EQ(claim(100 + i, IDS[i], 5 * MS, &first), DEDUP_FIRST);
+    for (uint64_t i = 0; i < sizeof IDS / sizeof *IDS; i++) EQ(claim(100 + i, IDS[i], 5 * MS, &first), ID_FIRST);
     for (uint64_t i = 0; i < sizeof IDS / sizeof *IDS; i++) {
-        EQ(claim(100 + i, 1000 + i, 15 * MS, &first), DEDUP_DUPLICATE);
+        EQ(claim(100 + i, 1000 + i, 15 * MS, &first), ID_DUPLICATE);
         EQ(first, IDS[i]);
-        EQ(claim(100 + i, IDS[i], 15 * MS, &first), DEDUP_FIRST);   /* its own */
+        EQ(claim(100 + i, IDS[i], 15 * MS, &first), ID_FIRST);   /* its own */
     }
 }
 
@@ -201,10 +202,10 @@ TEST(recovered_late, "who was stopped while the half was given to later generati
         gen = base / MS / 20 + 1;
         uint8_t *entries = l->dedup.base + SHMQ_PAGE + l->dedup.bucket_bytes + (gen & 1) * l->dedup.half_bytes;
         shmq_au64 *words[3] = { (shmq_au64 *)entries, (shmq_au64 *)entries + 1, (shmq_au64 *)(entries + l->dedup.entry_bytes) }, seen[3];
-        EQ(claim(9, 1, 5 * MS, &first), DEDUP_FIRST);   /* by one who is killed */
+        EQ(claim(9, 1, 5 * MS, &first), ID_FIRST);   /* by one who is killed */
         for (int i = 0; i < 3; i++) seen[i] = ld_acq(words[i]);   /* by one who is stopped in the next generation of this half */
         l->dedup.lot_gen = 0;
-        EQ(claim(9, 1, again * 20 * MS + 5 * MS, &first), DEDUP_FIRST);   /* by who recovers the dead one's */
+        EQ(claim(9, 1, again * 20 * MS + 5 * MS, &first), ID_FIRST);   /* by who recovers the dead one's */
         for (int i = 0; i < 3; i++) CHECK(!cas(words[i], seen[i], seen[i] + 1));
     }
 }
@@ -215,10 +216,10 @@ TEST(long_windows, "an id of a long window is known until it is over, and forgot
         uint64_t window = WINDOWS[i] * MS, first = 0, id = 1;
         for (uint64_t at = 0; at < window; at += window / 7 + 1) {
             table(window, 1000);
-            EQ(claim(5, id, at, &first), DEDUP_FIRST);
-            EQ(claim(5, id + 1, at + window, &first), DEDUP_DUPLICATE);
+            EQ(claim(5, id, at, &first), ID_FIRST);
+            EQ(claim(5, id + 1, at + window, &first), ID_DUPLICATE);
             EQ(first, id);
-            EQ(claim(5, id + 2, at + window + window / 4096 + 2 * MS, &first), DEDUP_FIRST);
+            EQ(claim(5, id + 2, at + window + window / 4096 + 2 * MS, &first), ID_FIRST);
             id += 10;
         }
     }
@@ -227,11 +228,11 @@ TEST(long_windows, "an id of a long window is known until it is over, and forgot
 TEST(own, "a message that has claimed its id before has it, however old that is") {
     table(20 * MS, 1000);
     uint64_t first = 0;
-    EQ(claim(9, 1, 0, &first), DEDUP_FIRST);
-    EQ(claim(9, 1, 1 * MS, &first), DEDUP_FIRST);
-    EQ(claim(9, 1, 30 * MS, &first), DEDUP_FIRST);
-    EQ(claim(9, 2, 30 * MS, &first), DEDUP_FIRST);   /* out of its window */
-    EQ(claim(9, 1, 31 * MS, &first), DEDUP_DUPLICATE);
+    EQ(claim(9, 1, 0, &first), ID_FIRST);
+    EQ(claim(9, 1, 1 * MS, &first), ID_FIRST);
+    EQ(claim(9, 1, 30 * MS, &first), ID_FIRST);
+    EQ(claim(9, 2, 30 * MS, &first), ID_FIRST);   /* out of its window */
+    EQ(claim(9, 1, 31 * MS, &first), ID_DUPLICATE);
     EQ(first, 2);
 }
 
@@ -239,12 +240,12 @@ TEST(overtaken, "what is found in a half that has been given to a later generati
     for (uint64_t later_by = 1; later_by <= 2; later_by++) {   /* the half of what was claimed, and of what was claimed before */
         table(20 * MS, 1000);
         uint64_t first = 0, gen = base / MS / 20 + 1;
-        EQ(claim(9, 1, 5 * MS, &first), DEDUP_FIRST);
+        EQ(claim(9, 1, 5 * MS, &first), ID_FIRST);
         shmq_au64 *next = (shmq_au64 *)(l->dedup.base + (gen & 1) * 128);
         EQ(ld_acq(next) >> 24, gen);
         st_rel(next, (gen + 2) << 24);   /* others have begun to use its entries again */
-        EQ(claim(9, 2, 5 * MS + (later_by - 1) * 20 * MS, &first), DEDUP_FIRST);
-        EQ(claim(9, 3, 45 * MS, &first), DEDUP_DUPLICATE);
+        EQ(claim(9, 2, 5 * MS + (later_by - 1) * 20 * MS, &first), ID_FIRST);
+        EQ(claim(9, 3, 45 * MS, &first), ID_DUPLICATE);
         EQ(first, 2);
     }
 }
@@ -257,8 +258,8 @@ TEST(many, "ten thousand ids in few buckets, over several generations: each once
     for (uint64_t i = 1; i < 60000; i++) {
         uint64_t key = rnd(&seed) % 1000, at = i * 10000, ms = (base + at) / MS;   /* 600 ms in all */
         int rc = claim(key << 20 | key, i, at, &first), free_ = last[key] == 0 || ms - last[key] > 20;
-        EQ(rc, free_ ? DEDUP_FIRST : DEDUP_DUPLICATE);
-        if (rc == DEDUP_FIRST) { last[key] = ms; won++; }
+        EQ(rc, free_ ? ID_FIRST : ID_DUPLICATE);
+        if (rc == ID_FIRST) { last[key] = ms; won++; }
     }
     CHECK(won > 10000);
     EQ(ld32_acq(&c->header->corrupt), 0);
@@ -267,15 +268,15 @@ TEST(many, "ten thousand ids in few buckets, over several generations: each once
 TEST(capacity, "a full table refuses the next id, keeps what it knows, and has room again a window later") {
     table(20 * MS, 3000);
     uint64_t first;
-    for (uint64_t i = 1; i <= 3000; i++) EQ(claim(i * 7919, i, 0, &first), DEDUP_FIRST);
+    for (uint64_t i = 1; i <= 3000; i++) EQ(claim(i * 7919, i, 0, &first), ID_FIRST);
     EQ(claim(1, 5000, 0, &first), SHMQ_E_NOMEM);
     shmq_detail detail;
     shmq_ctx_detail(c, &detail);
     EQ(detail.what, WHAT_DEDUP);
     EQ(detail.expected, 3000);
-    EQ(claim(7919, 5001, 0, &first), DEDUP_DUPLICATE);
-    EQ(claim(1, 5002, 21 * MS, &first), DEDUP_FIRST);
-    EQ(claim(7919, 5003, 15 * MS, &first), DEDUP_DUPLICATE);
+    EQ(claim(7919, 5001, 0, &first), ID_DUPLICATE);
+    EQ(claim(1, 5002, 21 * MS, &first), ID_FIRST);
+    EQ(claim(7919, 5003, 15 * MS, &first), ID_DUPLICATE);
 }
 
 TEST(full_table, "a publish into a full table publishes nothing and frees its block") {

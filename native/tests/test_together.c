@@ -11,6 +11,7 @@
 #include "fan.h"
 #include "topic.h"
 #include "waiter.h"
+#include "ids.h"
 
 static shmq_ctx *c;
 
@@ -48,7 +49,7 @@ static uint32_t written(shmq_ctx *x, uint64_t q, uint64_t value, const char *id,
     publish_header(x, block_at(x, idx), (uint32_t)(q & 0xffff), &m, open_at(x, q), shmq_now());
     memcpy(payload_of(x, idx), &value, 8);
     hash128 key = { 0, 0 };
-    if (id) key = dedup_key(x, &m);
+    if (id) key = ids_key(x, &m);
     publish_trailer(x, idx, &m, id ? &key : NULL, 0, 0);
     return idx;
 }
@@ -127,7 +128,7 @@ TEST(half_told, "whoever dies between commit and claim, claim and ring: every su
             moved(x, d, x->scratch[0].key);
             hash128 key;
             memcpy(&key, dedup_trailer(x, d), sizeof key);
-            if (how == 3) EQ(dedup_claim(x, open_at(x, s[0]), &key, ld_rlx(&block_at(x, d)->id), shmq_now(), &other), DEDUP_FIRST);
+            if (how == 3) EQ(ids_claim(x, open_at(x, s[0]), &key, ld_rlx(&block_at(x, d)->id), shmq_now(), &other), ID_FIRST);
         }
         if (how == 4) EQ(say_id(c, t, 2, "x"), SHMQ_OK);
         die(x);
