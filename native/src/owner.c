@@ -30,8 +30,8 @@
 #include "clock.h"
 #include "free.h"
 #include "hash.h"
+#include "life.h"
 #include "settle.h"
-#include "topic.h"
 #include "waiter.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -218,7 +218,7 @@ int shmq_detach(shmq_ctx *ctx) {
     }
     if (ctx->bare) settle_abandon(ctx);
     op_end(ctx);
-    topic_end_mine(ctx);
+    life_end_mine(ctx);
     arena_return_all(ctx);
     CRASH_POINT("detach");
     st32_rel(&ctx->attached, 0);

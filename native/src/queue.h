@@ -1,18 +1,20 @@
-/* queue.h: queue records: create, open, close, delete, and the private view of an open one. See queue.c. */
+/* queue.h: what a process sees of a queue: the private view of its record. See queue.c. */
 #ifndef SHMQ_QUEUE_H
 #define SHMQ_QUEUE_H
 #include "ctx.h"
 
-int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, int ephemeral);
-int queue_turn(shmq_ctx *ctx, uint64_t qref, unsigned state);
+/* All places in the ring region that belong to a record: its rings, its key lanes, its table of ids (in words of 8 bytes). */
+#define QUEUE_PLACES 13
+#define IDS_LG 28   /* the largest table: 2^24 ids in each half */
+shmq_ring_place *queue_place(shmq_queue *rec, unsigned n);
+uint64_t queue_place_bytes(shmq_ctx *ctx, shmq_ring_place p, uint32_t most);
+uint64_t queue_first_bytes(shmq_ring_place p);
+int queue_ring_open(shmq_ctx *ctx, shmq_queue *rec, uint32_t index, unsigned lane, local_ring *r);
+int64_t queue_find(shmq_ctx *ctx, const char *name, uint32_t *free_index);
 int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out);
 local_queue *queue_dead(shmq_ctx *ctx, local_queue *q);
 int queue_again_ready(shmq_ctx *ctx, local_queue *q);
-int queue_admin_enter(shmq_ctx *ctx);
-void queue_admin_leave(shmq_ctx *ctx);
 int queue_count_here(shmq_ctx *ctx, uint32_t index);
-int queue_settled(shmq_ctx *ctx, uint32_t index);
-int queue_drained(shmq_ctx *ctx, uint32_t index);
 int queue_level_ready(shmq_ctx *ctx, local_queue *q, unsigned level);
 uint32_t queue_lanes_open(shmq_ctx *ctx, local_queue *q, uint32_t lanes);
 local_ring *queue_ring(shmq_ctx *ctx, unsigned ring);

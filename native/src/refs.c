@@ -14,6 +14,8 @@
  *
  * Who dies where: a reference half written names no attachment. In collect: DELETING queues are finished by the next collector.
  */
+#include "admin.h"
+#include "census.h"
 #include "owner.h"
 #include "queue.h"
 #include "waiter.h"
@@ -33,7 +35,7 @@ static int refs_of(shmq_ctx *ctx, uint32_t index, uint64_t gen) {
 /* This process has a handle on the queue (on = 1), or none any more. GONE: there is no such queue. */
 int shmq_ref(shmq_ctx *ctx, uint64_t qref, int on) {
     local_queue *q;
-    int rc = on ? queue_admin_enter(ctx) : SHMQ_OK;   /* I2; letting go waits for nobody */
+    int rc = on ? admin_enter(ctx) : SHMQ_OK;   /* I2; letting go waits for nobody */
     if (rc != SHMQ_OK) return rc;
     if ((rc = ctx_enter(ctx)) == SHMQ_OK) {
         rc = queue_local(ctx, qref, &q);
@@ -45,7 +47,7 @@ int shmq_ref(shmq_ctx *ctx, uint64_t qref, int on) {
         }
         ctx_unlock(ctx);
     }
-    if (on) queue_admin_leave(ctx);
+    if (on) admin_leave(ctx);
     if (!on && rc == SHMQ_OK) owner_ping(ctx);   /* the supervisor looks whether it was the last one */
     return rc;
 }
@@ -101,16 +103,16 @@ static int given_up(shmq_ctx *ctx, uint64_t qref) {
     uint32_t i = qref_index(qref);
     uint64_t w = abandoned(ctx, i);
     if (w == 0 || queue_gen(w) != qref_gen(qref)) return 0;
-    if ((ld32_acq(&ctx->queues[i].marks) & SHMQ_TRAVELLED) && !queue_drained(ctx, i)) return 0;   /* I4 */
+    if ((ld32_acq(&ctx->queues[i].marks) & SHMQ_TRAVELLED) && !census_drained(ctx, i)) return 0;   /* I4 */
     return cas(&ctx->queues[i].word, w, queue_make(queue_gen(w), SHMQ_Q_DELETING));
 }
 
 /* Delete those of these queues that nobody has a handle on (I3). How many. */
 int shmq_refs_collect(shmq_ctx *ctx, const uint64_t *qrefs, uint32_t n) {
-    int rc = queue_admin_enter(ctx), done = 0;
+    int rc = admin_enter(ctx), done = 0;
     if (rc != SHMQ_OK) return rc;
     for (uint32_t i = 0; i < n; i++) done += given_up(ctx, qrefs[i]);
-    queue_admin_leave(ctx);
+    admin_leave(ctx);
     if (done == 0) return 0;
     add32(&ctx->header->topology, 1);
     shmq_queue_collect(ctx);

@@ -12,5 +12,4 @@ int settle_holds(shmq_ctx *ctx, const shmq_delivery *delivery);
 int settle_leave(shmq_ctx *ctx, shmq_delivery *delivery, uint64_t *move);
 void settle_left(local_queue *q);
 void settle_abandon(shmq_ctx *ctx);
-void settle_discard_home(shmq_ctx *ctx, uint32_t home);
 #endif

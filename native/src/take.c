@@ -11,6 +11,7 @@
  * CAS: OWNED(dead), returned by recovery; the slot is cleared by anyone in passing.
  */
 #include "take.h"
+#include "census.h"
 #include "clock.h"
 #include "fan.h"
 #include "figures.h"
@@ -191,7 +192,7 @@ int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_d
         if (rc > 0) {
             if (flags & SHMQ_TAKE_FREE) ctx->bare += (uint32_t)rc;
             if (waiter_present(&q->shared->evt) && ((flags & SHMQ_TAKE_AHEAD) || !take_none_left(ctx, q))) evt = &q->shared->evt;   /* more work: wake one more */
-        } else if (rc == SHMQ_EMPTY && status == SHMQ_CLOSED && queue_drained(ctx, qref_index(qref))) rc = SHMQ_CLOSED;
+        } else if (rc == SHMQ_EMPTY && status == SHMQ_CLOSED && census_drained(ctx, qref_index(qref))) rc = SHMQ_CLOSED;
     }
     op_end(ctx);
     ctx_unlock(ctx);

@@ -30,6 +30,7 @@
 #include "hash.h"
 #include "hints.h"
 #include "ids.h"
+#include "life.h"
 #include "order.h"
 #include "publish.h"
 #include "queue.h"
@@ -124,14 +125,9 @@ static int filter_passes(const shmq_queue *sub, const uint8_t *meta, uint64_t me
     return 1;
 }
 
-/* Has the process that it ends with ended? Its record is FREE, DEAD or somebody else's then. */
-static int widowed(shmq_ctx *ctx, const shmq_queue *rec) {
-    return rec->ephemeral && ld_acq(&ctx->owners[rec->ephemeral_owner % (uint32_t)ctx->geometry.processes].word) != rec->ephemeral && !MUTANT(45);
-}
-
 /* 1 = it gets the message, 0 = it does not, FULL = its policy is to wait. */
 static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_message *m, uint64_t now) {
-    if (queue_status(q) != SHMQ_OK || widowed(ctx, q->shared)) return 0;
+    if (queue_status(q) != SHMQ_OK || life_widowed(ctx, q->shared)) return 0;
     if (q->shared->filter_size && !filter_passes(q->shared, m->meta, m->meta_size)) return 0;
     for (int tries = 0; !m->delay_ns && room_full(ctx, q, m->size, m->priority, 0); tries++) {
         if (tries == 0 && ids_asked(q, m) && ids_known(ctx, q, m, now)) break;   /* a duplicate needs no room */
@@ -345,46 +341,13 @@ int shmq_topic_subscribers(shmq_ctx *ctx, uint64_t tref, uint64_t *out, uint32_t
     if (rc == SHMQ_OK && t->options.kind != SHMQ_KIND_TOPIC) rc = SHMQ_E_ARG;
     fan_list *l = rc == SHMQ_OK ? subscriptions(ctx, tref, t->shared) : NULL;
     for (uint32_t i = 0; l && i < l->n; i++) {
-        if (queue_open_local(ctx, l->to[i], &q) != SHMQ_OK || queue_status(q) != SHMQ_OK || widowed(ctx, q->shared)) continue;
+        if (queue_open_local(ctx, l->to[i], &q) != SHMQ_OK || queue_status(q) != SHMQ_OK || life_widowed(ctx, q->shared)) continue;
         if ((uint32_t)n < max) out[n] = qref_make(q->live, l->to[i]);
         n++;
     }
     op_end(ctx);
     ctx_unlock(ctx);
     return rc == SHMQ_OK ? n : rc;
-}
-
-static int topic_gone(shmq_ctx *ctx, uint64_t tref) {
-    if (tref == 0) return 0;
-    uint64_t w = qref_index(tref) < queues_used(ctx) ? ld_acq(&ctx->queues[qref_index(tref)].word) : 0;
-    return queue_gen(w) != qref_gen(tref) || (queue_state(w) != SHMQ_Q_LIVE && queue_state(w) != SHMQ_Q_CLOSED);
-}
-
-/* End what belonged to a process or a topic that is no more. Waits for nobody; the records are collected later. */
-int shmq_topic_sweep(shmq_ctx *ctx) {
-    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
-    if (!ld32_rlx(&ctx->attached)) return SHMQ_E_DETACHED;
-    uint32_t n = queues_used(ctx);
-    int ended = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        shmq_queue *rec = &ctx->queues[i];
-        uint64_t w = ld_acq(&rec->word);
-        if ((queue_state(w) != SHMQ_Q_LIVE && queue_state(w) != SHMQ_Q_CLOSED) || rec->options.kind < SHMQ_KIND_SUBSCRIPTION) continue;
-        if (!widowed(ctx, rec) && !topic_gone(ctx, rec->options.topic)) continue;
-        ended += queue_turn(ctx, qref_make(w, i), SHMQ_Q_DELETING) == SHMQ_OK;   /* of exactly that life of the record */
-    }
-    return ended;
-}
-
-/* A process that leaves takes its own with it. */
-void topic_end_mine(shmq_ctx *ctx) {
-    uint32_t n = queues_used(ctx);
-    for (uint32_t i = 0; i < n; i++) {
-        shmq_queue *rec = &ctx->queues[i];
-        uint64_t w = ld_acq(&rec->word);
-        if ((queue_state(w) == SHMQ_Q_LIVE || queue_state(w) == SHMQ_Q_CLOSED) && rec->ephemeral == ctx->self_word)
-            queue_turn(ctx, qref_make(w, i), SHMQ_Q_DELETING);
-    }
 }
 
 /* Members of a group that take strict turns: say that this one has had `taken` messages; returns the least that any living
@@ -401,7 +364,7 @@ int64_t shmq_member_turn(shmq_ctx *ctx, uint64_t member, uint64_t taken) {
     for (uint32_t i = 0; rc == SHMQ_OK && i < n; i++) {
         shmq_queue *rec = &ctx->queues[i];
         if (i == me || queue_state(ld_acq(&rec->word)) != SHMQ_Q_LIVE || rec->options.kind != SHMQ_KIND_MEMBER) continue;
-        if (rec->options.topic != ctx->queues[me].options.topic || widowed(ctx, rec)) continue;
+        if (rec->options.topic != ctx->queues[me].options.topic || life_widowed(ctx, rec)) continue;
         uint64_t had = ld_acq(&rec->bytes);
         if (had < least) least = had;
     }

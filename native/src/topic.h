@@ -11,5 +11,4 @@ void topic_unwrite(shmq_ctx *ctx, fan *f);
 int topic_commit(shmq_ctx *ctx, uint32_t parent, uint64_t ctl);
 void topic_launch(shmq_ctx *ctx, local_queue *t, shmq_message *m, fan *f);
 uint32_t topic_sleepers(shmq_ctx *ctx, uint64_t tref, shmq_au32 **evt);
-void topic_end_mine(shmq_ctx *ctx);
 #endif

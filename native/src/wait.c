@@ -4,6 +4,7 @@
  * consumer costs nothing and a busy one never pays a wake-up. Every sleep is bounded by a second; whoever has slept half that
  * long in vain, in one sleep or in many short ones, looks for dead processes itself, so that recovery needs no supervisor.
  */
+#include "census.h"
 #include "lease.h"
 #include "queue.h"
 #include "ring.h"
@@ -159,7 +160,7 @@ int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
     uint64_t slice = SLICE;
     if (status == SHMQ_CLOSED) {
         if ((rc = ctx_enter(ctx)) != SHMQ_OK) return rc;
-        int over = queue_drained(ctx, qref_index(qref));
+        int over = census_drained(ctx, qref_index(qref));
         ctx_unlock(ctx);
         if (over) return SHMQ_CLOSED;
         slice = 20000000;
@@ -212,7 +213,7 @@ int shmq_wait_settled(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns) {
     if (status == SHMQ_GONE) return SHMQ_GONE;
     uint32_t seen = waiter_prepare(&q->shared->space);
     if ((rc = ctx_enter(ctx)) != SHMQ_OK) return rc;
-    int over = take_none_left(ctx, q) && queue_settled(ctx, qref_index(qref));
+    int over = take_none_left(ctx, q) && census_settled(ctx, qref_index(qref));
     ctx_unlock(ctx);
     if (over || (ld32_acq(&q->shared->marks) & SHMQ_TERMINATED)) return SHMQ_OK;
     uint64_t before = shmq_now();
