@@ -9,29 +9,23 @@
  *     a stopped process is alive.
  * I3  held entries are written by their owner only; an entry is written before the ctl CAS that it covers, and cleared
  *     before the CAS that ends the lease. What a former owner of the record left is cleared before held_hwm admits it.
- * I6  A new attachment needs no memory that may not be there: the next AHEAD free records have theirs, as far as there was some
- *     when somebody last attached or looked for the dead. What belongs to a record outlives its attachments.
- * I4  A record becomes FREE only after a full recovery, or by its own owner with nothing held.
- * I5  A FREE record has no image; its owner stores its own after the attach CAS. So an image that is read under an ALIVE word is
+ * I4  A FREE record has no image; its owner stores its own after the attach CAS. So an image that is read under an ALIVE word is
  *     of the program that this word names, or there is none yet.
+ * I5  A new attachment needs no memory that may not be there: the next AHEAD free records have theirs, as far as there was some
+ *     when somebody last attached or looked for the dead. What belongs to a record outlives its attachments.
  *
  * Proof: a pidfd of that pid is readable (all threads have exited; a zombie counts; where pidfd_open is
  * refused, its main thread is a zombie and the only one left), or there is no such pid, or its start
  * time is another one, or it has exec'ed: seen from outside, its main stack moved and its maps no longer hold this segment;
- * seen by that process itself, which may have attached again, another image of it is named (I5). Anything else - no descriptor
+ * seen by that process itself, which may have attached again, another image of it is named (I4). Anything else - no descriptor
  * to be had, no permission - is "alive": errors delay a recovery, they never cause one.
  *
- * Who dies where: after the attach CAS: ALIVE(dead), proven by word alone. In detach: blocks already given back are free, the
- * rest is recovered.
+ * Who dies where: the record is its attachment's (attach.c); a death is proven again by whoever looks next.
  */
 #define _GNU_SOURCE
 #include "owner.h"
 #include "arena.h"
-#include "clock.h"
-#include "free.h"
 #include "hash.h"
-#include "life.h"
-#include "settle.h"
 #include "waiter.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -50,7 +44,7 @@
 
 /* Start time and main stack of a process from /proc/PID/stat (proc(5) fields 22 and 28), and whether all its threads have ended
  * (its main thread is a zombie, field 3, and is the only one, field 20). 0 = fine. */
-static int proc_stat(uint32_t pid, uint64_t *start, uint64_t *stack, int *ended) {
+int owner_stat(uint32_t pid, uint64_t *start, uint64_t *stack, int *ended) {
     char path[48], text[2048];
     snprintf(path, sizeof path, "/proc/%u/stat", pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -92,15 +86,12 @@ static int maps_hold(shmq_ctx *ctx, uint32_t pid) {
 
 /* A number of the program that runs in this process: random bytes that the kernel gives to each exec, which threads and forked
  * children share. Hashed, since the C library makes secrets of them. 0 = unknown. */
-static uint64_t image_here(shmq_ctx *ctx) {
+uint64_t owner_image(shmq_ctx *ctx) {
     const void *random = (const void *)getauxval(AT_RANDOM);
     return random ? hash_sip(ctx->header->secret, random, 16) | 1 : 0;
 }
 
 static int kill_zero(uint32_t pid) { return pid == 0 ? ESRCH : kill((pid_t)pid, 0) == 0 ? 0 : errno; }   /* 0 would be our own group */
-
-static int attach(shmq_ctx *ctx, uint32_t role);
-static void bury_former(shmq_ctx *ctx);
 
 #define AHEAD 8
 
@@ -113,8 +104,8 @@ static int held_ready(shmq_ctx *ctx, uint32_t i, int (*reserve)(shmq_ctx *, uint
     return rc;
 }
 
-/* I6. Under the ctx lock. */
-static void ready_ahead(shmq_ctx *ctx) {
+/* I5. Under the ctx lock. */
+void owner_ready_ahead(shmq_ctx *ctx) {
     uint32_t owners = (uint32_t)ctx->geometry.processes, queues = clamped(32, (uint32_t)ctx->geometry.queue_count);
     for (uint32_t i = 0, n = 0; i < owners && n < AHEAD && !MUTANT(70); i++) {
         shmq_owner *o = &ctx->owners[i];
@@ -126,112 +117,6 @@ static void ready_ahead(shmq_ctx *ctx) {
         or32(&o->counters, 1);
     }
 }
-
-int shmq_attach(shmq_ctx *ctx, uint32_t role) {
-    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
-    if (!ctx->mapped || ctx->blocks == NULL) return SHMQ_E_DETACHED;
-    ctx_lock(ctx);
-    int rc = attach(ctx, role);
-    ctx_unlock(ctx);
-    if (rc >= 0) {
-        owner_ping(ctx);
-        bury_former(ctx);
-    }
-    return rc;
-}
-
-/* What this process had attached before it exec'ed: nobody else can tell, as soon as its maps hold the segment again. */
-static void bury_former(shmq_ctx *ctx) {
-    uint32_t owners = owners_used(ctx), pid = (uint32_t)getpid();
-    for (uint32_t i = 0; i < owners; i++) {
-        uint64_t w = ld_acq(&ctx->owners[i].word);
-        if (owner_state(w) != SHMQ_OWNER_ALIVE || owner_pid(w) != pid || i == ctx->self) continue;
-        if (shmq_owner_prove(ctx, i, 1) == SHMQ_OK && shmq_owner_declare(ctx, i, w) == SHMQ_OK) shmq_recover(ctx, i);
-    }
-}
-
-static int attach(shmq_ctx *ctx, uint32_t role) {
-    if (ld32_rlx(&ctx->attached)) return (int)ctx->self;
-    uint64_t start = 0, stack = 0;
-    int ended = 0;
-    uint32_t pid = (uint32_t)getpid();
-    int err = proc_stat(pid, &start, &stack, &ended);
-    if (err) return fail(ctx, SHMQ_E_SYS, WHAT_NONE, 0, pid, 0, err);
-    uint32_t owners = (uint32_t)ctx->geometry.processes;
-    for (uint32_t i = 0; i < owners; i++) {
-        shmq_owner *o = &ctx->owners[i];
-        uint64_t w = ld_acq(&o->word);
-        if (owner_state(w) != SHMQ_OWNER_FREE) continue;
-        /* memory first, so that a full file system leaves no trace; whatever the record says that it has */
-        int rc = shmq_reserve(ctx, (uint64_t)((uint8_t *)held_of(ctx, i) - ctx->base), SHMQ_PAGE);
-        if (rc != SHMQ_OK) return rc;
-        uint64_t mine = owner_make(SHMQ_OWNER_ALIVE, owner_epoch(w), start, pid);
-        if (!cas(&o->word, w, mine)) continue;   /* I1 */
-        ctx->fences = ld32_sc(&ctx->header->fences);   /* after the word: who sets it and then sees no such word, is seen by us */
-        st32_rel(&o->fenced, ctx->fences);
-        CRASH_POINT("attach");
-        ctx->held_cap = SHMQ_PAGE / sizeof(shmq_held);
-        if (ld32_acq(&o->held_cap) < ctx->held_cap) st32_rel(&o->held_cap, ctx->held_cap);
-        st_rlx(&o->start, start);
-        st_rlx(&o->stack, stack);
-        st_rel(&o->image, image_here(ctx));   /* I5 */
-        st_rlx(&o->attached_ns, shmq_now());
-        st32_rlx(&o->role, role);
-        st32_rlx(&o->settled, 0);
-        st32_rel(&o->held_hwm, 0);
-        if (ld_rlx(&o->op) & 1) st_rlx(&o->op, ld_rlx(&o->op) + 1);
-        for (uint32_t h = ld32_acq(&ctx->header->owner_hwm); h <= i; h = ld32_acq(&ctx->header->owner_hwm))
-            if (cas32(&ctx->header->owner_hwm, h, i + 1)) break;
-        ctx->self = i;
-        ctx->self_word = mine;
-        ctx->me = o;
-        ctx->held = held_of(ctx, i);
-        ctx->held_n = ctx->held_fresh = 0;
-        ctx->next_id = ctx->end_id = 0;
-        ctx->bare = ctx->trimmed = 0;
-        ctx->timed = 0;
-        if (ctx->used) memset(ctx->local, 0, sizeof ctx->local);
-        ctx->used = 1;
-        clock_init(ctx);
-        memcpy(ctx->secret, ctx->header->secret, sizeof ctx->secret);
-        st32_rel(&ctx->attached, 1);
-        ready_ahead(ctx);
-        return (int)i;
-    }
-    return fail(ctx, SHMQ_E_OWNERS, WHAT_NONE, 0, owners, owners, 0);
-}
-
-/* Give back what is held (an attempt counts only for what was handed out), then leave. */
-int shmq_detach(shmq_ctx *ctx) {
-    int rc = ctx_enter(ctx);
-    if (rc != SHMQ_OK) return rc;
-    op_begin(ctx);
-    for (uint32_t i = 0; i < ctx->held_fresh; i++) {
-        uint64_t e = ld_rlx(&ctx->held[i].word);
-        if (e == 0) continue;
-        uint32_t idx = held_idx(e);
-        uint64_t c = block_known(ctx, idx) ? ld_acq(&block_at(ctx, idx)->ctl) : 0;
-        st_sc(&ctx->held[i].word, 0);
-        int ours = ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == ctx->self && held_names(e, c);
-        if (ours && settle_return(ctx, idx, c, (held_flags(e) & SHMQ_HELD_STARTED) != 0) != SHMQ_STALE) continue;
-        if (c) free_limbo(ctx, idx);   /* whatever c was: it may have become LIMBO before we let go */
-    }
-    if (ctx->bare) settle_abandon(ctx);
-    op_end(ctx);
-    life_end_mine(ctx);
-    arena_return_all(ctx);
-    CRASH_POINT("detach");
-    st32_rel(&ctx->attached, 0);
-    st_rlx(&ctx->me->image, 0);   /* I5 */
-    cas(&ctx->me->word, ctx->self_word,
-        owner_make(SHMQ_OWNER_FREE, owner_epoch(ctx->self_word) + 1, 0, 0));   /* I4 */
-    ctx_unlock(ctx);
-    owner_ping(ctx);
-    return SHMQ_OK;
-}
-
-int shmq_attached(shmq_ctx *ctx) { return !ld32_rlx(&ctx->alive) ? SHMQ_E_FORKED : ld32_rlx(&ctx->attached) ? 1 : 0; }
-int shmq_self(shmq_ctx *ctx) { return ld32_rlx(&ctx->attached) ? (int)ctx->self : SHMQ_E_DETACHED; }
 
 void owner_ping(shmq_ctx *ctx) {
     add32(&ctx->header->attach_evt, 1);
@@ -283,7 +168,7 @@ int shmq_owner_snapshot(shmq_ctx *ctx, uint32_t owner, shmq_owner_info *out) {
 uint64_t owner_start_of(uint32_t pid) {   /* 0 = cannot tell */
     uint64_t start = 0, stack = 0;
     int over;
-    return proc_stat(pid, &start, &stack, &over) == 0 ? start : 0;
+    return owner_stat(pid, &start, &stack, &over) == 0 ? start : 0;
 }
 
 /* OK = the process that a word names is proven dead, ALIVE = everything else. Its main stack is noted on the way. */
@@ -298,7 +183,7 @@ int owner_word_dead(uint64_t w, uint64_t *stack) {
         if (ended) return SHMQ_OK;
     }
     uint64_t start = 0;
-    int over = 0, err = proc_stat(pid, &start, stack, &over);
+    int over = 0, err = owner_stat(pid, &start, stack, &over);
     if (err == ENOENT || err == ESRCH) return kill_zero(pid) == ESRCH ? SHMQ_OK : SHMQ_ALIVE;
     if (err) return SHMQ_ALIVE;
     if ((start & 0xffffff) != owner_start(w)) return SHMQ_OK;
@@ -317,7 +202,7 @@ int shmq_owner_prove(shmq_ctx *ctx, uint32_t owner, int look_for_exec) {
     if (pid == (uint32_t)getpid()) {
         uint64_t image = ld_acq(&o->image);
         if (owner == ctx->self && w == ctx->self_word) return SHMQ_ALIVE;   /* the same word may be in several records of this process */
-        if (image && image_here(ctx) && image != image_here(ctx) && !MUTANT(64) && ld_acq(&o->word) == w) return SHMQ_OK;
+        if (image && owner_image(ctx) && image != owner_image(ctx) && !MUTANT(64) && ld_acq(&o->word) == w) return SHMQ_OK;
     }
     uint64_t stack = 0;
     if (owner_word_dead(w, &stack) == SHMQ_OK) return SHMQ_OK;
@@ -332,24 +217,4 @@ int shmq_owner_declare(shmq_ctx *ctx, uint32_t owner, uint64_t word) {
     if (!ctx->mapped || owner >= ctx->geometry.processes || owner_state(word) != SHMQ_OWNER_ALIVE) return SHMQ_E_ARG;
     if (cas(&ctx->owners[owner].word, word, owner_with(word, SHMQ_OWNER_DEAD))) owner_ping(ctx);   /* DEAD: before any ctl load that is acted on */
     return ld_acq(&ctx->owners[owner].word) == owner_with(word, SHMQ_OWNER_DEAD) ? SHMQ_OK : SHMQ_STALE;
-}
-
-/* Prove, declare and recover whoever is dead. Returns how many were. */
-int shmq_reap(shmq_ctx *ctx, int look_for_exec) {
-    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
-    if (!ld32_rlx(&ctx->attached)) return SHMQ_E_DETACHED;
-    int n = 0;
-    uint32_t owners = owners_used(ctx);
-    for (uint32_t i = 0; i < owners; i++) {
-        uint64_t w = ld_acq(&ctx->owners[i].word);   /* the word first, then the proof, then the CAS of exactly that word */
-        if (owner_state(w) == SHMQ_OWNER_FREE) continue;
-        if (shmq_owner_prove(ctx, i, look_for_exec) != SHMQ_OK) continue;
-        if (owner_state(w) == SHMQ_OWNER_ALIVE && shmq_owner_declare(ctx, i, w) != SHMQ_OK) continue;
-        if (shmq_recover(ctx, i) == SHMQ_OK) n++;
-    }
-    int rc = ctx_enter(ctx);
-    if (rc != SHMQ_OK) return rc;
-    ready_ahead(ctx);
-    ctx_unlock(ctx);
-    return n;
 }

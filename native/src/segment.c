@@ -168,15 +168,6 @@ shmq_ctx *shmq_ctx_new(void) {
     return ctx;
 }
 
-void shmq_ctx_delete(shmq_ctx *ctx) {
-    if (ctx == NULL) return;
-    if (ld32_rlx(&ctx->alive)) {
-        if (ctx->mapped && ld32_rlx(&ctx->attached)) shmq_detach(ctx);
-        shmq_unmap(ctx);
-    }
-    munmap(ctx, sizeof *ctx);
-}
-
 void shmq_ctx_detail(shmq_ctx *ctx, shmq_detail *out) { *out = ctx->detail; }
 
 static void point(shmq_ctx *ctx, void *base, uint64_t size) {
@@ -257,18 +248,6 @@ int shmq_map_address(shmq_ctx *ctx, void *base, uint64_t size, uint64_t inode) {
     ctx->provider = SHMQ_SYSV;
     ctx->inode = inode;
     point(ctx, base, size);
-    return SHMQ_OK;
-}
-
-/* The System V provider attaches and detaches its own address; we only forget it. */
-int shmq_unmap(shmq_ctx *ctx) {
-    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
-    if (!ctx->mapped) return SHMQ_OK;
-    if (ld32_rlx(&ctx->attached)) return fail(ctx, SHMQ_E_ARG, WHAT_MAP, 0, 1, 0, 0);
-    if (ctx->provider == SHMQ_POSIX) munmap(ctx->base, ctx->size);
-    ctx->mapped = 0;
-    ctx->base = NULL;
-    ctx->header = NULL;
     return SHMQ_OK;
 }
 

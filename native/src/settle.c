@@ -234,21 +234,6 @@ int settle_leave(shmq_ctx *ctx, shmq_delivery *d, uint64_t *move) {
 
 void settle_left(local_queue *q) { wake_closed(q); }
 
-/* Detaching: blocks of ours that no held entry names go back (taken for good, not acked) or are freed (loans). */
-void settle_abandon(shmq_ctx *ctx) {
-    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t n = class_hwm(ctx, k);
-        for (uint64_t i = 0; i < n; i++) {
-            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
-            uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
-            if (ctl_owner(c) != ctx->self) continue;
-            if (ctl_state(c) == SHMQ_NEW) free_block(ctx, idx, c);
-            else if (ctl_state(c) == SHMQ_OWNED) settle_return(ctx, idx, c, 0);
-        }
-    }
-    ctx->bare = 0;
-}
-
 int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
     int rc = ctx_enter(ctx), done = 0;
     if (rc != SHMQ_OK) return rc;

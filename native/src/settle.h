@@ -11,5 +11,4 @@ int settle_return(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, int attempted);
 int settle_holds(shmq_ctx *ctx, const shmq_delivery *delivery);
 int settle_leave(shmq_ctx *ctx, shmq_delivery *delivery, uint64_t *move);
 void settle_left(local_queue *q);
-void settle_abandon(shmq_ctx *ctx);
 #endif
