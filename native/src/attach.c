@@ -16,7 +16,7 @@
 #include "free.h"
 #include "life.h"
 #include "owner.h"
-#include "settle.h"
+#include "route.h"
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -103,7 +103,7 @@ static void abandon(shmq_ctx *ctx) {
             uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
             if (ctl_owner(c) != ctx->self) continue;
             if (ctl_state(c) == SHMQ_NEW) free_block(ctx, idx, c);
-            else if (ctl_state(c) == SHMQ_OWNED) settle_return(ctx, idx, c, 0);
+            else if (ctl_state(c) == SHMQ_OWNED) route_back(ctx, idx, c, 0);
         }
     }
     ctx->bare = 0;
@@ -121,7 +121,7 @@ int shmq_detach(shmq_ctx *ctx) {
         uint64_t c = block_known(ctx, idx) ? ld_acq(&block_at(ctx, idx)->ctl) : 0;
         st_sc(&ctx->held[i].word, 0);
         int ours = ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == ctx->self && held_names(e, c);
-        if (ours && settle_return(ctx, idx, c, (held_flags(e) & SHMQ_HELD_STARTED) != 0) != SHMQ_STALE) continue;
+        if (ours && route_back(ctx, idx, c, (held_flags(e) & SHMQ_HELD_STARTED) != 0) != SHMQ_STALE) continue;
         if (c) free_limbo(ctx, idx);   /* whatever c was: it may have become LIMBO before we let go */
     }
     if (ctx->bare) abandon(ctx);

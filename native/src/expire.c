@@ -24,7 +24,8 @@
 #include "park.h"
 #include "queue.h"
 #include "ring.h"
-#include "settle.h"
+#include "route.h"
+#include "unpark.h"
 #include "waiter.h"
 #include <limits.h>
 
@@ -32,7 +33,7 @@
 #define SLICE_KILLS 1024
 
 static void taken_out(shmq_ctx *ctx, local_queue *q) {   /* room for who waits, messages or producers; and a closed queue may be empty now */
-    if (park_some(q)) park_send_share(ctx, q, 1);
+    if (park_some(q)) unpark_share(ctx, q, 1);
     waiter_wake(&q->shared->space);
     if (ld_rlx(&q->shared->word) != q->live) waiter_announce(&q->shared->evt);
 }
@@ -62,7 +63,7 @@ static int expire_one(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *at) {
             if (!cas(&b->ctl, own, m)) return 1;
             own = m;
         }
-        settle_kill(ctx, idx, own, SHMQ_R_EXPIRED);
+        route_dead(ctx, idx, own, SHMQ_R_EXPIRED);
         taken_out(ctx, q);
         return 1;
     }

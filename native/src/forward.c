@@ -31,6 +31,7 @@
 #include "ids.h"
 #include "publish.h"
 #include "queue.h"
+#include "route.h"
 #include "settle.h"
 #include "topic.h"
 #include "waiter.h"
@@ -45,7 +46,7 @@ int forward_send(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     uint64_t move = ctl_next(ctl, SHMQ_MOVE, ctx->self);
     if (!cas(&block_at(ctx, idx)->ctl, ctl, move)) return 0;
     CRASH_POINT("forward_sent");
-    settle_route(ctx, idx, move);
+    route_on(ctx, idx, move);
     return 1;
 }
 
@@ -108,7 +109,7 @@ static void send_one(shmq_ctx *ctx, local_queue *q, shmq_message *m, uint32_t id
     if (once && dedup_settle(ctx, q, idx, move, &first) == ID_DUPLICATE) { m->id = first; return; }
     bump(&q->counters->published, 1);
     bump(&q->counters->published_bytes, m->size);
-    settle_route(ctx, idx, move);   /* without room in the table: delayed, and tried again */
+    route_on(ctx, idx, move);   /* without room in the table: delayed, and tried again */
 }
 
 /* Publish `m` to `target` and ack `d`, both or neither. FULL, CLOSED, GONE and errors: neither, the delivery stays held. */

@@ -12,7 +12,7 @@
 #include "lease.h"
 #include "queue.h"
 #include "ring.h"
-#include "settle.h"
+#include "route.h"
 
 /* 1 = the lease that entry e of owner o names was ended and the message is on its way back. */
 static int take_back(shmq_ctx *ctx, uint32_t o, shmq_held *h, uint64_t e, uint64_t deadline) {
@@ -29,9 +29,9 @@ static int take_back(shmq_ctx *ctx, uint32_t o, shmq_held *h, uint64_t e, uint64
     uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | (uint64_t)(MUTANT(11) ? 0 : SHMQ_FLAG_VIEWED) << 56;   /* I3 */
     if (!cas(&b->ctl, c, m)) return 0;
     CRASH_POINT("expired");
-    settle_again(ctx, idx, held_flags(e) & SHMQ_HELD_STARTED);
+    route_again(ctx, idx, held_flags(e) & SHMQ_HELD_STARTED);
     st_rlx(&b->due_ns, 0);
-    settle_route(ctx, idx, m);
+    route_on(ctx, idx, m);
     return 1;
 }
 

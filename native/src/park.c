@@ -1,6 +1,6 @@
 /* park.c: messages that are due and find their queue full wait there, in order, and cost nothing until somebody makes room.
  *
- *   block    MOVE(me) --ticket, CAS--> DELAYED+PARKED --CAS--> MOVE(x)+PARKED --> into the ring (settle_enter): READY
+ *   block    MOVE(me) --ticket, CAS--> DELAYED+PARKED --CAS--> MOVE(x)+PARKED --> into the ring (route_enter): READY
  *            pos = ring 0xffff | ticket:48              ^                  |
  *                                                       '-- no room: ------'   ticket 0: it goes on being the first
  *   record   parked   count:31 | some:1     set after the CAS to PARKED; cleared by who has seen that nobody waits
@@ -9,7 +9,7 @@
  *   line     private: the next ones in the order of tickets, from one look at all blocks or from the notes
  *
  * Truth is ctl with PARKED, fate's home and the ticket; all else is hints. Whoever makes room (takes, purges, drops, expires) and
- * sees `some` sends the first one on; where publishers wait as well, every second room is theirs. The sidecar looks once a second.
+ * sees `some` sends the first one on (route.c, unpark.c).
  *
  * I1  FOUND. `some` is set after the CAS to PARKED, and then the parker looks for room; who has made room looks at `some` after that.
  *     Each with a full fence in between (PARKED): one of the two sees the other.
@@ -20,31 +20,19 @@
  *     nothing but the order. It is taken from who is dead only when that one's recovery is complete, and what it held has been put back
  *     (ticket 0): it may still be in the hands of one of several who recovered it, and he may be dead as well.
  *     From one who has not moved for a second it is taken: the order of the message in its hands is lost, nothing else.
- * I4  Who gives the turn back looks once more: room may have been made by one who found the turn taken.
- * I5  `some` is cleared by a CAS of the very word that was read before the look that found nobody: who parks afterwards changes it.
- * I6  disturbed: recovery has put something in front, or seen a message whose parker died before it said so: lines made before are void.
- * I7  OWN WAY. What came back and waits here needs a place in the redelivery ring, not below max_depth: in an ordered queue the new ones
- *     may all wait for the very keys of those that wait here, and nobody would make room. If a new one is before it in the line, the
- *     sidecar's look takes it from there (park_back): its order is its key's, of which it is the only one that is out of the ring.
+ * I4  `some` is cleared by a CAS of the very word that was read before the look that found nobody: who parks afterwards changes it.
+ * I5  disturbed: recovery has put something in front, or seen a message whose parker died before it said so: lines made before are void.
  *
  * Who dies where: with a ticket: MOVE(dead), routed by recovery, parked behind the others. After the CAS to PARKED: recovery sees the
  * flag and says `some` for it. After that, before the note: a note is missing, and a look at all blocks takes its place. In MOVE+PARKED:
- * recovery puts it back as the first one (I3). With the turn: recovery sends on when it is done. With `some` cleared wrongly: cannot be (I5).
+ * recovery puts it back as the first one (I3). With the turn: recovery sends on when it is done. With `some` cleared wrongly: cannot be (I4).
  */
 #include "park.h"
 #include "clock.h"
-#include "free.h"
 #include "hints.h"
-#include "queue.h"
-#include "ring.h"
-#include "room.h"
-#include "settle.h"
 #include "sort.h"
-#include "waiter.h"
 
 #define COUNT_MASK UINT32_C(0x7fffffff)
-#define ROUNDS 64
-#define VAIN 4
 #define PATIENCE UINT64_C(1000000000)
 
 /* `some`, and a count that is nobody else's. */
@@ -70,7 +58,7 @@ void park(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl) {
     hints_expiry(ctx, expires);
 }
 
-/* I6. */
+/* I5. */
 void park_disturb(shmq_ctx *ctx, uint32_t index) {
     if (index >= SHMQ_QUEUES || index >= queues_used(ctx)) return;
     say_some(&ctx->queues[index]);
@@ -79,7 +67,7 @@ void park_disturb(shmq_ctx *ctx, uint32_t index) {
 
 /* ---- the turn (I3) ---- */
 
-static uint64_t turn_of(shmq_ctx *ctx) {
+uint64_t park_turn_of(shmq_ctx *ctx) {
     return (uint64_t)(ctx->self + 1) << 48 | (uint64_t)owner_epoch(ctx->self_word) << 32 | owner_pid(ctx->self_word);
 }
 
@@ -122,8 +110,8 @@ static int stuck(shmq_ctx *ctx, local_queue *q, uint64_t what, uint64_t owner) {
     return (op & 1) && now - q->turn_since > PATIENCE;
 }
 
-static int turn_take(shmq_ctx *ctx, local_queue *q) {
-    uint64_t w = ld_sc(&q->shared->turn), mine = turn_of(ctx), held;
+int park_turn_take(shmq_ctx *ctx, local_queue *q) {
+    uint64_t w = ld_sc(&q->shared->turn), mine = park_turn_of(ctx), held;
     if (w && w != mine) {   /* I3 */
         if (!turn_over(ctx, w)) { if (!stuck(ctx, q, w, (w >> 48) - 1)) return 0; }
         else if ((held = MUTANT(91) ? 0 : in_hands(ctx, q, &q->held_seen, &q->held_at)) && !stuck(ctx, q, held, ctl_owner(held))) return 0;
@@ -133,7 +121,7 @@ static int turn_take(shmq_ctx *ctx, local_queue *q) {
 
 /* ---- the line: who is next ---- */
 
-static parked_line *line_of(shmq_ctx *ctx, local_queue *q) {
+parked_line *park_line(shmq_ctx *ctx, local_queue *q) {
     parked_line *l = &ctx->lines[queue_index(ctx, q) % LINES];
     if (l->live != q->live) {
         l->live = q->live;
@@ -151,7 +139,7 @@ static void line_fill(shmq_ctx *ctx, parked_line *l, uint32_t n, uint32_t count)
     l->count = count;
 }
 
-static int waits_at(shmq_ctx *ctx, uint32_t idx, uint32_t index, uint64_t *ctl) {
+int park_waits_at(shmq_ctx *ctx, uint32_t idx, uint32_t index, uint64_t *ctl) {
     uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
     *ctl = c;
     return ctl_state(c) == SHMQ_DELAYED && (ctl_flags(c) & SHMQ_FLAG_PARKED) && fate_home(ld_rlx(&block_at(ctx, idx)->fate)) == index;
@@ -180,7 +168,7 @@ static void line_from_blocks(shmq_ctx *ctx, local_queue *q, parked_line *l, uint
         uint64_t made = class_hwm(ctx, k);
         for (uint64_t i = 0; i < made; i++) {
             uint32_t idx = ctx->classes[k].first + (uint32_t)i;
-            if (!waits_at(ctx, idx, index, &c)) continue;
+            if (!park_waits_at(ctx, idx, index, &c)) continue;
             keyed_block one = { .idx = idx, .key = pos_position(ld_rlx(&block_at(ctx, idx)->pos)) };
             int later = one.key > last;
             if (one.key > highest) highest = one.key;
@@ -194,7 +182,7 @@ static void line_from_blocks(shmq_ctx *ctx, local_queue *q, parked_line *l, uint
 }
 
 /* The first one that waits; NOBODY: none does, as far as known. The caller has the turn. */
-static uint32_t line_next(shmq_ctx *ctx, local_queue *q, parked_line *l) {
+uint32_t park_next(shmq_ctx *ctx, local_queue *q, parked_line *l) {
     uint32_t disturbed = ld32_acq(&q->shared->disturbed);
     if (l->known && l->disturbed == disturbed && l->next < l->n) return l->idx[l->next];
     uint32_t count = ld32_sc(&q->shared->parked) >> 1;
@@ -204,138 +192,10 @@ static uint32_t line_next(shmq_ctx *ctx, local_queue *q, parked_line *l) {
     return l->n ? l->idx[0] : NOBODY;
 }
 
-/* I5. Nobody waits, by a line that was whole: say so. 0 = somebody may. */
-static int line_over(local_queue *q, parked_line *l) {
+/* I4. Nobody waits, by a line that was whole: say so. 0 = somebody may. */
+int park_over(local_queue *q, parked_line *l) {
     l->known = 0;
     return l->whole && cas32(&q->shared->parked, l->count << 1 | 1, l->count << 1);
 }
 
 /* ---- sending on ---- */
-
-/* I7. */
-static int room_back(shmq_ctx *ctx, local_queue *q) {
-    return queue_again_ready(ctx, q) == SHMQ_OK && ring_depth(&q->again) <= q->again.mask;
-}
-
-static int room_of(shmq_ctx *ctx, local_queue *q, uint32_t idx) {
-    return room_for(ctx, q, 1, 1) || (fate_again(ld_rlx(&block_at(ctx, idx)->fate)) && room_back(ctx, q) && !MUTANT(95));
-}
-
-/* With the turn: while there is room. 0 = it is no use to go on: nobody waits, or the first one cannot get in. */
-static int send_some(shmq_ctx *ctx, local_queue *q, uint32_t most, uint32_t *sent) {
-    uint32_t index = queue_index(ctx, q), vain = 0;
-    uint64_t c;
-    for (uint32_t tries = 0; *sent < most && vain < VAIN && tries < LINE; tries++) {
-        parked_line *l = line_of(ctx, q);   /* each time: the message that we sent may have made another queue's */
-        uint32_t idx = line_next(ctx, q, l);
-        if (idx == NOBODY) {
-            if (line_over(q, l)) return 0;
-            vain++;   /* somebody has come, or words are damaged: not for ever */
-            continue;
-        }
-        if (!waits_at(ctx, idx, index, &c)) { l->next++; continue; }
-        if (!room_of(ctx, q, idx)) return 0;
-        uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | PARKED_CTL;
-        if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;
-        CRASH_POINT("unparked");
-        if (settle_enter(ctx, q, idx, m) != SHMQ_FULL) {
-            if (l->live == q->live) l->next++;
-            ++*sent;
-            continue;
-        }
-        park(ctx, q, idx, m);   /* it stays where it is in the line */
-        return 0;
-    }
-    return vain < VAIN;
-}
-
-/* Send on what waits, `most` messages at most, as far as there is room. How many it were. Under the ctx lock, in op. */
-uint32_t park_send(shmq_ctx *ctx, local_queue *q, uint32_t most) {
-    uint32_t sent = 0;
-    for (int rounds = 0; rounds < ROUNDS; rounds++) {
-        fence_sc();   /* PARKED: what we have parked, or the slot that we have cleared, before this look; and the turn, I4 */
-        if (sent >= most || !park_some(q) || !(room_for(ctx, q, 1, 1) || room_back(ctx, q)) || !turn_take(ctx, q)) break;
-        CRASH_POINT("turn");
-        int on = send_some(ctx, q, most, &sent);
-        cas(&q->shared->turn, turn_of(ctx), 0);
-        CRASH_POINT("turn_over");
-        if (!on) break;
-    }
-    return sent;
-}
-
-/* After making room for `freed`: all of it, or every second one where publishers wait. */
-uint32_t park_send_share(shmq_ctx *ctx, local_queue *q, uint32_t freed) {
-    if (!waiter_present(&q->shared->space)) return park_send(ctx, q, UINT32_MAX);
-    uint32_t share = (freed + q->odd) / 2;
-    q->odd = (freed + q->odd) & 1;
-    return share ? park_send(ctx, q, share) : 0;
-}
-
-/* Drop what waits. How many. */
-int64_t park_purge(shmq_ctx *ctx, local_queue *q, uint64_t now) {
-    uint32_t index = queue_index(ctx, q);
-    int64_t n = 0;
-    uint64_t c;
-    if (!park_some(q)) return 0;
-    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t made = class_hwm(ctx, k);
-        for (uint64_t i = 0; i < made; i++) {
-            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
-            if (!waits_at(ctx, idx, index, &c)) continue;
-            uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self), expires = expires_of(block_at(ctx, idx));
-            if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;
-            if (expires && expires <= now) { settle_kill(ctx, idx, m, SHMQ_R_EXPIRED); continue; }
-            bump(&q->counters->dropped, 1);
-            free_whole(ctx, idx, m);
-            n++;
-        }
-    }
-    return n;
-}
-
-/* I7. As if it came back just now: to the front, where the bound of the queue does not count. */
-static uint32_t park_back(shmq_ctx *ctx, local_queue *q) {
-    uint32_t index = queue_index(ctx, q), n = 0;
-    uint64_t c;
-    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t made = class_hwm(ctx, k);
-        for (uint64_t i = 0; i < made; i++) {
-            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
-            if (!waits_at(ctx, idx, index, &c) || !fate_again(ld_rlx(&block_at(ctx, idx)->fate))) continue;
-            uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);
-            if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;
-            CRASH_POINT("unparked_back");
-            int rc = settle_enter(ctx, q, idx, m);
-            if (rc == SHMQ_FULL) { park(ctx, q, idx, m); return n; }
-            n++;
-        }
-    }
-    return n;
-}
-
-/* Of all queues. How many were sent on. */
-int park_send_all(shmq_ctx *ctx) {
-    uint32_t queues = queues_used(ctx);
-    int n = 0;
-    for (uint32_t i = 0; i < queues; i++) {
-        local_queue *q;
-        unsigned st = queue_state(ld_acq(&ctx->queues[i].word));   /* in any other state the record may have no memory, or be changing */
-        if ((st != SHMQ_Q_LIVE && st != SHMQ_Q_CLOSED) || !(ld32_acq(&ctx->queues[i].parked) & 1)) continue;
-        if (queue_open_local(ctx, i, &q) != SHMQ_OK || queue_status(q) == SHMQ_GONE) continue;
-        n += (int)park_send(ctx, q, UINT32_MAX);
-        if ((q->lanes & SHMQ_LANES_ORDERED) && park_some(q) && !room_for(ctx, q, 1, 1) && !MUTANT(92)) n += (int)park_back(ctx, q);
-    }
-    return n;
-}
-
-/* For the sidecar, now and then: whoever made room may have been stopped before it sent on. */
-int shmq_parked_sweep(shmq_ctx *ctx) {
-    int n, rc = ctx_enter(ctx);
-    if (rc != SHMQ_OK) return rc;
-    op_begin(ctx);
-    n = park_send_all(ctx);
-    op_end(ctx);
-    ctx_unlock(ctx);
-    return n;
-}

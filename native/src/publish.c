@@ -25,7 +25,7 @@
 #include "queue.h"
 #include "ring.h"
 #include "room.h"
-#include "settle.h"
+#include "route.h"
 #include "waiter.h"
 
 #define ID_LOT 4096
@@ -111,7 +111,7 @@ int publish_launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, ui
 /* OK when there is room for one more, be it by dropping the oldest; else FULL. */
 static inline int room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, int counted) {
     for (int tries = 0; room_full(ctx, q, m->size, m->priority, counted); tries++)
-        if (tries == 64 || room_make(ctx, q) != SHMQ_OK) { bump(&q->counters->full, 1); return SHMQ_FULL; }
+        if (tries == 64 || route_make_room(ctx, q) != SHMQ_OK) { bump(&q->counters->full, 1); return SHMQ_FULL; }
     return SHMQ_OK;
 }
 /* What is delayed comes later, and a duplicate not at all: neither waits for room, nor costs others theirs. */
@@ -133,14 +133,14 @@ static int launch_once(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t *ct
     if (rc == ID_DUPLICATE) { m->id = first; return SHMQ_OK; }
     bump(&q->counters->published, 1);
     bump(&q->counters->published_bytes, m->size);
-    /* as settle_route does it, but for what it asks anew: this message is ours, decided, and of now */
+    /* as route_on does it, but for what it asks anew: this message is ours, decided, and of now */
     local_ring *r;
-    if (m->delay_ns || level_open(ctx, q, m->priority, &r) != SHMQ_OK) return settle_route(ctx, idx, move);
+    if (m->delay_ns || level_open(ctx, q, m->priority, &r) != SHMQ_OK) return route_on(ctx, idx, move);
     uint64_t expires = ld_rlx(&block_at(ctx, idx)->expires_ns);
     queue_bytes_in(q, m->size);
     if (ring_enqueue(ctx, r, idx, move, r->mask + 1) != SHMQ_OK) {
         queue_bytes_out(q, m->size);
-        return settle_route(ctx, idx, move);
+        return route_on(ctx, idx, move);
     }
     hints_expiry(ctx, expires);
     return SHMQ_OK;
@@ -174,7 +174,7 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
     }
     for (int tries = 0; rc == SHMQ_OK; tries++) {
         rc = publish_launch(ctx, q, idx, ctl, m->size, m->priority, q->most);
-        if (rc != SHMQ_FULL || tries == 64 || room_make(ctx, q) != SHMQ_OK) break;
+        if (rc != SHMQ_FULL || tries == 64 || route_make_room(ctx, q) != SHMQ_OK) break;
         rc = SHMQ_OK;
     }
     if (rc != SHMQ_OK) { free_block(ctx, idx, ctl); return rc; }
@@ -291,7 +291,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
             }
         } else for (int tries = 0; rc == SHMQ_OK; tries++) {
             rc = !m->delay_ns && room_full(ctx, q, m->size, m->priority, 1) ? SHMQ_FULL : publish_launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority, q->most);
-            if (rc != SHMQ_FULL || tries == 64 || room_make(ctx, q) != SHMQ_OK) break;
+            if (rc != SHMQ_FULL || tries == 64 || route_make_room(ctx, q) != SHMQ_OK) break;
             rc = SHMQ_OK;
         }
         /* still a loan: no queue's census may count it */

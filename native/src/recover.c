@@ -33,9 +33,10 @@
 #include "park.h"
 #include "queue.h"
 #include "ring.h"
-#include "settle.h"
+#include "route.h"
 #include "sort.h"
 #include "topic.h"
+#include "unpark.h"
 #include "waiter.h"
 
 static int still_dead(shmq_ctx *ctx, uint32_t p, uint64_t word) {   /* I2 (DEAD) */
@@ -112,7 +113,7 @@ static int recover_held(shmq_ctx *ctx, uint32_t p, uint64_t word) {
             clear_slot(ctx, idx, c);
             local_queue *q;
             if (queue_open_local(ctx, fate_home(ld_rlx(&block_at(ctx, idx)->fate)), &q) == SHMQ_OK) bump(&q->counters->recovered, 1);
-            settle_return(ctx, idx, c, (held_flags(e) & SHMQ_HELD_STARTED) != 0);
+            route_back(ctx, idx, c, (held_flags(e) & SHMQ_HELD_STARTED) != 0);
             CRASH_POINT("recovered_one");
         }
     }
@@ -145,14 +146,14 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
             if (!still_dead(ctx, p, word)) return 0;
             if (st == SHMQ_OWNED) {
                 clear_slot(ctx, idx, c);
-                settle_return(ctx, idx, c, 0);
+                route_back(ctx, idx, c, 0);
             } else if (in_slot(ctx, idx)) cas(&b->ctl, c, ctl_to(c, SHMQ_READY, 0));
             else if (st == SHMQ_NEW && (ctl_flags(c) & SHMQ_FLAG_CHILD) && committed(ctx, idx, c)) {
                 uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);   /* all or none: this one was published with the others */
                 if (!cas(&b->ctl, c, m)) continue;
                 CRASH_POINT("adopted_child");
                 if (MUTANT(49)) st_rlx(&b->fate, ld_rlx(&b->fate) & ~FATE_DEDUP);
-                settle_route(ctx, idx, m);
+                route_on(ctx, idx, m);
             } else if (st == SHMQ_NEW) {
                 if (forward_decided(ctx, idx, c)) forward_send(ctx, idx, c);
                 else if (cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) arena_hint(ctx, idx);
@@ -168,11 +169,11 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
                     st_rlx(&b->due_ns, 0);
                     st_rel(&b->fate, f &= ~FATE_LEAVING);
                 }
-                if (fate_reason(f) && !fate_again(f) && fate_attempts(f) == 0 && ld_rlx(&b->due_ns))   /* died just now; settle_kill may not have said when */
+                if (fate_reason(f) && !fate_again(f) && fate_attempts(f) == 0 && ld_rlx(&b->due_ns))   /* died just now; route_dead may not have said when */
                     st_rlx(&b->expires_ns, ld_rlx(&b->due_ns));
                 if (from == fate_home(f) && !(ctl_flags(c) & SHMQ_FLAG_PARKED) && (!(ctl_flags(c) & SHMQ_FLAG_FRESH) || MUTANT(54))) st_rlx(&b->fate, f | FATE_AGAIN);
                 CRASH_POINT("adopted");
-                settle_route(ctx, idx, m);
+                route_on(ctx, idx, m);
             }
         }
     }
@@ -202,7 +203,7 @@ int shmq_recover(shmq_ctx *ctx, uint32_t p) {
             st_rlx(&ctx->owners[p].image, 0);   /* owner.c, I5; if another one has been quicker, an exec goes unnoticed here, no more */
             cas(&ctx->owners[p].word, word, owner_make(SHMQ_OWNER_FREE, owner_epoch(word) + 1, 0, 0));   /* I3 */
             CRASH_POINT("recovered_free");
-            if (!MUTANT(86)) park_send_all(ctx);   /* p may have had the turn to send on what waits for room */
+            if (!MUTANT(86)) unpark_all(ctx);   /* p may have had the turn to send on what waits for room */
         }
         op_end(ctx);
     }

@@ -1,4 +1,4 @@
-/* room.h: is there room in a queue, and can some be made. See room.c. */
+/* room.h: is there room in a queue. See room.c. */
 #ifndef SHMQ_ROOM_H
 #define SHMQ_ROOM_H
 
@@ -6,6 +6,5 @@
 
 int room_full(shmq_ctx *ctx, local_queue *q, uint64_t size, unsigned priority, int counted);
 int room_for(shmq_ctx *ctx, local_queue *q, uint32_t n, uint64_t size);
-int room_make(shmq_ctx *ctx, local_queue *q);
 
 #endif

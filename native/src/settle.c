@@ -1,192 +1,25 @@
 /* settle.c: the end of a delivery.
  *
  *   ack      OWNED(me) --> FREE (LIMBO while a view may be alive)
- *   nack     OWNED(me) --> MOVE(me) --> in the redelivery ring: READY | due later: DELAYED | too often: dead-letter queue
+ *   nack     OWNED(me) --> MOVE(me) --> in the redelivery ring: READY | due later: DELAYED | too often: dead-letter queue      (route.c)
  *   reject   OWNED(me) --> MOVE(me) --> dead-letter queue, or FREE when there is none
- *   x-error  parent.extra -> block E in ATTACHED, E.due_ns = parent: believed only when both sides say so
  *
  * I1  The lease is the exact ctl word: one CAS ends it, and fails when it has moved on (STALE).
  * I2  The held entry is cleared before the CAS that ends the lease; so no stale entry can keep a later life of the block in
  *     LIMBO. A holder whose CAS fails looks whether the block became LIMBO meanwhile, and re-examines it.
- * I3  Only the owner of MOVE writes fate, due_ns, expires_ns, extra. fate is one word: attempts, home and reason change together.
- * I4  A MOVE that loses its owner is routed again from fate and due_ns alone, without counting another attempt.
- * I5  An attached block is freed before its parent leaves MOVE, and becomes ATTACHED only after parent.extra names it.
  *
- * Who dies where: after OWNED -> MOVE: recovery routes it (redelivery; the ack or reject had not returned). After fate, before
- * the slot CAS: routed to the new home. After the slot CAS: recovery makes it READY. DELAYED without its timer hint: recovery
- * and every new sidecar scan for DELAYED. E still NEW: freed; E ATTACHED and parent dead in MOVE: kept with the parent.
+ * Who dies where: after OWNED -> MOVE: recovery routes it (redelivery; the ack or reject had not returned). Afterwards: route.c.
  */
 #include "settle.h"
 #include "clock.h"
-#include "dedup.h"
 #include "figures.h"
 #include "free.h"
-#include "hints.h"
-#include "ids.h"
-#include "level.h"
 #include "order.h"
 #include "owner.h"
-#include "park.h"
 #include "queue.h"
 #include "ring.h"
-#include "room.h"
+#include "route.h"
 #include "waiter.h"
-
-/* Has it been tried too often? A dead letter stays where it is, unless its queue has a dead-letter queue of its own. */
-static int spent(local_queue *q, uint64_t fate) {
-    return fate_attempts(fate) > q->options.max_retries && (fate_reason(fate) == 0 || q->options.dead_letter != SHMQ_NO_QUEUE);
-}
-
-/* The queue where fate says that idx is at home. *q = NULL: there is none, and the block, which the caller owned, is over. */
-static int home_of(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, uint64_t fate, local_queue **q) {
-    int rc = queue_open_local(ctx, fate_home(fate), q);
-    if (rc == SHMQ_OK && queue_status(*q) != SHMQ_GONE) return SHMQ_OK;
-    *q = NULL;
-    if (rc != SHMQ_OK && rc != SHMQ_E_NOTFOUND) { free_quarantine(ctx, idx, ctl); return rc; }   /* never lost for a reason of ours */
-    free_whole(ctx, idx, ctl);   /* ends with its queue */
-    return SHMQ_OK;
-}
-
-/* Let a dead letter go to its queue, or free it where there is none. The caller owns idx in MOVE. */
-int settle_kill(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
-    shmq_block *b = block_at(ctx, idx);
-    uint64_t f = ld_rlx(&b->fate), plain = ctl & ~PARKED_CTL;
-    if (plain != ctl && !cas(&b->ctl, ctl, plain)) return SHMQ_OK;   /* the first of its old queue's, not of where it goes */
-    ctl = plain;
-    local_queue *q;
-    int rc = home_of(ctx, idx, ctl, f, &q);
-    if (q == NULL) return rc;
-    if (reason == SHMQ_R_EXPIRED) bump(&q->counters->expired, 1);
-    local_queue *dead = reason == SHMQ_R_EXPIRED && q->options.expired ? NULL : queue_dead(ctx, q);
-    if (dead == NULL) {
-        bump(&q->counters->dropped, 1);
-        free_whole(ctx, idx, ctl);
-        order_over(q);
-        return SHMQ_OK;
-    }
-    bump(&q->counters->dead_lettered, 1);
-    if (MUTANT(57)) st_rlx(&b->expires_ns, 0);   /* before fate: whoever routes it anew would not know that it has expired */
-    st_rlx(&b->due_ns, clock_now(ctx));
-    st_rel(&b->fate, fate_make(queue_index(ctx, dead), fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));   /* I3 */
-    CRASH_POINT("fate");
-    st_rlx(&b->expires_ns, ld_rlx(&b->due_ns));   /* the time of its death, which a backoff in its new queue leaves alone; after fate */
-    order_over(q);
-    return settle_route(ctx, idx, ctl);
-}
-
-static int delay(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
-    uint64_t expires = expires_of(block_at(ctx, idx));
-    if (cas(&block_at(ctx, idx)->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) {
-        CRASH_POINT("delayed");
-        hints_delayed(ctx, idx);
-        hints_expiry(ctx, expires);
-    }
-    return SHMQ_OK;
-}
-
-/* FRESH: room was found before the commit; that others were quicker must not put it behind its producer's next one. Not so what
- * was delayed, or is dead: none was looked for. */
-static int fresh(shmq_block *b, uint64_t ctl) { return (ctl_flags(ctl) & SHMQ_FLAG_FRESH) && !ld_rlx(&b->due_ns) && !MUTANT(55); }
-
-/* Would a full queue refuse such a message, not let it wait? A dead letter that is refused has nowhere else to go. */
-static int refuses(local_queue *q, uint64_t fate) { return q->options.overflow == SHMQ_REJECT && fate_reason(fate); }
-
-static int refuse(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl) {
-    bump(&q->counters->dropped, 1);
-    free_whole(ctx, idx, ctl);
-    order_over(q);
-    return SHMQ_OK;
-}
-
-/* Into a ring of its home for new messages, if there is room or some can be made. FULL: there is none. */
-static int enter_new(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uint64_t size) {
-    shmq_block *b = block_at(ctx, idx);
-    uint64_t f = ld_rlx(&b->fate);
-    local_ring *r;
-    int free_way = fresh(b, ctl) || fate_again(f);   /* to the places beyond max_depth */
-    if (level_open(ctx, q, fate_prio(f), &r) != SHMQ_OK) r = &q->work;   /* no memory for its level: the lowest has some */
-    for (int tries = 0; tries < 64; tries++) {
-        if (free_way || !room_full(ctx, q, size, fate_prio(f), 0)) {
-            queue_bytes_in(q, size);
-            int rc = ring_enqueue(ctx, r, idx, ctl, free_way ? r->mask + 1 : q->most);
-            if (rc != SHMQ_OK) queue_bytes_out(q, size);
-            if (rc != SHMQ_FULL || free_way) return rc;
-        }
-        if (q->options.overflow != SHMQ_DROP_OLDEST || room_make(ctx, q) != SHMQ_OK) break;
-    }
-    return refuses(q, f) ? refuse(ctx, q, idx, ctl) : SHMQ_FULL;
-}
-
-/* Into the ring that fate says, of the queue where it is at home. OK: it is there, or over. FULL: there is no room. */
-int settle_enter(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl) {
-    shmq_block *b = block_at(ctx, idx);
-    uint64_t size = size_at(ctx, b), expires = expires_of(b);   /* before it is visible: then it is others' */
-    int rc = SHMQ_FULL;
-    if (fate_again(ld_rlx(&b->fate)) && queue_again_ready(ctx, q) == SHMQ_OK) {
-        queue_bytes_in(q, size);
-        rc = ring_enqueue(ctx, &q->again, idx, ctl, q->again.mask + 1);
-        if (rc != SHMQ_OK) queue_bytes_out(q, size);
-    }
-    if (rc == SHMQ_FULL || rc == SHMQ_E_NOMEM) rc = enter_new(ctx, q, idx, ctl, size);
-    if (rc == SHMQ_E_NOMEM) rc = SHMQ_FULL;   /* no memory for more of its ring: that is room as well */
-    if (rc == SHMQ_OK) {
-        waiter_wake(&q->shared->evt);
-        hints_expiry(ctx, expires);
-    } else if (rc != SHMQ_FULL) free_quarantine(ctx, idx, ctl);
-    return rc;
-}
-
-/* Send a block that the caller owns in MOVE where fate and due_ns say. Nothing is ever dropped for want of room. */
-int settle_route(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
-    shmq_block *b = block_at(ctx, idx);
-    uint64_t f = ld_rlx(&b->fate);
-    local_queue *q;
-    int rc = home_of(ctx, idx, ctl, f, &q);
-    if (q == NULL) return rc;
-    if ((f & FATE_DEDUP) && !MUTANT(22)) {   /* committed, and its publisher could not say whether it is the first */
-        uint64_t first;
-        rc = dedup_settle(ctx, q, idx, ctl, &first);
-        if (rc == ID_DUPLICATE) return SHMQ_OK;
-        if (rc != ID_FIRST) {   /* the table is full: later */
-            uint64_t again = clock_now(ctx) + UINT64_C(50000000);
-            if (ld_rlx(&b->due_ns) < again) st_rlx(&b->due_ns, again);
-            return delay(ctx, idx, ctl);
-        }
-        f = ld_rlx(&b->fate);
-    }
-    uint64_t expires = expires_of(b);
-    if (expires && expires <= clock_now(ctx)) return settle_kill(ctx, idx, ctl, SHMQ_R_EXPIRED);   /* it expired in somebody's hands */
-    if (fate_again(f) && spent(q, f)) return settle_kill(ctx, idx, ctl, SHMQ_R_RETRIES);
-    if (ld_rlx(&b->due_ns) > clock_now(ctx)) return delay(ctx, idx, ctl);
-    /* those that wait come first; what found its room before it was committed (FRESH) does not wait, nor what goes to the front */
-    int waits = park_some(q) && !fate_again(f) && !fresh(b, ctl) && q->options.overflow != SHMQ_DROP_OLDEST && !MUTANT(83);
-    if (waits && refuses(q, f) && room_full(ctx, q, size_at(ctx, b), fate_prio(f), 0) && !MUTANT(87)) return refuse(ctx, q, idx, ctl);
-    rc = waits ? SHMQ_FULL : settle_enter(ctx, q, idx, ctl);
-    if (rc != SHMQ_FULL) return rc;
-    park(ctx, q, idx, ctl);
-    if (!MUTANT(84)) park_send(ctx, q, UINT32_MAX);   /* PARKED: there may be room by now, and whoever made it has not seen it */
-    return SHMQ_OK;
-}
-
-/* Mark a block owned in MOVE for redelivery; an attempt counts only for what was handed out. */
-void settle_again(shmq_ctx *ctx, uint32_t idx, int attempted) {
-    shmq_block *b = block_at(ctx, idx);
-    uint64_t f = ld_rlx(&b->fate);
-    if (attempted && fate_attempts(f) < SHMQ_ATTEMPTS_MAX) f += FATE_ATTEMPT;
-    st_rlx(&b->fate, f | FATE_AGAIN);
-}
-
-/* OWNED (of me, or of a proven-dead owner whose slot entry the caller has cleared) -> back to its queue. */
-int settle_return(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, int attempted) {
-    uint64_t m = ctl_next(ctl, SHMQ_MOVE, ctx->self);
-    if (!cas(&block_at(ctx, idx)->ctl, ctl, m)) return SHMQ_STALE;
-    CRASH_POINT("returned");
-    settle_again(ctx, idx, attempted);
-    st_rlx(&block_at(ctx, idx)->due_ns, 0);
-    return settle_route(ctx, idx, m);
-}
-
-/* ---- what consumers call ---- */
 
 static int lease_ours(shmq_ctx *ctx, const shmq_delivery *d) {
     if (!block_known(ctx, d->idx) || ctl_state(d->ctl) != SHMQ_OWNED || ctl_owner(d->ctl) != ctx->self) return 0;
@@ -297,14 +130,14 @@ static int settle(shmq_ctx *ctx, shmq_delivery *d, enum verdict v, uint64_t dela
                 bump(&q->counters->rejected, 1);
                 uint64_t f = ld_rlx(&b->fate);
                 if (fate_attempts(f) < SHMQ_ATTEMPTS_MAX) st_rlx(&b->fate, f + FATE_ATTEMPT);
-                rc = settle_kill(ctx, d->idx, m, SHMQ_R_REJECTED);
+                rc = route_dead(ctx, d->idx, m, SHMQ_R_REJECTED);
             } else {
                 bump(v == NACK ? &q->counters->nacked : &q->counters->returned, 1);
-                settle_again(ctx, d->idx, attempted);
+                route_again(ctx, d->idx, attempted);
                 unsigned attempts = fate_attempts(ld_rlx(&b->fate));
                 if (v == NACK && delay_ns == SHMQ_DELAY_DEFAULT) delay_ns = backoff(ctx, q, attempts);
                 st_rlx(&b->due_ns, v == NACK && delay_ns ? later(clock_now(ctx), delay_ns) : 0);
-                rc = q != &none && spent(q, ld_rlx(&b->fate)) ? settle_kill(ctx, d->idx, m, SHMQ_R_RETRIES) : settle_route(ctx, d->idx, m);
+                rc = q != &none && route_spent(q, ld_rlx(&b->fate)) ? route_dead(ctx, d->idx, m, SHMQ_R_RETRIES) : route_on(ctx, d->idx, m);
             }
             if (q != &none) wake_closed(q);
         }
@@ -365,7 +198,7 @@ int shmq_start(shmq_ctx *ctx, shmq_delivery *d) {
             let_go(ctx, d);
             if (cas(&block_at(ctx, idx)->ctl, d->ctl, m)) {
                 d->ctl = 0;
-                settle_kill(ctx, idx, m, SHMQ_R_EXPIRED);
+                route_dead(ctx, idx, m, SHMQ_R_EXPIRED);
                 if (q->live) wake_closed(q);
             } else stale(ctx, d, held);
             op_end(ctx);

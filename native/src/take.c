@@ -22,7 +22,9 @@
 #include "park.h"
 #include "queue.h"
 #include "ring.h"
+#include "route.h"
 #include "settle.h"
+#include "unpark.h"
 #include "waiter.h"
 
 /* Read what the header says, checking every length: the memory is everybody's. 0 = fine. */
@@ -135,7 +137,7 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
             if (d->expires_ns <= now) {
                 if (leased) unheld(ctx, entry, item.idx);
                 uint64_t m = ctl_next(own, SHMQ_MOVE, ctx->self);
-                if (cas(&b->ctl, own, m)) settle_kill(ctx, item.idx, m, SHMQ_R_EXPIRED);
+                if (cas(&b->ctl, own, m)) route_dead(ctx, item.idx, m, SHMQ_R_EXPIRED);
                 settle_left(q);   /* it may have been the last of a closed queue */
                 continue;
             }
@@ -185,7 +187,7 @@ int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_d
         int status = queue_status(q);
         rc = status == SHMQ_GONE ? SHMQ_GONE : take_some(ctx, q, qref_index(qref), max, flags, out, &freed);
         if (park_some(q) && status != SHMQ_GONE && (freed || rc == SHMQ_EMPTY)) {   /* PARKED: after the slots were cleared */
-            uint32_t sent = rc == SHMQ_EMPTY ? park_send(ctx, q, UINT32_MAX) : park_send_share(ctx, q, freed);
+            uint32_t sent = rc == SHMQ_EMPTY ? route_parked(ctx, q, UINT32_MAX) : unpark_share(ctx, q, freed);
             if (sent && rc == SHMQ_EMPTY) rc = take_some(ctx, q, qref_index(qref), max, flags, out, &freed);
         }
         if (freed) space = take_space(ctx, q, freed, 0);   /* expired ones make room too */
@@ -217,7 +219,7 @@ static int purge_one(shmq_ctx *ctx, local_queue *q, uint64_t now) {
             queue_bytes_out(q, size_at(ctx, b));
             uint64_t expires = expires_of(b), move = ctl_next(own, SHMQ_MOVE, ctx->self);
             if (expires && expires <= now) {
-                if (cas(&b->ctl, own, move)) settle_kill(ctx, item.idx, move, SHMQ_R_EXPIRED);
+                if (cas(&b->ctl, own, move)) route_dead(ctx, item.idx, move, SHMQ_R_EXPIRED);
                 return 0;
             }
             bump(&q->counters->dropped, 1);
@@ -241,7 +243,7 @@ int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
     if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) rc = SHMQ_GONE;
     uint64_t left = rc == SHMQ_OK ? level_depth(ctx, q) : 0, now = clock_now(ctx);
     if (rc == SHMQ_OK && __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) left += ring_depth(&q->again);
-    if (rc == SHMQ_OK) n = park_purge(ctx, q, now);
+    if (rc == SHMQ_OK) n = unpark_purge(ctx, q, now);
     op_end(ctx);
     while (rc >= 0 && left--) {
         op_begin(ctx);
@@ -251,7 +253,7 @@ int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
     }
     if (freed && rc != SHMQ_GONE) {   /* some may have begun to wait meanwhile */
         op_begin(ctx);
-        park_send(ctx, q, UINT32_MAX);
+        route_parked(ctx, q, UINT32_MAX);
         op_end(ctx);
     }
     shmq_au32 *space = freed && q ? &q->shared->space : NULL, *evt = space && ld_rlx(&q->shared->word) != q->live ? &q->shared->evt : NULL;

@@ -8,7 +8,7 @@
  */
 #include "free.h"
 #include "queue.h"
-#include "settle.h"
+#include "route.h"
 #include <limits.h>
 
 /* Is it delayed, by which word, and until when? */
@@ -68,7 +68,7 @@ int shmq_timer_fire(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *due) {
         if (*due > now) rc = SHMQ_FULL;
         else if (cas(&block_at(ctx, idx)->ctl, c, m)) {   /* I1 */
             CRASH_POINT("fired");
-            settle_route(ctx, idx, m);
+            route_on(ctx, idx, m);
             rc = SHMQ_OK;
         }
     }

@@ -35,7 +35,7 @@
 #include "publish.h"
 #include "queue.h"
 #include "room.h"
-#include "settle.h"
+#include "route.h"
 #include "waiter.h"
 
 /* ---- who gets a message ---- */
@@ -137,7 +137,7 @@ static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_mess
             return 0;
         }
         if (q->options.overflow == SHMQ_DROP_OLDEST) {   /* it never holds a publisher back */
-            if (tries < 64 && room_make(ctx, q) == SHMQ_OK) continue;
+            if (tries < 64 && route_make_room(ctx, q) == SHMQ_OK) continue;
             break;   /* others are as quick as we are; I2 has room */
         }
         bump(&q->counters->full, 1);
@@ -180,7 +180,7 @@ static int launch(shmq_ctx *ctx, uint32_t index, uint32_t d, uint64_t ctl, const
     bump(&q->counters->published_bytes, m->size);
     if (!once) rc = publish_launch(ctx, q, d, ctl, m->size, m->priority, q->work.mask + 1);
     if (rc == SHMQ_OK) hints_expiry(ctx, expires);
-    else if (once || cas(&b->ctl, ctl, move)) settle_route(ctx, d, move);   /* I2; a table without room is asked again later */
+    else if (once || cas(&b->ctl, ctl, move)) route_on(ctx, d, move);   /* I2; a table without room is asked again later */
     return 0;
 }
 

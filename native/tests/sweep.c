@@ -21,6 +21,7 @@
 #include "dedup.h"
 #include "fan.h"
 #include "free.h"
+#include "route.h"
 #include "owner.h"
 #include "publish.h"
 #include "queue.h"

@@ -5,6 +5,7 @@
 #include "queue.h"
 #include "settle.h"
 #include "waiter.h"
+#include "route.h"
 
 static shmq_ctx *c;
 static uint64_t q, dead;
@@ -163,7 +164,7 @@ TEST(recoverer_has_it, "nor does anybody overtake it while one of several recove
             EQ(shmq_owner_declare(c, r->self, ld_acq(&r->me->word)), SHMQ_OK);
             EQ(shmq_recover(c, r->self), SHMQ_OK);
         } else {
-            EQ(settle_route(r, idx, m), SHMQ_OK);
+            EQ(route_on(r, idx, m), SHMQ_OK);
             op_end(r);
         }
         EQ(get(c, dead), 1);

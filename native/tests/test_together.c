@@ -12,6 +12,7 @@
 #include "topic.h"
 #include "waiter.h"
 #include "ids.h"
+#include "route.h"
 
 static shmq_ctx *c;
 
@@ -230,7 +231,7 @@ TEST(quicker, "a message that was committed after it had found room gets into th
         ctl = moved(x, idx, ctl);
         for (uint64_t v = 2; v <= 9; v++) EQ(say_id(c, how == 3 ? t : q, v, NULL), SHMQ_OK);
         EQ(say_id(c, how == 3 ? t : q, 10, NULL), SHMQ_FULL);
-        EQ(settle_route(x, idx, ctl), SHMQ_OK);
+        EQ(route_on(x, idx, ctl), SHMQ_OK);
         EQ(state_of(c, idx), SHMQ_READY);
         EQ(say_id(c, how == 3 ? t : q, 10, NULL), SHMQ_FULL);
         for (uint64_t v = 2; v <= 9; v++) EQ(get(c, q), v);
