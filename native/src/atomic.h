@@ -53,6 +53,14 @@ static inline void fence_sc(void) {
 #endif
 }
 
+/* Against the compiler and signal handlers only: the other side has the fence of both (barrier.c). */
+static inline void fence_here(void) { atomic_signal_fence(memory_order_seq_cst); }
+
+/* A mark in a struct that is copied as a whole, so that it is no atomic by type: set once, after what it says is there. */
+static inline uint32_t mark_acq(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline uint32_t mark_rlx(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+static inline void mark_rel(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+
 #define RARE(x) __builtin_expect(!!(x), 0)
 
 /* A counter with one writer: the owner. Relaxed: nobody decides anything by it. */

@@ -96,15 +96,12 @@ int shmq_attach(shmq_ctx *ctx, uint32_t role) {
 
 /* Detaching: blocks of ours that no held entry names go back (taken for good, not acked) or are freed (loans). */
 static void abandon(shmq_ctx *ctx) {
-    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t n = class_hwm(ctx, k);
-        for (uint64_t i = 0; i < n; i++) {
-            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
-            uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
-            if (ctl_owner(c) != ctx->self) continue;
-            if (ctl_state(c) == SHMQ_NEW) free_block(ctx, idx, c);
-            else if (ctl_state(c) == SHMQ_OWNED) route_back(ctx, idx, c, 0);
-        }
+    for (block_walk walk = { 0 }; block_next(ctx, &walk);) {
+        uint32_t idx = walk.idx;
+        uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
+        if (ctl_owner(c) != ctx->self) continue;
+        if (ctl_state(c) == SHMQ_NEW) free_block(ctx, idx, c);
+        else if (ctl_state(c) == SHMQ_OWNED) route_back(ctx, idx, c, 0);
     }
     ctx->bare = 0;
 }

@@ -79,10 +79,7 @@ int shmq_audit(shmq_ctx *ctx, shmq_audit_report *out) {
     if (rc != SHMQ_OK) return rc;
     op_begin(ctx);   /* no ring is punched under us */
     memset(out, 0, sizeof *out);
-    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t n = class_hwm(ctx, k);
-        for (uint64_t i = 0; i < n; i++) audit_block(ctx, ctx->classes[k].first + (uint32_t)i, out);
-    }
+    for (block_walk w = { 0 }; block_next(ctx, &w);) audit_block(ctx, w.idx, out);
     uint32_t queues = queues_used(ctx);
     for (uint32_t i = 0; i < queues; i++) {
         for (unsigned lane = 0; lane < SHMQ_LANES; lane++) {

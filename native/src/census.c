@@ -57,16 +57,13 @@ static void count_block(shmq_ctx *ctx, shmq_block *b, uint64_t ctl, shmq_census 
 /* Of the queues from..from+n-1, in one pass over all blocks. */
 static void census_of(shmq_ctx *ctx, uint32_t from, uint32_t queues, shmq_census *out) {
     memset(out, 0, queues * sizeof *out);
-    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t n = class_hwm(ctx, k);
-        for (uint64_t i = 0; i < n; i++) {
-            shmq_block *b = block_at(ctx, ctx->classes[k].first + (uint32_t)i);
-            uint64_t ctl = ld_acq(&b->ctl);
-            unsigned st = ctl_state(ctl);
-            if (!counted(st) && st != SHMQ_NEW) continue;
-            uint32_t home = fate_home(ld_rlx(&b->fate));
-            if (home - from < queues) count_block(ctx, b, ctl, &out[home - from]);
-        }
+    for (block_walk walk = { 0 }; block_next(ctx, &walk);) {
+        shmq_block *b = block_at(ctx, walk.idx);
+        uint64_t ctl = ld_acq(&b->ctl);
+        unsigned st = ctl_state(ctl);
+        if (!counted(st) && st != SHMQ_NEW) continue;
+        uint32_t home = fate_home(ld_rlx(&b->fate));
+        if (home - from < queues) count_block(ctx, b, ctl, &out[home - from]);
     }
 }
 
@@ -143,7 +140,7 @@ static int snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
     for (unsigned i = 0; i < CENSUS_COUNTERS; i++) out->counters[i] -= census_base(ctx, index)[i];
     for (unsigned lane = 0; lane < 11 && ld_acq(&rec->word) == out->word; lane++) {
         local_ring r;
-        if (!__atomic_load_n(&rec->place[lane].ready, __ATOMIC_ACQUIRE)) continue;
+        if (!mark_acq(&rec->place[lane].ready)) continue;
         if (queue_ring_open(ctx, rec, index, lane, &r) != SHMQ_OK) continue;
         ring_settle_in(&r);
         out->ready += lane == SHMQ_LANE_AGAIN || rec->options.order != SHMQ_FIFO ? ring_filled(&r) : ring_depth(&r);
@@ -172,7 +169,7 @@ int64_t shmq_depth(shmq_ctx *ctx, uint64_t qref) {
     if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) n = SHMQ_GONE;
     else if (rc == SHMQ_OK) {
         n = (int64_t)level_depth(ctx, q);
-        if (__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) n += (int64_t)(q->lanes ? ring_filled(&q->again) : ring_depth(&q->again));
+        if (queue_has_again(q)) n += (int64_t)(q->lanes ? ring_filled(&q->again) : ring_depth(&q->again));
     }
     op_end(ctx);
     ctx_unlock(ctx);

@@ -205,6 +205,18 @@ static inline int block_known(shmq_ctx *ctx, uint32_t idx) {
     unsigned k = class_of(ctx, idx);
     return idx - ctx->classes[k].first < class_hwm(ctx, k);
 }
+/* All blocks that were ever made: for (block_walk w = { 0 }; block_next(ctx, &w);) looks at w.idx. */
+typedef struct { uint32_t idx, left, k; } block_walk;   /* left: of the class before k */
+static inline int block_next(shmq_ctx *ctx, block_walk *w) {
+    for (; w->left == 0; w->k++) {
+        if (w->k == SHMQ_CLASSES) return 0;
+        w->left = (uint32_t)class_hwm(ctx, w->k);
+        w->idx = ctx->classes[w->k].first - 1;
+    }
+    w->left--;
+    w->idx++;
+    return 1;
+}
 /* payload bytes of a block that the caller owns, or that cannot vanish meanwhile; a child has its parent's */
 static inline uint32_t size_at(shmq_ctx *ctx, shmq_block *b) {
     uint32_t n = ld32_rlx(&b->size);
@@ -243,14 +255,14 @@ static inline uint32_t queue_index(const shmq_ctx *ctx, const local_queue *q) { 
  * somebody may not use membarrier, each side has a fence of its own (barrier.c, I2). */
 static inline void op_fence(shmq_ctx *ctx) {
     if (RARE(ctx->fences)) fence_sc();
-    else atomic_signal_fence(memory_order_seq_cst);
+    else fence_here();
 }
 static inline void op_begin(shmq_ctx *ctx) {
     st_rlx(&ctx->me->op, ld_rlx(&ctx->me->op) + 1);
     op_fence(ctx);
 }
 static inline void op_end(shmq_ctx *ctx) {
-    atomic_signal_fence(memory_order_seq_cst);
+    fence_here();
     st_rel(&ctx->me->op, ld_rlx(&ctx->me->op) + 1);
 }
 

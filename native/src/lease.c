@@ -60,7 +60,7 @@ int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next) {
 
 /* For a consumer that would sleep: one message of this queue that another one has only read ahead. Under the ctx lock, in op. */
 int lease_steal(shmq_ctx *ctx, local_queue *q, uint32_t index) {
-    if (!__atomic_load_n(&q->shared->ahead, __ATOMIC_ACQUIRE)) return 0;
+    if (!mark_acq(&q->shared->ahead)) return 0;
     uint32_t owners = owners_used(ctx);
     for (uint32_t o = 0; o < owners; o++) {
         if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;

@@ -25,8 +25,6 @@
 #include "queue.h"
 #include "ring.h"
 
-static int again_ready(local_queue *q) { return __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) != 0; }
-
 /* The first redelivered message of a level (I2). */
 static int again_find(shmq_ctx *ctx, local_queue *q, unsigned level, ring_item *out) {
     uint64_t at = q->again_from[level];
@@ -50,7 +48,7 @@ static uint64_t waits_since(shmq_ctx *ctx, uint32_t idx) {
 
 /* What a consumer gets next when several levels are in use; without taking it. */
 int level_find(shmq_ctx *ctx, local_queue *q, uint32_t lanes, local_ring **from, ring_item *out) {
-    int again = again_ready(q) && !ring_seems_empty(&q->again), found = SHMQ_EMPTY;
+    int again = queue_has_again(q) && !ring_seems_empty(&q->again), found = SHMQ_EMPTY;
     int64_t aging = (int64_t)(q->options.aging_ns >> 60 ? UINT64_C(1) << 58 : q->options.aging_ns), best = 0;
     for (unsigned level = SHMQ_LEVELS; level-- > 0;) {
         if (level && !(lanes & 1u << level)) continue;

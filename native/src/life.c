@@ -371,22 +371,19 @@ void life_end_mine(shmq_ctx *ctx) {
 
 /* Free what a deleted queue still has ready or delayed. Called under the ctx lock. */
 static void discard_home(shmq_ctx *ctx, uint32_t home) {
-    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t n = class_hwm(ctx, k);
-        for (uint64_t i = 0; i < n; i++) {
-            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
-            shmq_block *b = block_at(ctx, idx);
-            uint64_t c = ld_acq(&b->ctl);
-            unsigned st = ctl_state(c);
-            if ((st != SHMQ_READY && st != SHMQ_DELAYED) || fate_home(ld_rlx(&b->fate)) != home) continue;
-            uint64_t pos = ld_rlx(&b->pos), own = ctl_next(c, st == SHMQ_READY ? SHMQ_OWNED : SHMQ_MOVE, ctx->self);
-            local_ring *r = st == SHMQ_READY ? queue_ring(ctx, pos_ring(pos)) : NULL;
-            if (!cas(&b->ctl, c, own)) continue;   /* as a taker does: own it, clear its slot, then the rest */
-            if (r) ring_clear(r, pos_position(pos), idx);
-            local_queue *q;
-            if (st == SHMQ_READY && queue_open_local(ctx, home, &q) == SHMQ_OK) queue_bytes_out(q, size_at(ctx, b));
-            free_whole(ctx, idx, own);
-        }
+    for (block_walk walk = { 0 }; block_next(ctx, &walk);) {
+        uint32_t idx = walk.idx;
+        shmq_block *b = block_at(ctx, idx);
+        uint64_t c = ld_acq(&b->ctl);
+        unsigned st = ctl_state(c);
+        if ((st != SHMQ_READY && st != SHMQ_DELAYED) || fate_home(ld_rlx(&b->fate)) != home) continue;
+        uint64_t pos = ld_rlx(&b->pos), own = ctl_next(c, st == SHMQ_READY ? SHMQ_OWNED : SHMQ_MOVE, ctx->self);
+        local_ring *r = st == SHMQ_READY ? queue_ring(ctx, pos_ring(pos)) : NULL;
+        if (!cas(&b->ctl, c, own)) continue;   /* as a taker does: own it, clear its slot, then the rest */
+        if (r) ring_clear(r, pos_position(pos), idx);
+        local_queue *q;
+        if (st == SHMQ_READY && queue_open_local(ctx, home, &q) == SHMQ_OK) queue_bytes_out(q, size_at(ctx, b));
+        free_whole(ctx, idx, own);
     }
 }
 

@@ -31,6 +31,7 @@
  */
 #include "order.h"
 #include "hash.h"
+#include "queue.h"
 #include "ring.h"
 
 #define ID_MASK ((UINT64_C(1) << 40) - 1)
@@ -63,7 +64,7 @@ static int walk(shmq_ctx *ctx, local_queue *q, int claim, local_ring **from, rin
     uint64_t passed[SHMQ_KEY_LANES / 64];   /* I3 */
     int any = 0;   /* most walks pass nothing */
     for (int turn = 0; turn < 2; turn++) {
-        if (turn == 0 && !__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) continue;
+        if (turn == 0 && !queue_has_again(q)) continue;
         local_ring *r = turn == 0 ? &q->again : &q->work;
         uint64_t at = r->head;
         for (uint64_t n = 0; n < 8 * (r->mask + 1) + 65536 && ring_next(ctx, r, &at, out) == SHMQ_OK; n++) {
@@ -122,6 +123,6 @@ int order_full(local_queue *q) {
 int order_none_left(shmq_ctx *ctx, local_queue *q) {
     local_ring *from;
     ring_item item;
-    if (ring_seems_empty(&q->work) && (!__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) || ring_seems_empty(&q->again))) return 1;
+    if (ring_seems_empty(&q->work) && (!queue_has_again(q) || ring_seems_empty(&q->again))) return 1;
     return walk(ctx, q, 0, &from, &item) != SHMQ_OK;
 }

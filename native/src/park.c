@@ -84,16 +84,13 @@ static int turn_over(shmq_ctx *ctx, uint64_t turn) {
 static uint64_t in_hands(shmq_ctx *ctx, local_queue *q, uint64_t *seen, uint32_t *at) {
     uint32_t index = queue_index(ctx, q);
     if (*seen && block_known(ctx, *at) && ld_acq(&block_at(ctx, *at)->ctl) == *seen) return *seen;   /* the one of the last look, still */
-    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t made = class_hwm(ctx, k);
-        for (uint64_t i = 0; i < made; i++) {
-            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
-            uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
-            if (ctl_state(c) != SHMQ_MOVE || !(ctl_flags(c) & SHMQ_FLAG_PARKED) || ctl_owner(c) == ctx->self) continue;
-            if (fate_home(ld_rlx(&block_at(ctx, idx)->fate)) != index) continue;
-            *at = idx;
-            return *seen = c;
-        }
+    for (block_walk walk = { 0 }; block_next(ctx, &walk);) {
+        uint32_t idx = walk.idx;
+        uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
+        if (ctl_state(c) != SHMQ_MOVE || !(ctl_flags(c) & SHMQ_FLAG_PARKED) || ctl_owner(c) == ctx->self) continue;
+        if (fate_home(ld_rlx(&block_at(ctx, idx)->fate)) != index) continue;
+        *at = idx;
+        return *seen = c;
     }
     return *seen = 0;
 }
@@ -164,17 +161,14 @@ static void line_from_blocks(shmq_ctx *ctx, local_queue *q, parked_line *l, uint
     uint64_t last = ld_sc(&q->shared->tickets) & POSITION_MASK, highest = 0, c;   /* I2: before the first block is looked at */
     uint32_t n = 0, index = queue_index(ctx, q);
     l->whole = 1;
-    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t made = class_hwm(ctx, k);
-        for (uint64_t i = 0; i < made; i++) {
-            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
-            if (!park_waits_at(ctx, idx, index, &c)) continue;
-            keyed_block one = { .idx = idx, .key = pos_position(ld_rlx(&block_at(ctx, idx)->pos)) };
-            int later = one.key > last;
-            if (one.key > highest) highest = one.key;
-            if (later || n == LINE) l->whole = 0;
-            if (!later) n = keyed_lowest(ctx->pick, n, LINE, one);
-        }
+    for (block_walk walk = { 0 }; block_next(ctx, &walk);) {
+        uint32_t idx = walk.idx;
+        if (!park_waits_at(ctx, idx, index, &c)) continue;
+        keyed_block one = { .idx = idx, .key = pos_position(ld_rlx(&block_at(ctx, idx)->pos)) };
+        int later = one.key > last;
+        if (one.key > highest) highest = one.key;
+        if (later || n == LINE) l->whole = 0;
+        if (!later) n = keyed_lowest(ctx->pick, n, LINE, one);
     }
     for (last = ld_acq(&q->shared->tickets); highest > (last & POSITION_MASK); last = ld_acq(&q->shared->tickets))   /* no history gives a ticket that was not taken */
         if (cas(&q->shared->tickets, last, highest)) add32(&ctx->header->corrupt, 1);

@@ -76,7 +76,7 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     if (rc != SHMQ_OK) return rc;
     if (queue_gen(ld_acq(&rec->word)) != queue_gen(w)) return SHMQ_E_NOTFOUND;
     ring_settle_in(&fresh.work);
-    if (__atomic_load_n(&rec->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) ring_settle_in(&fresh.again);
+    if (mark_acq(&rec->place[SHMQ_LANE_AGAIN].ready)) ring_settle_in(&fresh.again);
     fresh.lanes = 0;
     if (fresh.options.order != SHMQ_FIFO) {
         if (queue_place_bytes(ctx, rec->keys, 24) < (UINT64_C(8) << (fresh.options.order == SHMQ_STRICT ? 9 : 12)))
@@ -107,7 +107,7 @@ local_ring *queue_ring(shmq_ctx *ctx, unsigned ring) {
     if (queue_open_local(ctx, ring / SHMQ_LANES, &q) != SHMQ_OK) return NULL;
     if (lane == SHMQ_LANE_WORK) return &q->work;
     if (lane < SHMQ_LEVELS) return queue_lanes(ctx, q) >> lane & 1 ? &q->level[lane] : NULL;
-    return lane == SHMQ_LANE_AGAIN && __atomic_load_n(&q->shared->place[lane].ready, __ATOMIC_ACQUIRE) ? &q->again : NULL;
+    return lane == SHMQ_LANE_AGAIN && mark_acq(&q->shared->place[lane].ready) ? &q->again : NULL;
 }
 
 /* What of a ring has memory before its first message: all of a short one. */
@@ -116,7 +116,7 @@ uint64_t queue_first_bytes(shmq_ring_place p) { return p.lg > RING_LONG ? RING_C
 /* The redelivery ring has memory from create on: a message that comes back must find room. */
 int queue_again_ready(shmq_ctx *ctx, local_queue *q) {
     (void)ctx;
-    return __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) ? SHMQ_OK : SHMQ_E_CORRUPT;
+    return queue_has_again(q) ? SHMQ_OK : SHMQ_E_CORRUPT;
 }
 
 /* Levels that others have begun to use. What cannot be opened stays closed to us: a hostile word costs its own queue only. */
@@ -139,7 +139,7 @@ int queue_level_ready(shmq_ctx *ctx, local_queue *q, unsigned level) {
     int rc = bytes ? arena_reserve(ctx, p->offset, queue_first_bytes(*p)) : SHMQ_E_CORRUPT;
     if (rc != SHMQ_OK) return rc;
     if (p->lg > RING_LONG) cas32(&q->shared->chunks[level].n, 0, 1);
-    __atomic_store_n(&p->ready, 1, __ATOMIC_RELEASE);
+    mark_rel(&p->ready, 1);
     CRASH_POINT("level_ready");
     if (!MUTANT(30)) or32(&q->shared->lanes, 1u << level);
     CRASH_POINT("level_used");
@@ -149,8 +149,7 @@ int queue_level_ready(shmq_ctx *ctx, local_queue *q, unsigned level) {
 void queue_bytes_in(local_queue *q, uint64_t size) { if (q->max_bytes) add(&q->shared->bytes, size); }
 void queue_bytes_out(local_queue *q, uint64_t size) {
     if (!q->max_bytes) return;
-    uint64_t b = ld_rlx(&q->shared->bytes);
-    while (!atomic_compare_exchange_weak(&q->shared->bytes, &b, b > size ? b - size : 0)) {}
+    for (uint64_t b = ld_rlx(&q->shared->bytes); !cas(&q->shared->bytes, b, b > size ? b - size : 0); b = ld_rlx(&q->shared->bytes)) {}
 }
 
 int64_t queue_find(shmq_ctx *ctx, const char *name, uint32_t *free_index) {

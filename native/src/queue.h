@@ -27,6 +27,9 @@ static inline uint64_t qref_gen(uint64_t qref) { return qref >> 16; }
 /* Never negative. Of a word with a longer gen, which no history can produce, it names a life that is gone. */
 static inline uint64_t qref_make(uint64_t word, uint32_t index) { return (queue_gen(word) & QREF_GEN) << 16 | index; }
 
+/* Is there a redelivery ring with memory? Another one is none: its first redelivery makes it. */
+static inline int queue_has_again(const local_queue *q) { return mark_acq(&q->shared->place[SHMQ_LANE_AGAIN].ready) != 0; }
+
 /* The private view for a reference, opening it when this process has not yet. */
 static inline int queue_local(shmq_ctx *ctx, uint64_t qref, local_queue **out) {
     uint32_t i = qref_index(qref);

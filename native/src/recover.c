@@ -123,58 +123,55 @@ static int recover_held(shmq_ctx *ctx, uint32_t p, uint64_t word) {
 static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
     int delayed = 0;
     uint64_t parked[SHMQ_QUEUES / 64] = { 0 };   /* queues at which something waits for room, or was the first to */
-    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t n = class_hwm(ctx, k);
-        for (uint64_t i = 0; i < n; i++) {
-            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
-            shmq_block *b = block_at(ctx, idx);
-            uint64_t c = ld_acq(&b->ctl);
-            unsigned st = ctl_state(c);
-            if (st == SHMQ_FREE) {
-                if (!(ld_rlx(&ctx->l0[idx / 64]) >> (idx % 64) & 1)) arena_hint(ctx, idx);
-                continue;
+    for (block_walk walk = { 0 }; block_next(ctx, &walk);) {
+        uint32_t idx = walk.idx;
+        shmq_block *b = block_at(ctx, idx);
+        uint64_t c = ld_acq(&b->ctl);
+        unsigned st = ctl_state(c);
+        if (st == SHMQ_FREE) {
+            if (!(ld_rlx(&ctx->l0[idx / 64]) >> (idx % 64) & 1)) arena_hint(ctx, idx);
+            continue;
+        }
+        if (st == SHMQ_LIMBO) { free_limbo(ctx, idx); continue; }
+        uint32_t home = fate_home(ld_rlx(&b->fate)) % SHMQ_QUEUES;
+        if (st == SHMQ_DELAYED) {
+            delayed = 1;
+            if (ctl_flags(c) & SHMQ_FLAG_PARKED) parked[home / 64] |= UINT64_C(1) << (home % 64);
+            continue;
+        }
+        if (st == SHMQ_FAN) { if (!MUTANT(43)) free_parent_check(ctx, idx); continue; }   /* p may have ended a child and not said so */
+        if (ctl_owner(c) != p || (st != SHMQ_NEW && st != SHMQ_OWNED && st != SHMQ_MOVE)) continue;
+        if (!still_dead(ctx, p, word)) return 0;
+        if (st == SHMQ_OWNED) {
+            clear_slot(ctx, idx, c);
+            route_back(ctx, idx, c, 0);
+        } else if (in_slot(ctx, idx)) cas(&b->ctl, c, ctl_to(c, SHMQ_READY, 0));
+        else if (st == SHMQ_NEW && (ctl_flags(c) & SHMQ_FLAG_CHILD) && committed(ctx, idx, c)) {
+            uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);   /* all or none: this one was published with the others */
+            if (!cas(&b->ctl, c, m)) continue;
+            CRASH_POINT("adopted_child");
+            if (MUTANT(49)) st_rlx(&b->fate, ld_rlx(&b->fate) & ~FATE_DEDUP);
+            route_on(ctx, idx, m);
+        } else if (st == SHMQ_NEW) {
+            if (forward_decided(ctx, idx, c)) forward_send(ctx, idx, c);
+            else if (cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) arena_hint(ctx, idx);
+        } else {
+            /* taken from a ring of its home queue: it was on its way back there, to the front, maybe not yet marked so.
+             * But one on its first way goes behind those before it, whatever place it had in mind when its process died. */
+            unsigned from = pos_ring(ld_rlx(&b->pos)) / SHMQ_LANES;
+            uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | (c & PARKED_CTL), f = ld_rlx(&b->fate);
+            if (!cas(&b->ctl, c, m)) continue;
+            if (ctl_flags(c) & SHMQ_FLAG_PARKED) parked[home / 64] |= UINT64_C(1) << (home % 64);
+            if ((f & FATE_FORWARD) && !MUTANT(27)) { forward_finish(ctx, idx, m); continue; }
+            if ((f & FATE_LEAVING) && !MUTANT(26)) {
+                st_rlx(&b->due_ns, 0);
+                st_rel(&b->fate, f &= ~FATE_LEAVING);
             }
-            if (st == SHMQ_LIMBO) { free_limbo(ctx, idx); continue; }
-            uint32_t home = fate_home(ld_rlx(&b->fate)) % SHMQ_QUEUES;
-            if (st == SHMQ_DELAYED) {
-                delayed = 1;
-                if (ctl_flags(c) & SHMQ_FLAG_PARKED) parked[home / 64] |= UINT64_C(1) << (home % 64);
-                continue;
-            }
-            if (st == SHMQ_FAN) { if (!MUTANT(43)) free_parent_check(ctx, idx); continue; }   /* p may have ended a child and not said so */
-            if (ctl_owner(c) != p || (st != SHMQ_NEW && st != SHMQ_OWNED && st != SHMQ_MOVE)) continue;
-            if (!still_dead(ctx, p, word)) return 0;
-            if (st == SHMQ_OWNED) {
-                clear_slot(ctx, idx, c);
-                route_back(ctx, idx, c, 0);
-            } else if (in_slot(ctx, idx)) cas(&b->ctl, c, ctl_to(c, SHMQ_READY, 0));
-            else if (st == SHMQ_NEW && (ctl_flags(c) & SHMQ_FLAG_CHILD) && committed(ctx, idx, c)) {
-                uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);   /* all or none: this one was published with the others */
-                if (!cas(&b->ctl, c, m)) continue;
-                CRASH_POINT("adopted_child");
-                if (MUTANT(49)) st_rlx(&b->fate, ld_rlx(&b->fate) & ~FATE_DEDUP);
-                route_on(ctx, idx, m);
-            } else if (st == SHMQ_NEW) {
-                if (forward_decided(ctx, idx, c)) forward_send(ctx, idx, c);
-                else if (cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) arena_hint(ctx, idx);
-            } else {
-                /* taken from a ring of its home queue: it was on its way back there, to the front, maybe not yet marked so.
-                 * But one on its first way goes behind those before it, whatever place it had in mind when its process died. */
-                unsigned from = pos_ring(ld_rlx(&b->pos)) / SHMQ_LANES;
-                uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | (c & PARKED_CTL), f = ld_rlx(&b->fate);
-                if (!cas(&b->ctl, c, m)) continue;
-                if (ctl_flags(c) & SHMQ_FLAG_PARKED) parked[home / 64] |= UINT64_C(1) << (home % 64);
-                if ((f & FATE_FORWARD) && !MUTANT(27)) { forward_finish(ctx, idx, m); continue; }
-                if ((f & FATE_LEAVING) && !MUTANT(26)) {
-                    st_rlx(&b->due_ns, 0);
-                    st_rel(&b->fate, f &= ~FATE_LEAVING);
-                }
-                if (fate_reason(f) && !fate_again(f) && fate_attempts(f) == 0 && ld_rlx(&b->due_ns))   /* died just now; route_dead may not have said when */
-                    st_rlx(&b->expires_ns, ld_rlx(&b->due_ns));
-                if (from == fate_home(f) && !(ctl_flags(c) & SHMQ_FLAG_PARKED) && (!(ctl_flags(c) & SHMQ_FLAG_FRESH) || MUTANT(54))) st_rlx(&b->fate, f | FATE_AGAIN);
-                CRASH_POINT("adopted");
-                route_on(ctx, idx, m);
-            }
+            if (fate_reason(f) && !fate_again(f) && fate_attempts(f) == 0 && ld_rlx(&b->due_ns))   /* died just now; route_dead may not have said when */
+                st_rlx(&b->expires_ns, ld_rlx(&b->due_ns));
+            if (from == fate_home(f) && !(ctl_flags(c) & SHMQ_FLAG_PARKED) && (!(ctl_flags(c) & SHMQ_FLAG_FRESH) || MUTANT(54))) st_rlx(&b->fate, f | FATE_AGAIN);
+            CRASH_POINT("adopted");
+            route_on(ctx, idx, m);
         }
     }
     for (uint32_t q = 0; q < SHMQ_QUEUES && !MUTANT(85); q++)

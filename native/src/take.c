@@ -89,7 +89,7 @@ static void unheld(shmq_ctx *ctx, uint32_t entry, uint32_t idx) {
 static int take_next(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *item) {
     uint32_t lanes = queue_lanes(ctx, q);
     if (RARE(lanes)) return lanes & SHMQ_LANES_ORDERED ? order_find(ctx, q, from, item) : level_find(ctx, q, lanes, from, item);
-    int rc = __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) ? ring_find(ctx, *from = &q->again, item) : SHMQ_EMPTY;
+    int rc = queue_has_again(q) ? ring_find(ctx, *from = &q->again, item) : SHMQ_EMPTY;
     return rc == SHMQ_OK ? rc : ring_find(ctx, *from = &q->work, item);
 }
 
@@ -158,7 +158,7 @@ int take_none_left(shmq_ctx *ctx, local_queue *q) {
     if (lanes & SHMQ_LANES_ORDERED) return order_none_left(ctx, q);
     if (!ring_seems_empty(&q->work)) return 0;
     if (lanes && !level_none_left(q, lanes)) return 0;
-    return !__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) || ring_seems_empty(&q->again);
+    return !queue_has_again(q) || ring_seems_empty(&q->again);
 }
 
 /* Producers sleep: is it time to wake one? In lots, since a wake-up costs more than a message; at once when this consumer is
@@ -183,7 +183,7 @@ int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_d
     op_begin(ctx);
     rc = queue_local(ctx, qref, &q);
     if (rc == SHMQ_OK) {
-        if ((flags & SHMQ_TAKE_AHEAD) && !__atomic_load_n(&q->shared->ahead, __ATOMIC_RELAXED)) __atomic_store_n(&q->shared->ahead, 1, __ATOMIC_RELEASE);
+        if ((flags & SHMQ_TAKE_AHEAD) && !mark_rlx(&q->shared->ahead)) mark_rel(&q->shared->ahead, 1);
         int status = queue_status(q);
         rc = status == SHMQ_GONE ? SHMQ_GONE : take_some(ctx, q, qref_index(qref), max, flags, out, &freed);
         if (park_some(q) && status != SHMQ_GONE && (freed || rc == SHMQ_EMPTY)) {   /* PARKED: after the slots were cleared */
@@ -210,7 +210,7 @@ static int purge_one(shmq_ctx *ctx, local_queue *q, uint64_t now) {
     uint32_t lanes = queue_lanes(ctx, q) & ~SHMQ_LANES_ORDERED;
     for (unsigned level = 0; level <= SHMQ_LEVELS; level++) {   /* level 0 stands for what came back */
         local_ring *r = level ? level_ring(q, level - 1) : &q->again;
-        if (level == 0 ? !__atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) : level > 1 && !(lanes & 1u << (level - 1))) continue;
+        if (level == 0 ? !queue_has_again(q) : level > 1 && !(lanes & 1u << (level - 1))) continue;
         while (ring_find(ctx, r, &item) == SHMQ_OK) {   /* bounded by others' progress: the CAS fails when somebody took it */
             shmq_block *b = block_at(ctx, item.idx);
             uint64_t own = ctl_next(item.ctl, SHMQ_OWNED, ctx->self);
@@ -242,7 +242,7 @@ int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
     rc = queue_local(ctx, qref, &q);
     if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) rc = SHMQ_GONE;
     uint64_t left = rc == SHMQ_OK ? level_depth(ctx, q) : 0, now = clock_now(ctx);
-    if (rc == SHMQ_OK && __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE)) left += ring_depth(&q->again);
+    if (rc == SHMQ_OK && queue_has_again(q)) left += ring_depth(&q->again);
     if (rc == SHMQ_OK) n = unpark_purge(ctx, q, now);
     op_end(ctx);
     while (rc >= 0 && left--) {
@@ -270,7 +270,7 @@ static local_ring *peek_stage(local_queue *q, uint32_t lanes, unsigned stage) {
     unsigned level = SHMQ_LEVELS - 1 - stage / 2;
     if (level && !(lanes & ~SHMQ_LANES_ORDERED & 1u << level)) return NULL;
     if (stage & 1) return level_ring(q, level);
-    return __atomic_load_n(&q->shared->place[SHMQ_LANE_AGAIN].ready, __ATOMIC_ACQUIRE) ? &q->again : NULL;
+    return queue_has_again(q) ? &q->again : NULL;
 }
 
 /* Look at the next ready message from *cursor on (0 = the first). The block is kept by a VIEW entry until shmq_view_end.

@@ -32,18 +32,15 @@ int64_t unpark_purge(shmq_ctx *ctx, local_queue *q, uint64_t now) {
     int64_t n = 0;
     uint64_t c;
     if (!park_some(q)) return 0;
-    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t made = class_hwm(ctx, k);
-        for (uint64_t i = 0; i < made; i++) {
-            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
-            if (!park_waits_at(ctx, idx, index, &c)) continue;
-            uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self), expires = expires_of(block_at(ctx, idx));
-            if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;
-            if (expires && expires <= now) { route_dead(ctx, idx, m, SHMQ_R_EXPIRED); continue; }
-            bump(&q->counters->dropped, 1);
-            free_whole(ctx, idx, m);
-            n++;
-        }
+    for (block_walk walk = { 0 }; block_next(ctx, &walk);) {
+        uint32_t idx = walk.idx;
+        if (!park_waits_at(ctx, idx, index, &c)) continue;
+        uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self), expires = expires_of(block_at(ctx, idx));
+        if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;
+        if (expires && expires <= now) { route_dead(ctx, idx, m, SHMQ_R_EXPIRED); continue; }
+        bump(&q->counters->dropped, 1);
+        free_whole(ctx, idx, m);
+        n++;
     }
     return n;
 }
@@ -52,18 +49,15 @@ int64_t unpark_purge(shmq_ctx *ctx, local_queue *q, uint64_t now) {
 static uint32_t take_back(shmq_ctx *ctx, local_queue *q) {
     uint32_t index = queue_index(ctx, q), n = 0;
     uint64_t c;
-    for (unsigned k = 0; k < SHMQ_CLASSES; k++) {
-        uint64_t made = class_hwm(ctx, k);
-        for (uint64_t i = 0; i < made; i++) {
-            uint32_t idx = ctx->classes[k].first + (uint32_t)i;
-            if (!park_waits_at(ctx, idx, index, &c) || !fate_again(ld_rlx(&block_at(ctx, idx)->fate))) continue;
-            uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);
-            if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;
-            CRASH_POINT("unparked_back");
-            int rc = route_enter(ctx, q, idx, m);
-            if (rc == SHMQ_FULL) { park(ctx, q, idx, m); return n; }
-            n++;
-        }
+    for (block_walk walk = { 0 }; block_next(ctx, &walk);) {
+        uint32_t idx = walk.idx;
+        if (!park_waits_at(ctx, idx, index, &c) || !fate_again(ld_rlx(&block_at(ctx, idx)->fate))) continue;
+        uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);
+        if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;
+        CRASH_POINT("unparked_back");
+        int rc = route_enter(ctx, q, idx, m);
+        if (rc == SHMQ_FULL) { park(ctx, q, idx, m); return n; }
+        n++;
     }
     return n;
 }
