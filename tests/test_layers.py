@@ -1,4 +1,4 @@
-"""The floors of the package: a module imports from floors below it, never from one above.
+"""The floors: a module imports from floors below it, never from one above; a C file calls what is below.
 
 The table is the architecture. A new module has to be put into it before this test passes, which
 is the moment to think about where it belongs.
@@ -7,6 +7,10 @@ is the moment to think about where it belongs.
 from __future__ import annotations
 
 import ast
+import concurrent.futures
+import os
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -232,3 +236,139 @@ def test_a_breach_is_reported(tmp_path: Path, files: dict[str, str], complaint: 
 )
 def test_imports_downwards_and_sideways_are_fine(tmp_path: Path, files: dict[str, str]) -> None:
     assert violations(lay_out(tmp_path, files)) == []
+
+
+# ---- the C core ---------------------------------------------------------------------------------
+# A file calls what is on its own floor or below, never above, and nothing in a circle. The arrows come from the object files: a
+# symbol that one needs and another one defines. So a call that no `#include` shows, of a function of the public header, counts too.
+
+NATIVE = ROOT / "native"
+INCLUDES = [f"-I{NATIVE / 'include'}", f"-I{NATIVE / 'src'}"]
+
+# A new file has to be put here before this test passes, and into docs/architecture.md on the same floor.
+C_FLOORS = {
+    # 0: words, atomics, the context
+    0: "atomic words ctx crash",
+    # 1: what knows no block
+    1: "hash sort clock waiter figures barrier segment hints",
+    # 2: the objects in shared memory, each by itself
+    2: "arena fan free ring ids owner admin park sysv",
+    # 3: a queue, as a whole
+    3: "queue order level room dedup census life",
+    # 4: where a message goes
+    4: "route",
+    # 5: what users and helpers call
+    5: "publish take settle unpark topic timers expire lease refs",
+    # 6: several of these at once
+    6: "forward recover",
+    # 7: a process, as a whole
+    7: "attach wait audit",
+}
+C_FLOOR = {name: floor for floor, names in C_FLOORS.items() for name in names.split()}
+
+RAW = re.compile(r"__atomic_|__sync_|\batomic_\w+\(|\bmemory_order_")
+
+
+def symbols_of(source: Path, out: Path) -> tuple[str, set[str], set[str]]:
+    """Return (file, what it defines for others, what it needs), as compiled with crash points."""
+    built = out / f"{source.stem}.o"
+    compiler = os.environ.get("CC", "cc")
+    words = [compiler, "-std=gnu11", "-O0", "-w", "-pthread", "-DSHMQ_CRASHPOINTS", *INCLUDES]
+    subprocess.run([*words, "-c", str(source), "-o", str(built)], check=True, timeout=120)
+    listed = subprocess.run(["nm", built], check=True, capture_output=True, text=True, timeout=60)
+    rows = [line.split()[-2:] for line in listed.stdout.splitlines()]
+    defines = {name for kind, name in rows if kind in "TDBRC"}
+    return source.stem, defines, {name for kind, name in rows if kind == "U"}
+
+
+def arrows_between(sources: list[Path], out: Path) -> dict[str, dict[str, set[str]]]:
+    """Return {file: {file that it needs: symbols}}."""
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        known = list(pool.map(lambda source: symbols_of(source, out), sources))
+    home = {symbol: name for name, defines, _ in known for symbol in defines}
+    found: dict[str, dict[str, set[str]]] = {}
+    for name, _, needs in known:
+        for symbol in needs:
+            if home.get(symbol, name) != name:
+                found.setdefault(name, {}).setdefault(home[symbol], set()).add(symbol)
+    return found
+
+
+def included(sources: list[Path]) -> dict[str, dict[str, set[str]]]:
+    """The same by `#include`, headers and all; the pair x.c and x.h is one."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for source in sources:
+        for line in re.findall(r'(?m)^#include "(\w+)\.h"', source.read_text()):
+            if line not in (source.stem, "shmq"):
+                found.setdefault(source.stem, {}).setdefault(line, set()).add(f"{line}.h")
+    return found
+
+
+def c_violations(arrows: dict[str, dict[str, set[str]]], floor: dict[str, int]) -> list[str]:
+    """Return one sentence for each breach of the table."""
+    met = {*arrows, *(to for each in arrows.values() for to in each)}
+    wrong = [f"{name} has no floor: put it into C_FLOORS" for name in sorted(met - set(floor))]
+    sideways: dict[str, set[str]] = {}
+    for name, targets in sorted(arrows.items()):
+        for to, by in sorted(targets.items()):
+            if name not in floor or to not in floor:
+                continue
+            if floor[to] > floor[name]:
+                why = f"{name} (floor {floor[name]}) needs {', '.join(sorted(by))}"
+                wrong.append(f"{why} of {to}, above it (floor {floor[to]})")
+            elif floor[to] == floor[name]:
+                sideways.setdefault(name, set()).add(to)
+    return wrong + [f"in a circle: {' -> '.join(circle)}" for circle in circles(sideways)]
+
+
+def test_no_c_file_calls_upwards_or_in_a_circle(tmp_path: Path) -> None:
+    sources = sorted((NATIVE / "src").glob("*.c"))
+    arrows = arrows_between(sources, tmp_path)
+    assert "free" in arrows["settle"]  # it sees something
+    assert {source.stem for source in sources} <= set(C_FLOOR)
+    assert c_violations(arrows, C_FLOOR) == []
+
+
+def test_no_c_file_includes_upwards_or_in_a_circle() -> None:
+    assert c_violations(included(sorted((NATIVE / "src").glob("*.[ch]"))), C_FLOOR) == []
+
+
+def test_the_c_floors_are_those_of_the_architecture() -> None:
+    told = {}
+    for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
+        if row := re.match(r"\| C (\d) \| (.*?) \|", line):
+            told |= dict.fromkeys(re.findall(r"\[src/(\w+)\.[ch]\]", row[2]), int(row[1]))
+    assert told == C_FLOOR
+
+
+def test_only_atomic_h_has_atomics() -> None:
+    raw = {path.name for path in (NATIVE / "src").glob("*.[ch]") if RAW.search(path.read_text())}
+    assert raw == {"atomic.h"}
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "complaint"),
+    [
+        ("int a(void) { return 1; }", "int a(void); int b(void) { return a(); }", ""),
+        ("int b(void); int a(void) { return b(); }", "int b(void) { return 1; }", "above it"),
+        (
+            "int b(void); int a(void) { return b(); }",
+            "int a(void); int b(void) { return a(); }",
+            "above it",
+        ),
+    ],
+)
+def test_a_breach_in_c_is_reported(tmp_path: Path, one: str, two: str, complaint: str) -> None:
+    (tmp_path / "one.c").write_text(one)
+    (tmp_path / "two.c").write_text(two)
+    arrows = arrows_between([tmp_path / "one.c", tmp_path / "two.c"], tmp_path)
+    wrong = c_violations(arrows, {"one": 1, "two": 2})
+    assert [complaint in each for each in wrong] == ([True] if complaint else [])
+
+
+def test_a_circle_on_one_floor_in_c_is_reported() -> None:
+    arrows = {"one": {"two": {"b"}}, "two": {"one": {"a"}}}
+    assert c_violations(arrows, {"one": 1, "two": 1}) == ["in a circle: one -> two -> one"]
+    assert c_violations({"one": {"two": {"b"}}}, {"one": 1}) == [
+        "two has no floor: put it into C_FLOORS"
+    ]
