@@ -13,8 +13,15 @@ failure an error (a checkout would go on with yesterday's build of it), ``SHMQ_C
 
 import os
 import runpy
+import sys
 
-from setuptools import Extension, setup
+if not sys.platform.startswith("linux"):
+    sys.exit(
+        f"shmq: found {sys.platform}, expected Linux; it sleeps on futexes, watches processes by pidfd and keeps its queues in /dev/shm. "
+        "On another system run it in a Linux container or a virtual machine."
+    )
+
+from setuptools import Extension, setup  # after the refusal, which needs none of it
 
 ACCEL = "native/accel.c"
 

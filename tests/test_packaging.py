@@ -142,3 +142,21 @@ def test_the_wheel_has_the_binding_the_types_and_no_tests(tmp_path: Path) -> Non
     assert "shmq/py.typed" in names
     assert any(re.fullmatch(r"shmq/_native/_shmq\..*so", name) for name in names)
     assert not [name for name in names if name.startswith(("tests/", "native/", "tools/"))]
+
+
+def test_another_system_is_refused_with_a_sentence() -> None:
+    program = "import runpy, sys; sys.platform = 'darwin'; runpy.run_path('setup.py')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"shmq: found darwin, expected Linux; .*\n", done.stderr)
+
+
+def test_a_number_that_is_no_mutant_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/mutants.py", "3", "999"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "found 999, expected numbers of MUTANT() in native/src: 1-14" in done.stderr

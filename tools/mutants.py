@@ -198,12 +198,27 @@ def hunt(mutant: int, every: bool) -> list[str]:
     return noticed
 
 
+def listed(numbers: list[int]) -> str:
+    """Return numbers as text, runs of them as first-last."""
+    runs: list[list[int]] = []
+    for n in sorted(numbers):
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("numbers", nargs="*", type=int)
     parser.add_argument("--all-tests", action="store_true")
     arguments = parser.parse_args()
     known = mutants()
+    unknown = sorted(set(arguments.numbers) - set(known))
+    if unknown:
+        found = ", ".join(str(n) for n in unknown)
+        parser.error(f"found {found}, expected numbers of MUTANT() in native/src: {listed(known)}")
     survivors = [n for n in WHAT if n not in known and not arguments.numbers]
     for n in survivors:
         print(f"mutant {n:2}: {WHAT[n]}: not in the sources any more")
