@@ -11,6 +11,7 @@ failure an error (a checkout would go on with yesterday's build of it), ``SHMQ_C
 ``SHMQ_LDFLAGS`` add flags.
 """
 
+import glob
 import os
 import runpy
 import sys
@@ -23,7 +24,7 @@ if not sys.platform.startswith("linux"):
 
 from setuptools import Extension, setup  # after the refusal, which needs none of it
 
-ACCEL = "native/accel.c"
+ACCEL = "native/accel"
 
 
 def switched_on(variable: str) -> bool:
@@ -34,7 +35,8 @@ def accel_extensions() -> list[Extension]:
     if switched_on("SHMQ_BUILD_NO_ACCEL") or not os.path.exists(ACCEL):
         return []
     build = runpy.run_path("native/build_ffi.py")["build_settings"]()
-    build["sources"].insert(0, ACCEL)
+    build["sources"] = [*sorted(glob.glob(f"{ACCEL}/*.c")), *build["sources"]]
+    build["depends"] = [*sorted(glob.glob(f"{ACCEL}/*.h")), *build["depends"]]
     optional = not switched_on("SHMQ_REQUIRE_ACCEL")
     return [Extension("shmq._native._accel", optional=optional, **build)]
 

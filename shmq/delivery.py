@@ -1,6 +1,6 @@
 """Delivery: one message in one consumer's hands, until it is settled.
 
-The parts called for every message, `payload` and `ack`, are in `DeliveryBase` (native/accel.c or
+The parts called for every message, `payload` and `ack`, are in `DeliveryBase` (native/accel/delivery.c or
 shmq/_native/pure.py). Everything else is here, over cffi.
 
 A view may outlive the settle, and even the Delivery: `_View` holds the block until the last

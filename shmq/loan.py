@@ -1,6 +1,6 @@
 """Loan: a message written where it will be read, in shared memory.
 
-The accelerator has its own for the plain case (native/accel_loan.h); what that one does not finish comes here.
+The accelerator has its own for the plain case (native/accel/loan.c); what that one does not finish comes here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Queue: publish into it, subscribe to it, look at it.
 
 The parts called for every message, `publish` of bytes and `publish_many` of lists of bytes, are in
-`QueueBase` (native/accel.c or shmq/_native/pure.py); what they do not finish at once, because the
+`QueueBase` (native/accel/queue.c or shmq/_native/pure.py); what they do not finish at once, because the
 queue is full, the message has headers, or this process was forked, comes to the `_slow` methods.
 
 A Queue is a name, a broker and a number: it pickles as the first two and attaches again on arrival.

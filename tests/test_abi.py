@@ -38,7 +38,7 @@ def defined(path: str, name: str) -> float:
 
 def meta_compact() -> tuple[int, ...]:
     """Return how the headers of a compact item begin: the kind of the value, the length of its name."""
-    text = (ROOT / "native" / "accel_items.h").read_text(encoding="utf-8")
+    text = (ROOT / "native" / "accel" / "items.c").read_text(encoding="utf-8")
     head = text.partition("META_COMPACT[6] = {")[2].partition("}")[0]
     return tuple(int(word) for word in head.split(",")[:2])
 
@@ -183,8 +183,8 @@ TWINS = {
     "records.OF_A_GROUP": (OF_A_GROUP & (lib.SHMQ_COUNTED | lib.SHMQ_JOINED), 0),
     "figures.BOUNDS": (len(BOUNDS) + 1, lib.SHMQ_BUCKETS),
     "message.QUEUE_DEFAULT": (message.QUEUE_DEFAULT, lib.SHMQ_DELAY_DEFAULT),
-    "compact.DEPTH": (compact.DEPTH, defined("native/accel_compact.h", "COMPACT_DEPTH")),
-    "message.MAX_SECONDS": (defined("native/accel_fields.h", "SECONDS_MOST") < options.MAX_SECONDS, True),
+    "compact.DEPTH": (compact.DEPTH, defined("native/accel/compact.c", "COMPACT_DEPTH")),
+    "message.MAX_SECONDS": (defined("native/accel/fields.c", "SECONDS_MOST") < options.MAX_SECONDS, True),
     "pickling._HEAD": (tuple(pickling._HEAD)[:2], meta_compact()),
     "overflow": (
         {f"SHMQ_{name.upper().replace('-', '_')}": i for i, name in enumerate(options.OVERFLOWS)},
@@ -238,7 +238,7 @@ def names_in_c() -> set[str]:
     """Every #define with a number and every enum constant of the C sources, without SHMQ_."""
     found = set()
     for path in [
-        *ROOT.glob("native/*.[ch]"),
+        *ROOT.glob("native/accel/*.[ch]"),
         *ROOT.glob("native/src/*.h"),
         *ROOT.glob("native/include/*.h"),
     ]:

@@ -1,6 +1,6 @@
-"""QueueBase, ConsumerBase and DeliveryBase over cffi: the reference for native/accel.c.
+"""QueueBase, ConsumerBase and DeliveryBase over cffi: the reference for native/accel.
 
-Both bindings behave alike; what each part is for is written at the head of accel.c. Where that one
+Both bindings behave alike; what each part is for is written at the head of native/accel/accel.h. Where that one
 relies on the GIL, this one relies on operations that are atomic in Python (of dicts, lists, deques):
 no lock is held, so neither a signal handler nor a finalizer can deadlock here.
 

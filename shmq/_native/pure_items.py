@@ -1,4 +1,4 @@
-"""ItemsBase over cffi: the reference for native/accel_items.h, which behaves alike.
+"""ItemsBase over cffi: the reference for native/accel/items.c, which behaves alike.
 
 Small objects are pickled here where the accelerator has a shorter form for them; both read both.
 """

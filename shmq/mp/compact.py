@@ -1,4 +1,4 @@
-"""Small objects of builtin types as a few bytes; the form is described in native/accel_compact.h.
+"""Small objects of builtin types as a few bytes; the form is described in native/accel/compact.c.
 
 Only the accelerator writes it. This reads it where there is none.
 """
@@ -13,7 +13,7 @@ from shmq.errors import CorruptSegment, explain
 _INT = struct.Struct("<q")
 _FLOAT = struct.Struct("<d")
 _LENGTH = struct.Struct("<I")
-DEPTH = 12  # of native/accel_compact.h: deeper ones are pickled
+DEPTH = 12  # of native/accel/compact.c: deeper ones are pickled
 _CONSTANTS = {"N": None, "T": True, "F": False}
 
 

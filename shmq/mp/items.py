@@ -1,6 +1,6 @@
 """What all queues of shmq.mp are: a queue of the process tree's broker, and handles on it.
 
-The parts called for every item, `put` and `get`, are in `ItemsBase` (native/accel_items.h or
+The parts called for every item, `put` and `get`, are in `ItemsBase` (native/accel/items.c or
 shmq/_native/pure_items.py); what they do not finish comes to the `_slow` methods here.
 """
 

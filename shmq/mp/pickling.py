@@ -2,7 +2,7 @@
 
     kind      headers        payload
     bytes     none           the bytes
-    compact   py=1           native/accel_compact.h
+    compact   py=1           native/accel/compact.c
     pickle    py=2           a pickle of protocol 5, by multiprocessing's ForkingPickler
     buffers   py=3, sizes    the pickle's out-of-band buffers, each at a multiple of 64, then the pickle
 

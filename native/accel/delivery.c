@@ -1,30 +1,15 @@
-/* accel_delivery.h: a delivery of the accelerator: a message in hand, its payload, and the ways to settle it.
+/* delivery.c: a delivery of the accelerator: a message in hand, its payload, and the ways to settle it.
  *
- * Part of accel.c (included there once), whose head says how deliveries and consumers know each other.
+ * The head of accel.h says how deliveries and consumers know each other.
  */
-static DeliveryObject *delivery_new(ConsumerObject *c) {
-    DeliveryObject *o;
-    if (c->pooled && pooled) {
-        o = pool[--pooled];
-        (void)PyObject_Init((PyObject *)o, c->type);
-    } else {
-        o = (DeliveryObject *)c->type->tp_alloc(c->type, 0);
-        if (!o) return NULL;
-        if (PyType_IS_GC(c->type)) PyObject_GC_UnTrack(o);   /* every class made in Python has a GC head; no cycles here */
-    }
-    o->payload = o->meta = o->extra = NULL;
-    o->l.views = 0;
-    o->l.state = SETTLED;
-    o->l.looped = o->l.orphan = o->small_size = 0;
-    o->ctx = c->ctx;
-    Py_INCREF(c);
-    o->consumer = c;
-    return o;
-}
+#include "accel.h"
+
+DeliveryObject *delivery_pool[POOL];   /* freed instances, most recent last */
+unsigned delivery_pooled;
 
 /* May the memory of its instances be used again for instances of such types? Only if it is all alike: a GC head, our struct,
  * and nothing of a subclass's own before or after. */
-static bool type_is_pooled(PyTypeObject *type) {
+bool delivery_type_pooled(PyTypeObject *type) {
     unsigned long own = 0;
 #ifdef Py_TPFLAGS_MANAGED_DICT
     own |= Py_TPFLAGS_MANAGED_DICT;
@@ -54,31 +39,10 @@ static void delivery_dealloc(DeliveryObject *self) {
     Py_CLEAR(self->extra);
     self->consumer = NULL;
     Py_XDECREF(c);
-    if (pooled < POOL && type_is_pooled(Py_TYPE(self)))
-        pool[pooled++] = self;
+    if (delivery_pooled < POOL && delivery_type_pooled(Py_TYPE(self)))
+        delivery_pool[delivery_pooled++] = self;
     else
         Py_TYPE(self)->tp_free((PyObject *)self);
-}
-
-/* Copy what must not wait: headers, and the payload if it is small or `all`. */
-static int delivery_copy(DeliveryObject *o, bool all) {
-    const shmq_delivery *d = &o->l.d;
-    if (d->size <= SHMQ_EAGER || all) {
-        o->payload = PyBytes_FromStringAndSize((const char *)d->data, (Py_ssize_t)d->size);
-        if (!o->payload) return -1;
-    }
-    if (d->meta_size <= META_SMALL) {
-        o->small_size = (uint8_t)d->meta_size;
-        if (d->meta_size) memcpy(o->small, d->meta, d->meta_size);
-    } else {
-        o->meta = PyBytes_FromStringAndSize((const char *)d->meta, (Py_ssize_t)d->meta_size);
-        if (!o->meta) return -1;
-    }
-    if (d->extra_size) {
-        o->extra = PyBytes_FromStringAndSize((const char *)d->extra, (Py_ssize_t)d->extra_size);
-        if (!o->extra) return -1;
-    }
-    return 0;
 }
 
 static void view_over(DeliveryObject *self) {
@@ -91,7 +55,7 @@ static void view_over(DeliveryObject *self) {
 static PyObject *ack_failed(DeliveryObject *self, int rc) {
     PyObject *number = PyLong_FromLong(rc), *result;
     if (!number) return NULL;
-    result = PyObject_CallMethodObjArgs((PyObject *)self, str_ack_failed, number, NULL);
+    result = PyObject_CallMethodObjArgs((PyObject *)self, str.ack_failed, number, NULL);
     Py_DECREF(number);
     return result;
 }
@@ -145,15 +109,12 @@ static PyObject *delivery_settle(DeliveryObject *self, PyObject *const *args, Py
     return PyLong_FromLong(lease_settle(self->consumer, self->ctx, &self->l, (int)kind, delay, extra, (uint32_t)size));
 }
 
-/* What a message is made of, as both _send and _forward get it: payload, meta or None, ttl, delay, priority, key, dedup. */
-typedef struct { shmq_message m; Py_buffer payload, meta; } parts;
-
-static void parts_release(parts *p) {
+void parts_release(message_parts *p) {
     if (p->payload.obj) PyBuffer_Release(&p->payload);
     if (p->meta.obj) PyBuffer_Release(&p->meta);
 }
 
-static int parts_get(parts *p, PyObject *const *args) {
+int parts_get(message_parts *p, PyObject *const *args) {
     memset(p, 0, sizeof *p);
     shmq_message *m = &p->m;
     for (int i = 5; i < 7; i++)
@@ -187,7 +148,7 @@ static int parts_get(parts *p, PyObject *const *args) {
 
 /* _forward(target, payload or None, meta or None, ttl_ns, delay_ns, priority, key, dedup) -> id, or a negative result */
 static PyObject *delivery_forward(DeliveryObject *self, PyObject *const *args, Py_ssize_t n) {
-    parts p;
+    message_parts p;
     if (n != 8) return PyErr_Format(PyExc_TypeError, "_forward: found %zd arguments, expected 8", n);
     uint64_t target = PyLong_AsUnsignedLongLong(args[0]);
     if (target == UINT64_MAX && PyErr_Occurred()) return NULL;
@@ -204,16 +165,9 @@ static PyObject *delivery_forward(DeliveryObject *self, PyObject *const *args, P
     return rc < 0 ? PyLong_FromLong(rc) : PyLong_FromUnsignedLongLong(p.m.id);
 }
 
-static PyObject *consumer_self(PyObject *self) { return Py_NewRef(self); }
-static int consumer_traverse(ConsumerObject *self, visitproc visit, void *arg) {
-    Py_VISIT(self->client);
-    Py_VISIT(self->type);
-    Py_VISIT(self->empty);
-    return 0;
-}
 /* Is the memory of ctx still there? A Client that is garbage together with us may have been finalized first; it detached then,
  * which gave everything back. */
-static bool client_open(PyObject *client) {
+bool client_open(PyObject *client) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     PyObject *closed = PyObject_GetAttrString(client, "closed");
@@ -225,8 +179,6 @@ static bool client_open(PyObject *client) {
 
 /* What a view, its slices and the arrays over them keep alive; when it dies, nobody reads the payload any more. */
 typedef struct { PyObject_HEAD DeliveryObject *of; } PayloadObject;
-
-static PyTypeObject PayloadType;
 
 static int payload_getbuffer(PayloadObject *self, Py_buffer *buffer, int flags) {
     shmq_delivery *d = &self->of->l.d;
@@ -244,7 +196,7 @@ static void payload_dealloc(PayloadObject *self) {
 
 static PyBufferProcs payload_buffer = {(getbufferproc)payload_getbuffer, NULL};
 
-static PyTypeObject PayloadType = {
+PyTypeObject PayloadType = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "shmq._native._accel.Payload",
     .tp_basicsize = sizeof(PayloadObject),
@@ -274,7 +226,6 @@ static PyObject *delivery_meta(DeliveryObject *self, void *unused) {
     if (self->meta || self->small_size) return Py_XNewRef(self->meta);
     Py_RETURN_NONE;
 }
-#include "accel_headers.h"
 
 static PyObject *delivery_settled(DeliveryObject *self, void *unused) { (void)unused; return PyBool_FromLong(self->l.state != LIVE); }
 static PyObject *delivery_redelivered(DeliveryObject *self, void *unused) { (void)unused; return PyBool_FromLong((long)self->l.d.redelivered); }
@@ -306,7 +257,7 @@ static PyMemberDef delivery_members[] = {
     {"_consumer", T_OBJECT, offsetof(DeliveryObject, consumer), READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};
 
-static PyTypeObject DeliveryType = {
+PyTypeObject DeliveryType = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "shmq._native._accel.DeliveryBase",
     .tp_basicsize = sizeof(DeliveryObject),

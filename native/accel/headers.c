@@ -1,10 +1,12 @@
-/* accel_headers.h: the headers of a delivery, decoded. Part of accel.c (included there once).
+/* headers.c: the headers of a delivery, decoded.
  *
- * Anything that the encoder (accel_fields.h, shmq/message.py) does not write is left to Python, which says what is wrong.
+ * Anything that the encoder (fields.c, shmq/message.py) does not write is left to Python, which says what is wrong.
  *
  * The same few names come with message after message: their strings are kept, up to NAMES of them, with the hash that a dict
  * wants already worked out. Which one is thrown out is left to chance: the next one of its place.
  */
+#include "accel.h"
+
 #define NAMES 64
 #define NAME_MOST 32
 
@@ -97,7 +99,7 @@ static bool headers_get(decoder d, PyObject *headers, PyObject **key, PyObject *
 }
 
 /* decode_headers(bytes) -> (headers, key or None, dedup_id or None); None: let Python decode it, or say what is wrong */
-static PyObject *decode_fields(PyObject *module, PyObject *blob) {
+PyObject *decode_fields(PyObject *module, PyObject *blob) {
     (void)module;
     if (!PyBytes_CheckExact(blob)) Py_RETURN_NONE;
     const uint8_t *at = (const uint8_t *)PyBytes_AS_STRING(blob);
@@ -114,7 +116,7 @@ static PyObject *decode_fields(PyObject *module, PyObject *blob) {
 }
 
 /* Of a delivery that is nobody's error: those it was published with. Else, and where there is something wrong: Python's. */
-static PyObject *delivery_headers(DeliveryObject *self, void *unused) {
+PyObject *delivery_headers(DeliveryObject *self, void *unused) {
     (void)unused;
     if (!self->extra && !self->l.d.reason) {
         PyObject *headers = PyDict_New();
@@ -125,5 +127,5 @@ static PyObject *delivery_headers(DeliveryObject *self, void *unused) {
         Py_DECREF(headers);
         PyErr_Clear();
     }
-    return PyObject_CallMethodNoArgs((PyObject *)self, str_headers_slow);
+    return PyObject_CallMethodNoArgs((PyObject *)self, str.headers_slow);
 }

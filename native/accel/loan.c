@@ -1,9 +1,11 @@
-/* accel_loan.h: a loan of the accelerator: memory of a message to be, as a context manager over the buffer protocol.
+/* loan.c: a loan of the accelerator: memory of a message to be, as a context manager over the buffer protocol.
  *
- * Part of accel.c (included there once). The block is NEW(me) from __enter__ on. `exports` counts who can still write to it:
+ * The block is NEW(me) from __enter__ on. `exports` counts who can still write to it:
  * it is published by __exit__ only when nobody can, and freed when the last one is gone otherwise. What is rare (fields, a
  * full queue, a fork) is done by Queue._loan_slow and Queue._loan_wait in Python.
  */
+#include "accel.h"
+
 typedef struct {
     PyObject_HEAD
     QueueObject *queue;
@@ -13,8 +15,6 @@ typedef struct {
     Py_ssize_t exports;
     int entered, done;           /* done: the block is freed as soon as nobody can write to it */
 } LoanObject;
-
-static PyTypeObject LoanType;
 
 static void loan_abort(LoanObject *self) {
     if (self->loan.ctl && self->queue && self->queue->ctx) shmq_loan_abort(self->queue->ctx, &self->loan);
@@ -108,7 +108,7 @@ static void loan_dealloc(LoanObject *self) {
 }
 
 /* queue.loan(nbytes): here for a plain number, in Python for everything else */
-static PyObject *queue_loan(QueueObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
+PyObject *queue_loan(QueueObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
     if (n == 1 && !kwnames && PyLong_CheckExact(args[0])) {
         unsigned long long nbytes = PyLong_AsUnsignedLongLong(args[0]);
         if (nbytes <= UINT32_MAX) {
@@ -124,7 +124,7 @@ static PyObject *queue_loan(QueueObject *self, PyObject *const *args, Py_ssize_t
         }
         PyErr_Clear();
     }
-    return call_slow((PyObject *)self, str_loan_slow, args, n, kwnames);
+    return call_slow((PyObject *)self, str.loan_slow, args, n, kwnames);
 }
 
 static PyMethodDef loan_methods[] = {
@@ -133,7 +133,7 @@ static PyMethodDef loan_methods[] = {
     {NULL, NULL, 0, NULL}};
 static PyBufferProcs loan_buffer = {(getbufferproc)loan_getbuffer, (releasebufferproc)loan_releasebuffer};
 
-static PyTypeObject LoanType = {
+PyTypeObject LoanType = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "shmq._native._accel.Loan",
     .tp_basicsize = sizeof(LoanObject),

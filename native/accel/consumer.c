@@ -1,7 +1,9 @@
-/* accel_consumer.h: a consumer of the accelerator: what it holds, taking, waiting, settling many.
+/* consumer.c: a consumer of the accelerator: what it holds, taking, waiting, settling many.
  *
- * Part of accel.c (included there once). Outcomes other than a delivery go to Consumer._recover.
+ * Outcomes other than a delivery go to Consumer._recover.
  */
+#include "accel.h"
+
 /* ---- Consumer: what it holds ----------------------------------------------------------------------------------------- */
 
 static int consumer_init(ConsumerObject *self, PyObject *args, PyObject *kwargs) {
@@ -27,7 +29,7 @@ static int consumer_init(ConsumerObject *self, PyObject *args, PyObject *kwargs)
     self->client = client;
     Py_INCREF(type);
     self->type = type;
-    self->pooled = type_is_pooled(type);
+    self->pooled = delivery_type_pooled(type);
     self->ctx = (shmq_ctx *)(uintptr_t)ctx;
     self->qref = qref;
     self->mode = mode;
@@ -155,7 +157,7 @@ static int deadline_of(PyObject *self, PyObject *timeout, uint64_t *deadline) {
         *deadline = seconds == 0 ? 1 : shmq_now() + (uint64_t)(seconds * 1e9);
         return 0;
     }
-    PyObject *ns = PyObject_CallMethodObjArgs(self, str_deadline, timeout, NULL);
+    PyObject *ns = PyObject_CallMethodObjArgs(self, str.deadline, timeout, NULL);
     if (!ns) return -1;
     *deadline = PyLong_AsUnsignedLongLong(ns);
     Py_DECREF(ns);
@@ -165,7 +167,7 @@ static int deadline_of(PyObject *self, PyObject *timeout, uint64_t *deadline) {
 /* _recover(rc, deadline_ns): returns for another attempt, or raises. */
 static int recover(ConsumerObject *self, int rc, uint64_t deadline) {
     PyObject *code = PyLong_FromLong(rc), *until = PyLong_FromUnsignedLongLong(deadline), *result = NULL;
-    if (code && until) result = PyObject_CallMethodObjArgs((PyObject *)self, str_recover, code, until, NULL);
+    if (code && until) result = PyObject_CallMethodObjArgs((PyObject *)self, str.recover, code, until, NULL);
     Py_XDECREF(code);
     Py_XDECREF(until);
     Py_XDECREF(result);
@@ -396,13 +398,20 @@ static PyObject *consumer_ack_many(ConsumerObject *self, PyObject *deliveries) {
     if (rc >= 0) rc = flushed;
     if (rc >= 0 && !b.stale) return PyLong_FromSsize_t(b.acked);
     PyObject *code = PyLong_FromLong(rc < 0 ? rc : SHMQ_STALE), *acked = PyLong_FromSsize_t(b.acked), *stale = PyLong_FromSsize_t(b.stale), *result = NULL;
-    if (code && acked && stale) result = PyObject_CallMethodObjArgs((PyObject *)self, str_ack_many_failed, code, acked, stale, NULL);
+    if (code && acked && stale) result = PyObject_CallMethodObjArgs((PyObject *)self, str.ack_many_failed, code, acked, stale, NULL);
     Py_XDECREF(code);
     Py_XDECREF(acked);
     Py_XDECREF(stale);
     return result;
 }
 
+static PyObject *consumer_self(PyObject *self) { return Py_NewRef(self); }
+static int consumer_traverse(ConsumerObject *self, visitproc visit, void *arg) {
+    Py_VISIT(self->client);
+    Py_VISIT(self->type);
+    Py_VISIT(self->empty);
+    return 0;
+}
 
 static void consumer_dealloc(ConsumerObject *self) {
     PyObject_GC_UnTrack(self);
@@ -439,7 +448,7 @@ static PyMemberDef consumer_members[] = {
     {"_read_ahead", T_UINT, offsetof(ConsumerObject, n), READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};
 
-static PyTypeObject ConsumerType = {
+PyTypeObject ConsumerType = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "shmq._native._accel.ConsumerBase",
     .tp_basicsize = sizeof(ConsumerObject),

@@ -1,7 +1,9 @@
-/* accel_queue.h: a queue of the accelerator: publish, one and many.
+/* queue.c: a queue of the accelerator: publish, one and many.
  *
- * Part of accel.c (included there once). A full queue is waited for here; what is rare goes to Queue._publish_slow.
+ * A full queue is waited for here; what is rare goes to Queue._publish_slow.
  */
+#include "accel.h"
+
 static int queue_init(QueueObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *client;
     unsigned long long ctx, qref;
@@ -24,7 +26,7 @@ static PyObject *queue_bind(QueueObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static PyObject *call_slow(PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
+PyObject *call_slow(PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
     PyObject *small[8];
     Py_ssize_t all = n + (kwnames ? PyTuple_GET_SIZE(kwnames) : 0);
     PyObject **stack = all < 8 ? small : PyMem_Malloc((size_t)(all + 1) * sizeof *stack);
@@ -49,7 +51,7 @@ static int send_one(QueueObject *self, shmq_message *m) {
 }
 
 /* Wait, without a time limit, until there may be room again. False: raised. */
-static bool wait_for_room(QueueObject *self) {
+bool wait_for_room(QueueObject *self) {
     shmq_ctx *ctx = self->ctx;
     uint64_t qref = self->qref;
     if (PyErr_CheckSignals() < 0) return false;
@@ -58,8 +60,6 @@ static bool wait_for_room(QueueObject *self) {
     Py_END_ALLOW_THREADS
     return PyErr_CheckSignals() >= 0;
 }
-
-#include "accel_fields.h"
 
 static PyObject *publish_fields(QueueObject *self, PyObject *const *args, PyObject *kwnames) {   /* NULL without an error: Python's */
     shmq_message m = {.data = PyBytes_AS_STRING(args[0]), .size = (uint64_t)PyBytes_GET_SIZE(args[0]), .ttl_ns = SHMQ_DELAY_DEFAULT};
@@ -82,7 +82,7 @@ static PyObject *queue_publish(QueueObject *self, PyObject *const *args, Py_ssiz
             if (!wait_for_room(self)) return NULL;
         if (rc >= 0) return PyLong_FromUnsignedLongLong(m.id);
     }
-    return call_slow((PyObject *)self, str_publish_slow, args, n, kwnames);
+    return call_slow((PyObject *)self, str.publish_slow, args, n, kwnames);
 }
 
 /* Publish items[from:] as far as it goes: bytes only, no waiting. Returns how many, with the result that ended it in *rc. */
@@ -117,12 +117,12 @@ static PyObject *queue_publish_many(QueueObject *self, PyObject *const *args, Py
         if (sent >= all) return PyLong_FromSsize_t(sent);
         PyObject *rest = PySequence_GetSlice(args[0], sent, all);
         PyObject *done = rest ? PyLong_FromSsize_t(sent) : NULL;
-        PyObject *result = done ? PyObject_CallMethodObjArgs((PyObject *)self, str_publish_many_slow, rest, done, NULL) : NULL;
+        PyObject *result = done ? PyObject_CallMethodObjArgs((PyObject *)self, str.publish_many_slow, rest, done, NULL) : NULL;
         Py_XDECREF(rest);
         Py_XDECREF(done);
         return result;
     }
-    return call_slow((PyObject *)self, str_publish_many_slow, args, n, kwnames);
+    return call_slow((PyObject *)self, str.publish_many_slow, args, n, kwnames);
 }
 
 /* _send_many(list of bytes, from) -> how many went, or the negative result of the first */
@@ -138,14 +138,12 @@ static PyObject *queue_send_many(QueueObject *self, PyObject *args) {
 /* _send(payload, meta or None, ttl_ns, delay_ns, priority) -> id, or a negative result */
 static PyObject *queue_send(QueueObject *self, PyObject *const *args, Py_ssize_t n) {
     if (n != 7) return PyErr_Format(PyExc_TypeError, "_send: found %zd arguments, expected 7", n);
-    parts p;
+    message_parts p;
     if (parts_get(&p, args) < 0) return NULL;
     int rc = send_one(self, &p.m);
     parts_release(&p);
     return rc < 0 ? PyLong_FromLong(rc) : PyLong_FromUnsignedLongLong(p.m.id);
 }
-
-#include "accel_loan.h"
 
 static int queue_traverse(QueueObject *self, visitproc visit, void *arg) { Py_VISIT(self->client); return 0; }
 static int queue_clear(QueueObject *self) { (void)self; return 0; }   /* client stays: ctx must not dangle */
@@ -170,7 +168,7 @@ static PyMemberDef queue_members[] = {
     {"_client", T_OBJECT, offsetof(QueueObject, client), READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};
 
-static PyTypeObject QueueType = {
+PyTypeObject QueueType = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "shmq._native._accel.QueueBase",
     .tp_basicsize = sizeof(QueueObject),

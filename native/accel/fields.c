@@ -1,15 +1,22 @@
-/* accel_fields.h: the fields of a message of the accelerator: publish(bytes, headers=…, priority=…, …) without Python code.
+/* fields.c: the fields of a message of the accelerator: publish(bytes, headers=…, priority=…, …) without Python code.
  *
- * Part of accel.c (included there once). Only the plain cases are done here: exact types, values in range, up to FIELDS_MOST bytes
+ * Only the plain cases are done here: exact types, values in range, up to FIELDS_MOST bytes
  * when encoded. Everything else, every error included, is left to Queue._publish_slow, which does the same and says why not. The
- * encoding of headers is shmq/message.py's; tests/unit/test_message.py holds both to each other. accel_headers.h reads it.
+ * encoding of headers is shmq/message.py's; tests/unit/test_message.py holds both to each other. headers.c reads it.
  */
-#define FIELDS_MOST 2048
+#include "accel.h"
+
 #define SECONDS_MOST 3e9     /* below the hundred years that Python checks */
 
 enum field { HEADERS, PRIORITY, TTL, KEY, DEDUP_ID, FIELDS };   /* a delay is compared with the queue's ttl, by Python */
 static const char *const FIELD_NAMES[FIELDS] = {"headers", "priority", "ttl", "key", "dedup_id"};
 static PyObject *field_names[FIELDS];   /* interned, as keywords of calls are */
+
+bool fields_init(void) {
+    for (unsigned i = 0; i < FIELDS; i++)
+        if (!(field_names[i] = PyUnicode_InternFromString(FIELD_NAMES[i]))) return false;
+    return true;
+}
 
 typedef struct { uint8_t *at, *end; } encoder;
 
@@ -110,7 +117,7 @@ static bool field_put_own(encoder *e, PyObject *value, uint8_t kind, const void 
 }
 
 /* The keyword arguments of a publish. false: Python's business. */
-static bool fields_get(const QueueObject *self, shmq_message *m, uint8_t *buffer, PyObject *const *values, PyObject *kwnames) {
+bool fields_get(const QueueObject *self, shmq_message *m, uint8_t *buffer, PyObject *const *values, PyObject *kwnames) {
     PyObject *of[FIELDS] = {NULL};
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
         unsigned f = 0;

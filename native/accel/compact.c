@@ -1,6 +1,6 @@
-/* accel_compact.h: small objects of builtin types as a few bytes, faster than any pickle.
+/* compact.c: small objects of builtin types as a few bytes, faster than any pickle.
  *
- * Part of accel.c (included there once). shmq/mp/compact.py reads and describes the same bytes:
+ * shmq/mp/compact.py reads and describes the same bytes:
  *
  *   N None   T True   F False   i int: 8 bytes, little-endian   f float: 8 bytes, IEEE 754
  *   a ASCII, u UTF-8, b bytes: length, bytes      ( tuple, [ list: length, items      { dict: length, key and value in turn
@@ -9,11 +9,9 @@
  * Only what arrives exactly as a pickle would bring it: exact types, no container that may be there twice (one that somebody
  * else refers to as well, unless it is a tuple with nothing in it that could change). Everything else is left to pickle.
  */
-#define COMPACT_MOST 4096   /* bytes; larger objects gain nothing */
-#define COMPACT_DEPTH 12
+#include "accel.h"
 
-typedef struct { uint8_t *at, *end; } compact_out;
-typedef struct { const uint8_t *at, *end; } compact_in;
+#define COMPACT_DEPTH 12
 
 static bool compact_length(compact_out *o, uint8_t tag, Py_ssize_t n) {
     if (o->end - o->at < 6) return false;
@@ -42,7 +40,7 @@ static bool compact_word(compact_out *o, uint8_t tag, const void *word) {
 }
 
 /* shared: inside something that may be there twice. False: not for us, or it does not fit; no exception is set. */
-static bool compact_put(compact_out *o, PyObject *x, int depth, bool shared) {
+bool compact_put(compact_out *o, PyObject *x, int depth, bool shared) {
     PyTypeObject *type = Py_TYPE(x);
     if (type == &PyUnicode_Type) {
         if (PyUnicode_IS_COMPACT_ASCII(x)) return compact_bytes(o, 'a', PyUnicode_DATA(x), PyUnicode_GET_LENGTH(x));
@@ -113,7 +111,7 @@ static Py_ssize_t compact_count(compact_in *in, Py_ssize_t each) {
     return n * each > in->end - in->at ? -1 : n;
 }
 
-static PyObject *compact_get(compact_in *in, int depth) {
+PyObject *compact_get(compact_in *in, int depth) {
     if (in->at == in->end || depth > COMPACT_DEPTH) return compact_bad();
     uint8_t tag = *in->at++;
     Py_ssize_t n;

@@ -1,6 +1,6 @@
-/* accel_items.h: put and get of Python objects, for shmq.mp. Part of accel.c (included there once).
+/* items.c: put and get of Python objects, for shmq.mp.
  *
- * ItemsBase is the part of shmq.mp.Queue that is called for every item: bytes, and what accel_compact.h takes. Everything
+ * ItemsBase is the part of shmq.mp.Queue that is called for every item: bytes, and what compact.c takes. Everything
  * else (pickles, views, closed queues, forks) goes to Python: _put_slow, _get_slow, _load.
  *
  * An item is taken for good (SHMQ_TAKE_FREE) but its block stays OWNED(me) until the object exists: killed in between, it goes
@@ -8,22 +8,14 @@
  *
  * The kind of an item is in its headers, as the number "py" (shmq/mp/pickling.py): none at all is bytes.
  */
+#include "accel.h"
+
 #define KIND_BYTES 0
 #define KIND_OTHER 255
 #define ITEMS_CHUNK 64
 #define ITEMS_ROOM (64 * 1024)
 
 static const uint8_t META_COMPACT[6] = {3, 2, 'p', 'y', 1, SHMQ_ITEM_COMPACT};
-
-typedef struct {
-    PyObject_HEAD
-    shmq_ctx *ctx;               /* NULL: not bound yet */
-    uint64_t qref;
-    PyObject *client, *bell;     /* bell: what to tell after each take, or NULL */
-    char closed, used, plain;    /* plain: takes are for good; otherwise get is Python's */
-} ItemsObject;
-
-static PyObject *str_put_slow, *str_get_slow, *str_load, *str_full, *str_none, *str_ring;
 
 static int items_init(ItemsObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"plain", NULL};
@@ -115,7 +107,7 @@ static PyObject *items_put(ItemsObject *self, PyObject *const *args, Py_ssize_t 
     PyObject *block, *timeout;
     shmq_message m;
     if (!self->ctx || self->closed || n < 1 || items_arguments(args, n, kwnames, 1, &block, &timeout) < 0 || !items_encode(args[0], &m, &room))
-        return call_slow((PyObject *)self, str_put_slow, args, n, kwnames);
+        return call_slow((PyObject *)self, str.put_slow, args, n, kwnames);
     uint64_t deadline = 0;
     bool last = false, known = false;
     int rc;
@@ -130,12 +122,12 @@ static PyObject *items_put(ItemsObject *self, PyObject *const *args, Py_ssize_t 
             Py_END_ALLOW_THREADS
         }
         if (rc >= 0) break;
-        if (rc != SHMQ_FULL) return call_slow((PyObject *)self, str_put_slow, args, n, kwnames);
+        if (rc != SHMQ_FULL) return call_slow((PyObject *)self, str.put_slow, args, n, kwnames);
         if (!known && items_deadline(block, timeout, &deadline) < 0) return NULL;
         known = true;
         int again = items_wait_room(self, deadline, &last);
         if (again < 0) return NULL;
-        if (!again) return PyObject_CallMethodNoArgs((PyObject *)self, str_full);
+        if (!again) return PyObject_CallMethodNoArgs((PyObject *)self, str.full);
     }
     self->used = 1;
     Py_RETURN_NONE;
@@ -195,7 +187,7 @@ static PyObject *items_decode(ItemsObject *self, const shmq_delivery *d) {
     }
     PyObject *view = PyMemoryView_FromMemory((char *)(uintptr_t)d->data, (Py_ssize_t)d->size, PyBUF_READ), *x = NULL;
     PyObject *meta = view ? PyBytes_FromStringAndSize((const char *)d->meta, (Py_ssize_t)d->meta_size) : NULL;
-    if (meta) x = PyObject_CallMethodObjArgs((PyObject *)self, str_load, meta, view, NULL);
+    if (meta) x = PyObject_CallMethodObjArgs((PyObject *)self, str.load, meta, view, NULL);
     Py_XDECREF(meta);
     Py_XDECREF(view);
     return x;
@@ -213,7 +205,7 @@ static void items_failed(ItemsObject *self, shmq_delivery *d) {
 
 static int items_ring(ItemsObject *self) {
     if (!self->bell || self->bell == Py_None) return 0;
-    PyObject *done = PyObject_CallMethodNoArgs(self->bell, str_ring);
+    PyObject *done = PyObject_CallMethodNoArgs(self->bell, str.ring);
     Py_XDECREF(done);
     return done ? 0 : -1;
 }
@@ -237,7 +229,7 @@ static int items_wait(ItemsObject *self, uint64_t deadline, bool *last) {
 static PyObject *items_get(ItemsObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
     PyObject *block, *timeout;
     if (!self->ctx || self->closed || !self->plain || items_arguments(args, n, kwnames, 0, &block, &timeout) < 0)
-        return call_slow((PyObject *)self, str_get_slow, args, n, kwnames);
+        return call_slow((PyObject *)self, str.get_slow, args, n, kwnames);
     uint64_t deadline = 0;
     bool last = false, known = false;
     shmq_delivery d;
@@ -250,14 +242,14 @@ static PyObject *items_get(ItemsObject *self, PyObject *const *args, Py_ssize_t 
             if (self->bell && x && items_ring(self) < 0) Py_CLEAR(x);
             return x;
         }
-        if (rc != SHMQ_EMPTY) return call_slow((PyObject *)self, str_get_slow, args, n, kwnames);
+        if (rc != SHMQ_EMPTY) return call_slow((PyObject *)self, str.get_slow, args, n, kwnames);
         if (!known && items_deadline(block, timeout, &deadline) < 0) return NULL;
         known = true;
         int again = items_wait(self, deadline, &last);
         if (again < 0) return NULL;
         if (again) continue;
         if (self->bell && items_ring(self) < 0) return NULL;
-        return PyObject_CallMethodNoArgs((PyObject *)self, str_none);
+        return PyObject_CallMethodNoArgs((PyObject *)self, str.none);
     }
 }
 
@@ -297,17 +289,17 @@ static PyObject *items_get_some(ItemsObject *self, PyObject *args) {
 /* _send_parts(meta, parts, sizes) -> 0 or a negative result. Each part begins at a multiple of 64; sizes: of all parts, summed
  * with their gaps. One copy, made without the GIL when it takes long. */
 static PyObject *items_send_parts(ItemsObject *self, PyObject *args) {
-    PyObject *parts;
+    PyObject *pieces;
     Py_buffer meta;
     unsigned long long size;
-    if (!PyArg_ParseTuple(args, "y*O!K", &meta, &PyTuple_Type, &parts, &size)) return NULL;
-    Py_ssize_t n = PyTuple_GET_SIZE(parts), have = 0;
+    if (!PyArg_ParseTuple(args, "y*O!K", &meta, &PyTuple_Type, &pieces, &size)) return NULL;
+    Py_ssize_t n = PyTuple_GET_SIZE(pieces), have = 0;
     Py_buffer *from = PyMem_Calloc(n ? (size_t)n : 1, sizeof *from);
     PyObject *result = NULL;
     if (!from) { PyBuffer_Release(&meta); return PyErr_NoMemory(); }
     uint64_t need = 0;
     for (; have < n; have++) {
-        if (PyObject_GetBuffer(PyTuple_GET_ITEM(parts, have), &from[have], PyBUF_SIMPLE) < 0) goto out;
+        if (PyObject_GetBuffer(PyTuple_GET_ITEM(pieces, have), &from[have], PyBUF_SIMPLE) < 0) goto out;
         need = ((need + 63) & ~UINT64_C(63)) + (uint64_t)from[have].len;
     }
     if (need != size) { PyErr_SetString(PyExc_ValueError, "_send_parts: the parts have another size"); goto out; }
@@ -367,7 +359,7 @@ static PyMemberDef items_members[] = {
     {"_used", T_BOOL, offsetof(ItemsObject, used), 0, NULL},
     {NULL, 0, 0, 0, NULL}};
 
-static PyTypeObject ItemsType = {
+PyTypeObject ItemsType = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "shmq._native._accel.ItemsBase",
     .tp_basicsize = sizeof(ItemsObject),
