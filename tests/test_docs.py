@@ -7,6 +7,7 @@ exists, and what exists is documented.
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import functools
 import re
@@ -528,3 +529,44 @@ def test_every_mutant_of_a_model_that_is_named_exists() -> None:
     named -= {name for name in named if name.startswith(("SHMQ_", "MADV_"))}
     assert named
     assert named - known == set()
+
+
+# ---- the heads of files --------------------------------------------------------------------------
+
+
+def heads() -> dict[Path, str]:
+    """What each module and C file says of itself at its beginning."""
+    found = {}
+    for path in sorted((ROOT / "shmq").rglob("*.py")):
+        if text := ast.get_docstring(ast.parse(text_of(path))):
+            found[path] = text
+    for path in sorted((ROOT / "native").rglob("*.[ch]")):
+        if text_of(path).startswith("/*"):
+            found[path] = text_of(path).partition("*/")[0]
+    return found
+
+
+def test_what_the_head_of_a_file_names_exists() -> None:
+    folders = [ROOT / name for name in ("shmq", "native", "tests", "tools", "docs")]
+    files = {path for folder in folders for path in folder.rglob("*.*")}
+    code = {path: text_of(path) for path in files if path.suffix in {".py", ".c", ".h", ".pyi"}}
+    ends = {path.as_posix() for path in files}
+    gone = []
+    spoken = {"baggage", "tracestate"}  # names of headers by the standard of another one
+    for path, head in heads().items():
+        words = {
+            word for tick in re.findall(r"`([^`\n]+)`", head) for word in re.findall(r"[A-Za-z_]\w*", tick)
+        }  # fmt: skip
+        for word in sorted(words):
+            here = re.compile(rf"\b{word}\b")
+            beyond = len(here.findall(code[path])) > len(here.findall(head))
+            if word in spoken or beyond:
+                continue
+            if not any(here.search(code[each]) for each in code if each != path):
+                gone.append(f"{path.relative_to(ROOT)}: `{word}`")
+        for name in re.findall(r"\b([\w/]+\.(?:py|c|h|md|pml))\b", head):
+            if name.removesuffix(".py") in sys.stdlib_module_names or name.endswith("__main__.py"):
+                continue
+            if not any(end.endswith(f"/{name}") for end in ends):
+                gone.append(f"{path.relative_to(ROOT)}: {name}")
+    assert gone == []

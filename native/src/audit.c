@@ -1,4 +1,4 @@
-/* audit.c: do the invariants hold? For tests, `shmq doctor` and the curious: reads only, decides nothing.
+/* audit.c: do the invariants hold? For tests and the curious: reads only, decides nothing.
  *
  * Counts are exact when nobody is at work on the segment; under traffic they may show steps in flight.
  */

@@ -1,7 +1,7 @@
 """What the sidecar has to do and when: rules without clock, memory or processes.
 
-All times are nanoseconds of one monotonic clock, 0 = never. The loop asks `Agenda` what is due,
-does it, and tells the agenda what came of it.
+All times are nanoseconds of one monotonic clock, 0 = never. Each rule is asked what is due; the loop
+does it, and tells the rule what came of it.
 """
 
 from __future__ import annotations
