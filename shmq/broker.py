@@ -8,7 +8,7 @@ import secrets
 import signal
 import time
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shmq._native import ffi, lib
 from shmq.client import Client
@@ -49,6 +49,11 @@ from shmq.settings import Settings, pack_defaults
 from shmq.stats import BrokerStats, progress_of, read_stats
 from shmq.supervisor.spawn import Started, start_supervisor
 from shmq.topic import Topic, refuse_reject, subscribe_pattern, unsubscribe
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from shmq.keywords import Dispatch, QueueKeywords
 
 __all__ = ["Broker", "connect"]
 
@@ -148,7 +153,7 @@ class Broker:
 
     # ---- queues ----------------------------------------------------------------------------
 
-    def create_queue(self, name: str, **options: Any) -> Queue:
+    def create_queue(self, name: str, **options: Unpack[QueueKeywords]) -> Queue:
         """Return the queue ``name``, made with ``options`` (`QueueOptions`) if it does not exist.
 
         Options that are not given come from the broker's settings. A ``dead_letter`` queue that does
@@ -252,7 +257,7 @@ class Broker:
 
     # ---- topics ----------------------------------------------------------------------------
 
-    def create_topic(self, name: str, **options: Any) -> Topic:
+    def create_topic(self, name: str, **options: Unpack[QueueKeywords]) -> Topic:
         """Return the topic ``name``, made with ``options`` if it does not exist.
 
         ``options`` are queue options: the defaults of the topic's subscriptions.
@@ -328,8 +333,8 @@ class Broker:
         group: str,
         source: Queue | Topic | str,
         *,
-        dispatch: str = "ready",
-        **options: Any,
+        dispatch: Dispatch = "ready",
+        **options: Unpack[QueueKeywords],
     ) -> ConsumerGroup:
         """Return the group ``group`` of consumers that share the messages of ``source``.
 

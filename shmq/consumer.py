@@ -34,8 +34,11 @@ from shmq.message import deadline_of
 from shmq.options import parse_choice, parse_count
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from typing_extensions import Self
 
+    from shmq.keywords import Ack, Seconds
     from shmq.queue import Queue
 
 __all__ = ["Consumer"]
@@ -56,12 +59,33 @@ class Consumer(ConsumerBase):
 
     __slots__ = ("__weakref__", "_passed", "id", "queue", "queue_name")
 
+    if TYPE_CHECKING:  # of ConsumerBase
+
+        @property
+        def closed(self) -> bool:  # type: ignore[override]
+            """True after close()."""
+
+        @property
+        def unsettled(self) -> int:
+            """Deliveries handed out and not settled."""
+
+        def __next__(self) -> Delivery: ...
+
+        def get(self, timeout: Seconds | None = None) -> Delivery:
+            """Return the next delivery; wait up to `timeout` seconds for one (None: for ever, 0: not at all)."""
+
+        def get_many(self, max_n: int, timeout: Seconds | None = None) -> list[Delivery]:
+            """Return a list of 1 to `max_n` deliveries: what is there now; wait like get() only while there is none."""
+
+        def ack_many(self, deliveries: Iterable[Delivery], /) -> int:  # type: ignore[override]
+            """Ack all of `deliveries` in few crossings into C; return how many."""
+
     def __init__(
         self,
         queue: Queue,
         consumer_id: str | None = None,
         *,
-        ack: str = "manual",
+        ack: Ack = "manual",
         prefetch: int = 1,
         max_unsettled: int | None = None,
     ) -> None:

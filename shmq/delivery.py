@@ -59,6 +59,39 @@ class Delivery(DeliveryBase):
 
     __slots__ = ()
 
+    if TYPE_CHECKING:  # of DeliveryBase
+
+        @property
+        def payload(self) -> bytes:
+            """The message's bytes, copied once."""
+
+        @property
+        def headers(self) -> dict[str, HeaderValue]:
+            """The message's headers, decoded anew at each use."""
+
+        @property
+        def redelivered(self) -> bool:
+            """True when it was delivered before."""
+
+        @property
+        def id(self) -> int:
+            """A number unique in its broker."""
+
+        @property
+        def attempt(self) -> int:
+            """How often the message has been delivered, this time included."""
+
+        @property
+        def priority(self) -> int:
+            """0 (lowest) to 9."""
+
+        @property
+        def size(self) -> int:
+            """Bytes of the payload."""
+
+        def ack(self) -> None:
+            """Settle: the message is done and its memory free."""
+
     # ---- settling --------------------------------------------------------------------------
 
     def nack(self, delay: float | str | None = None, reason: str | None = None) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from shmq.delivery import Delivery
+    from shmq.keywords import Ack
 
 __all__ = ["DISPATCH", "ConsumerGroup", "place_of_member"]
 
@@ -98,7 +99,7 @@ class ConsumerGroup:
         self,
         consumer_id: str | None = None,
         *,
-        ack: str = "manual",
+        ack: Ack = "manual",
         prefetch: int = 1,
         max_unsettled: int | None = None,
     ) -> Consumer:

@@ -29,11 +29,10 @@ from shmq.options import MAX_SECONDS, NS, parse_duration
 
 if TYPE_CHECKING:
     import datetime
-    from typing import TypeAlias
 
     from typing_extensions import Buffer
 
-    HeaderValue: TypeAlias = str | bytes | int | float | bool | None
+    from shmq.keywords import HeaderValue as HeaderValue
 
 __all__ = ["MAX_HEADER_BYTES", "MAX_PRIORITY", "Message", "decode_headers", "encode_headers"]
 

@@ -26,7 +26,12 @@ from shmq.records import index_of, name_then
 from shmq.serializers import CONTENT_TYPE, Encoded, Serializer, find
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from contextlib import AbstractContextManager
+    from typing import overload
+
+    from typing_extensions import Buffer, Unpack
+
+    from shmq.keywords import Ack, MessageKeywords, Seconds
 
 __all__ = ["Queue"]
 
@@ -44,20 +49,39 @@ class Queue(QueueBase):
 
     if TYPE_CHECKING:
 
+        @overload  # type: ignore[override]
         def publish(
             self,
-            message: Buffer | Message | Any,
+            message: Buffer | Message,
             *,
-            timeout: float | str | None = None,
-            serializer: str | Serializer | None = None,
-            **fields: Any,
-        ) -> int:
+            timeout: Seconds | None = None,
+            **fields: Unpack[MessageKeywords],
+        ) -> int: ...
+        @overload
+        def publish(
+            self,
+            message: Any,
+            *,
+            timeout: Seconds | None = None,
+            serializer: str | Serializer,
+            **fields: Unpack[MessageKeywords],
+        ) -> int: ...
+        def publish(self, message: Any, **fields: Any) -> int:
             """See `_publish_slow`."""
 
         def publish_many(
-            self, messages: Iterable[Buffer | Message], *, timeout: float | str | None = None
+            self, messages: Iterable[Buffer | Message], *, timeout: Seconds | None = None
         ) -> int:
             """See `_publish_many_slow`."""
+
+        def loan(  # type: ignore[override]
+            self,
+            nbytes: int,
+            *,
+            timeout: Seconds | None = None,
+            **fields: Unpack[MessageKeywords],
+        ) -> AbstractContextManager[memoryview]:
+            """See `_loan_slow`."""
 
     def __init__(self, client: Client, name: str, qref: int | None = None) -> None:
         self.name = name
@@ -322,7 +346,7 @@ class Queue(QueueBase):
         self,
         consumer_id: str | None = None,
         *,
-        ack: str = "manual",
+        ack: Ack = "manual",
         prefetch: int = 1,
         max_unsettled: int | None = None,
     ) -> Consumer:

@@ -42,6 +42,14 @@ from shmq.records import (
 )
 from shmq.serializers import Encoded, Serializer
 
+if TYPE_CHECKING:
+    from typing import overload
+
+    from typing_extensions import Buffer, Unpack
+
+    from shmq.keywords import Ack, MessageKeywords, QueueKeywords, Seconds
+    from shmq.message import Message
+
 __all__ = [
     "Topic",
     "TopicStats",
@@ -54,6 +62,7 @@ __all__ = [
 MAX_FILTER: int = lib.SHMQ_FILTER_MAX  # bytes of encoded headers
 _DISCONNECTED = COUNTERS.index("disconnected")
 OWN_OPTIONS = ("filter", "ephemeral", "ack", "prefetch", "max_unsettled")  # of subscribe()
+SENDING = ("apublish", "publish", "publish_many")  # bound to the sender's, one call less each time
 SLICE_NS = 50_000_000  # who was in the way may have changed
 
 
@@ -160,20 +169,28 @@ class Topic:
     May be shared by threads, used in forked children, and sent to other processes by pickling.
     """
 
-    __slots__ = (
-        "__weakref__", "_client", "_qref", "_sender", "apublish", "name", "publish", "publish_many",
-    )  # fmt: skip
+    __slots__ = ("__weakref__", "_client", "_qref", "_sender", "name", *SENDING)
 
     if TYPE_CHECKING:
 
+        @overload
+        def publish(
+            self,
+            message: Buffer | Message,
+            *,
+            timeout: Seconds | None = None,
+            **fields: Unpack[MessageKeywords],
+        ) -> int: ...
+        @overload
         def publish(
             self,
             message: Any,
             *,
-            timeout: float | str | None = None,
-            serializer: str | Serializer | None = None,
-            **fields: Any,
-        ) -> int:
+            timeout: Seconds | None = None,
+            serializer: str | Serializer,
+            **fields: Unpack[MessageKeywords],
+        ) -> int: ...
+        def publish(self, message: Any, **fields: Any) -> int:
             """Publish to all subscriptions or, when it raises, to none; return the message's id.
 
             Like `Queue.publish`. Blocks only while a subscription with the policy "block" is full.
@@ -181,7 +198,7 @@ class Topic:
             """
 
         def publish_many(
-            self, messages: Iterable[Any], *, timeout: float | str | None = None
+            self, messages: Iterable[Buffer | Message], *, timeout: Seconds | None = None
         ) -> int:
             """Publish many messages in order; return how many. Like `Queue.publish_many`."""
 
@@ -219,10 +236,10 @@ class Topic:
         *,
         filter: Mapping[str, Any] | None = None,
         ephemeral: bool | None = None,
-        ack: str = "manual",
+        ack: Ack = "manual",
         prefetch: int = 1,
         max_unsettled: int | None = None,
-        **options: Any,
+        **options: Unpack[QueueKeywords],
     ) -> Consumer:
         """Return a consumer of the subscription ``name``, made if it does not exist.
 
@@ -374,7 +391,7 @@ def subscribe_pattern(
     *,
     filter: Mapping[str, Any] | None = None,
     ephemeral: bool | None = None,
-    ack: str = "manual",
+    ack: Ack = "manual",
     prefetch: int = 1,
     max_unsettled: int | None = None,
     **options: Any,

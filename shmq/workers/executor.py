@@ -11,7 +11,7 @@ from concurrent import futures
 from itertools import islice
 from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmq.errors import explain
 from shmq.locks import Lock
@@ -22,6 +22,12 @@ from shmq.workers.crew import cpus
 from shmq.workers.engine import Engine
 from shmq.workers.mapping import Mapping
 from shmq.workers.serve import check_function
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
+T = TypeVar("T")
 
 __all__ = ["Executor"]
 
@@ -108,7 +114,7 @@ class Executor(futures.Executor):
     def _engine_now(self) -> Engine | None:
         return self._engine
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
         """Return the Future of ``fn(*args, **kwargs)``, to be called in a worker.
 
         What cannot be pickled is its exception. Blocks for the pickling and one copy, and for nothing else.
@@ -140,12 +146,12 @@ class Executor(futures.Executor):
 
     def map(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
-    ) -> Iterator[Any]:
+    ) -> Iterator[T]:
         """Return an iterator over ``fn(*args)`` for args of the zipped iterables, in their order.
 
         The iterables are read as results are taken: at most ``buffersize`` calls (default: 1,024, or as
