@@ -29,7 +29,7 @@ from shmq.records import name_then
 from shmq.serializers import CONTENT_TYPE, Serializer, find, find_by_content_type
 
 if TYPE_CHECKING:
-    from shmq.message import HeaderValue
+    from shmq.keywords import HeaderValue
     from shmq.queue import Queue
     from shmq.topic import Topic
 

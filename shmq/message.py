@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from shmq.keywords import HeaderValue as HeaderValue
+    from shmq.keywords import HeaderValue
 
 __all__ = ["MAX_HEADER_BYTES", "MAX_PRIORITY", "Message", "decode_headers", "encode_headers"]
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shmq.delivery import Delivery
-    from shmq.message import HeaderValue, Message
+    from shmq.keywords import HeaderValue
+    from shmq.message import Message
 
 __all__ = ["attached", "available", "extract", "inject"]
 

@@ -22,15 +22,15 @@ class Context:
     def __repr__(self) -> str:
         return f"<shmq.mp context over {self._context!r}>"
 
-    def Queue(self, maxsize: int = 0) -> Queue:  # noqa: N802 - multiprocessing's name
+    def Queue(self, maxsize: int = 0) -> Queue[Any]:  # noqa: N802 - multiprocessing's name
         """Return a `shmq.mp.Queue`."""
         return Queue(maxsize)
 
-    def JoinableQueue(self, maxsize: int = 0) -> JoinableQueue:  # noqa: N802 - multiprocessing's name
+    def JoinableQueue(self, maxsize: int = 0) -> JoinableQueue[Any]:  # noqa: N802 - multiprocessing's name
         """Return a `shmq.mp.JoinableQueue`."""
         return JoinableQueue(maxsize)
 
-    def SimpleQueue(self) -> SimpleQueue:  # noqa: N802 - multiprocessing's name
+    def SimpleQueue(self) -> SimpleQueue[Any]:  # noqa: N802 - multiprocessing's name
         """Return a `shmq.mp.SimpleQueue`."""
         return SimpleQueue()
 

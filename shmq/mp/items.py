@@ -14,9 +14,10 @@ import queue as stdlib
 import secrets
 import sys
 import time
+import types
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmq._native import ItemsBase, ffi, lib
 from shmq._native.pure_items import deadline_of
@@ -29,6 +30,28 @@ from shmq.mp.bell import Bell
 from shmq.options import MAX_DEPTH, QueueOptions
 from shmq.queue import Queue as BrokerQueue
 from shmq.records import index_of
+
+if TYPE_CHECKING:
+    from typing import Generic
+
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)
+
+    class Typed(ItemsBase, Generic[T]):
+        """ItemsBase, for type checkers: what goes in comes out."""
+
+        def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
+            """Put an item; return when it is in shared memory. queue.Full when the time is over."""
+
+        def get(  # type: ignore[override]
+            self, block: bool = True, timeout: float | None = None, *, copy: bool = True
+        ) -> T:
+            """Take the next item. queue.Empty when the time is over."""
+
+else:
+    T = None
+    Typed = {T: ItemsBase}
 
 SEM_VALUE_MAX = 2**31 - 1  # what the standard library takes for "no limit"
 CHUNK = 256
@@ -61,12 +84,14 @@ def _new_name() -> str:
     return f"mp-{_token_pid}-{_token}-{next(_numbers)}"
 
 
-class Items(ItemsBase):
+class Items(Typed[T]):
     """A handle on a queue of objects. Goes anywhere by pickling, fork or inheritance."""
 
     _flags = 0  # beside COUNTED
     _plain_takes = True
     _passed = 0
+    if not TYPE_CHECKING:
+        __class_getitem__ = classmethod(types.GenericAlias)
 
     def __init__(self, maxsize: int = 0) -> None:
         super().__init__(self._plain_takes)
@@ -267,13 +292,11 @@ class Items(ItemsBase):
             rc = lib.shmq_wait_space(self._client.ctx, self._qref, deadline, ADAPTIVE)
             last = rc == lib.SHMQ_TIMEOUT
 
-    def put_nowait(self, obj: Any) -> None:
+    def put_nowait(self, obj: T) -> None:
         """Like ``put(obj, block=False)``."""
         self.put(obj, False)
 
-    def put_many(
-        self, items: Iterable[Any], block: bool = True, timeout: float | None = None
-    ) -> int:
+    def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> int:
         """Put all of ``items`` in order, in few crossings into C; return how many.
 
         Not a transaction: others see each one as soon as it is in. ``timeout`` seconds are for all
@@ -364,13 +387,11 @@ class Items(ItemsBase):
         delivery.ack()
         return obj
 
-    def get_nowait(self) -> Any:
+    def get_nowait(self) -> T:
         """Like ``get(block=False)``."""
         return self.get(False)
 
-    def get_many(
-        self, max_n: int, timeout: float | None = None, *, block: bool = True
-    ) -> list[Any]:
+    def get_many(self, max_n: int, timeout: float | None = None, *, block: bool = True) -> list[T]:
         """Return 1 to ``max_n`` items: what is there now; waits like `get` only for the first one.
 
         An item that cannot be unpickled raises and is gone; the others are delivered again.
@@ -386,7 +407,7 @@ class Items(ItemsBase):
 
     # ---- asyncio, trio, anyio --------------------------------------------------------------
 
-    async def aput(self, obj: Any, timeout: float | None = None) -> None:
+    async def aput(self, obj: T, timeout: float | None = None) -> None:
         """Like `put`, without blocking the event loop. Cancelled, it has put nothing."""
         deadline = deadline_of(True, timeout)
         await waiting.breathe()
@@ -399,7 +420,7 @@ class Items(ItemsBase):
                     raise
             await waiting.wait(self._wait(lib.shmq_wait_space, deadline), self._wake)
 
-    async def aget(self, timeout: float | None = None) -> Any:
+    async def aget(self, timeout: float | None = None) -> T:
         """Like `get`, without blocking the event loop. Cancelled, it has taken nothing."""
         deadline = deadline_of(True, timeout)
         self._passed += 1
@@ -421,10 +442,10 @@ class Items(ItemsBase):
     def _wake(self) -> None:
         lib.shmq_wake_queue(self._client.ctx, self._qref)
 
-    def __aiter__(self) -> Items:
+    def __aiter__(self) -> Items[T]:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> T:
         """Return the next item; the loop ends when the queue is shut down and empty."""
         try:
             return await self.aget()

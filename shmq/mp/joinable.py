@@ -19,7 +19,7 @@ from shmq.delivery import ACK, RELEASE
 from shmq.errors import QueueClosed, QueueEmpty
 from shmq.locks import Lock
 from shmq.mp import pickling
-from shmq.mp.items import ONCE, _seconds_until
+from shmq.mp.items import ONCE, T, _seconds_until
 from shmq.mp.queue import Queue
 
 
@@ -50,7 +50,7 @@ _tasks: weakref.WeakValueDictionary[str, Tasks] = weakref.WeakValueDictionary()
 _lock = Lock()
 
 
-class JoinableQueue(Queue):
+class JoinableQueue(Queue[T]):
     """A Queue with `task_done` and `join`, in place of `multiprocessing.JoinableQueue`."""
 
     _flags = lib.SHMQ_JOINED

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-import types
 from typing import Any
 
 from shmq._native import lib
-from shmq.mp.items import Items
+from shmq.mp.items import Items, T
 
 
-class Queue(Items):
+class Queue(Items[T]):
     """A first-in first-out queue between processes, in place of `multiprocessing.Queue`.
 
     ``put`` returns when the item is in shared memory: any process sees it, and it survives this
@@ -21,8 +20,6 @@ class Queue(Items):
     one, as multiprocessing itself makes them, reports an item that cannot be pickled on stderr
     instead of raising.
     """
-
-    __class_getitem__: Any = classmethod(types.GenericAlias)
 
     def __init__(self, maxsize: int = 0, *, ctx: Any = None) -> None:
         self._reports = ctx is not None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-import types
 from collections import deque
 from typing import Any
 
 from shmq.errors import QueueEmpty
-from shmq.mp.items import Items
+from shmq.mp.items import Items, T
 
 
 class End:
@@ -77,10 +76,8 @@ class ReadLock:
         self.release()
 
 
-class SimpleQueue(Items):
+class SimpleQueue(Items[T]):
     """A Queue without bounds and timeouts, in place of `multiprocessing.SimpleQueue`."""
-
-    __class_getitem__: Any = classmethod(types.GenericAlias)
 
     _shut: frozenset[str] = frozenset()
     _alone = 0  # how often this process has taken the lock of the reading end
@@ -138,10 +135,10 @@ class SimpleQueue(Items):
         self._refuse_closed()
         return self.qsize() == 0
 
-    def put(self, obj: Any) -> None:  # type: ignore[override]
+    def put(self, obj: T) -> None:  # type: ignore[override]
         """Put an item; raises what its pickling raises."""
         super().put(obj)
 
-    def get(self) -> Any:  # type: ignore[override]
+    def get(self) -> T:  # type: ignore[override]
         """Return the next item; waits for one."""
         return super().get()

@@ -12,7 +12,7 @@ from typing_extensions import assert_type
 
 import shmq
 import shmq.mp
-from shmq.message import HeaderValue
+from shmq.keywords import HeaderValue
 
 
 def brew(order: int, *, milk: bool = False) -> str:
@@ -95,6 +95,15 @@ def calls() -> None:
 def items() -> None:
     with closing(shmq.mp.Queue(3)) as queue:
         queue.put({"any": "thing"}, timeout=1)
+    numbers: shmq.mp.Queue[int] = shmq.mp.Queue()
+    numbers.put_many([1, 2])
+    assert_type(numbers.get(timeout=1), int)
+    assert_type(numbers.get_many(3), "list[int]")
+    jobs: shmq.mp.JoinableQueue[str] = shmq.mp.JoinableQueue(5)
+    assert_type(jobs.get_nowait(), str)
+    jobs.task_done()
+    simple: shmq.mp.SimpleQueue[bytes] = shmq.mp.SimpleQueue()
+    assert_type(simple.get(), bytes)
 
 
 with shmq.Broker(memory_limit="64MB") as opened:

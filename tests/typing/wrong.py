@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shmq
+import shmq.mp
 
 
 def brew(order: int) -> str:
@@ -25,6 +26,8 @@ def mistakes(broker: shmq.Broker, queue: shmq.Queue) -> None:
         delivery.nack(1, 2)  # wrong: the reason is a text
     consumer.get(timeout=b"1")  # wrong: seconds
     consumer.get_many("many")  # wrong: a number
+    numbers: shmq.mp.Queue[int] = shmq.mp.Queue()
+    numbers.put("one")  # wrong: a number
     with shmq.Executor() as executor:
         executor.submit(brew, "one")  # wrong: an order is a number
         number: int = executor.submit(brew, 1).result()  # wrong: a text
