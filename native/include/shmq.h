@@ -419,6 +419,7 @@ int shmq_owner_prove(shmq_ctx *ctx, uint32_t owner, int look_for_exec);
 int shmq_owner_declare(shmq_ctx *ctx, uint32_t owner, uint64_t word);
 int shmq_recover(shmq_ctx *ctx, uint32_t owner);
 int shmq_reap(shmq_ctx *ctx, int look_for_exec);
+int shmq_follow_parent(int signal);   /* to be sent to this process when its parent ends */
 
 /* queues */
 int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options);

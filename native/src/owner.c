@@ -35,6 +35,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/auxv.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -164,6 +165,9 @@ int shmq_owner_snapshot(shmq_ctx *ctx, uint32_t owner, shmq_owner_info *out) {
         out->held += ld_rlx(&held_of(ctx, owner)[i].word) != 0;
     return SHMQ_OK;
 }
+
+/* Here, since loading a library for it would take a descriptor, which may be a standard one that was closed. */
+int shmq_follow_parent(int signal) { return prctl(PR_SET_PDEATHSIG, (unsigned long)signal, 0, 0, 0) == 0 ? SHMQ_OK : SHMQ_E_SYS; }
 
 uint64_t owner_start_of(uint32_t pid) {   /* 0 = cannot tell */
     uint64_t start = 0, stack = 0;

@@ -276,6 +276,10 @@ class Lib:
         """int shmq_reap(shmq_ctx *ctx, int look_for_exec);"""
 
     @staticmethod
+    def shmq_follow_parent(signal: int, /) -> int:
+        """int shmq_follow_parent(int signal);"""
+
+    @staticmethod
     def shmq_queue_create(ctx: CData, name: CData | bytes, options: CData, /) -> int:
         """int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options);"""
 

@@ -21,7 +21,6 @@ with the owner, which can read it when the process is dead.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import multiprocessing
 import os
@@ -30,6 +29,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+from shmq._native import lib
 from shmq.consumer import Consumer
 from shmq.delivery import Delivery
 from shmq.descriptors import Kept
@@ -40,7 +40,6 @@ __all__ = ["Orphaned", "Post", "main"]
 
 CHECK_S = 1.0  # how often an idle worker looks whether its owner lives, should no signal have come
 EXIT_S = 0.5  # from the closing of a dying process's pipes to its end
-PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 PARENT_DIED = signal.SIGRTMIN
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -90,7 +89,7 @@ class Post:
             self.stopping = True
             return
         if os.getppid() == self._owner:
-            ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, PARENT_DIED)
+            lib.shmq_follow_parent(PARENT_DIED)
         parent = multiprocessing.parent_process()
         if parent is not None:
             with contextlib.suppress(OSError):
