@@ -11,7 +11,6 @@ failure an error (a checkout would go on with yesterday's build of it), ``SHMQ_C
 ``SHMQ_LDFLAGS`` add flags.
 """
 
-import glob
 import os
 import runpy
 import sys
@@ -34,9 +33,7 @@ def switched_on(variable: str) -> bool:
 def accel_extensions() -> list[Extension]:
     if switched_on("SHMQ_BUILD_NO_ACCEL") or not os.path.exists(ACCEL):
         return []
-    build = runpy.run_path("native/build_ffi.py")["build_settings"]()
-    build["sources"] = [*sorted(glob.glob(f"{ACCEL}/*.c")), *build["sources"]]
-    build["depends"] = [*sorted(glob.glob(f"{ACCEL}/*.h")), *build["depends"]]
+    build = runpy.run_path("native/build_ffi.py")["build_settings"](ACCEL)
     optional = not switched_on("SHMQ_REQUIRE_ACCEL")
     return [Extension("shmq._native._accel", optional=optional, **build)]
 

@@ -59,15 +59,19 @@ def cdef_text() -> str:
     return PRELUDE + fenced(header.read_text(encoding="utf-8"))
 
 
-def build_settings() -> dict[str, Any]:
-    """Return compiler settings common to both extensions; paths are relative to the root."""
+def build_settings(*more: str) -> dict[str, Any]:
+    """Return compiler settings: of the core, and of folders with `more` sources; paths are relative to the root."""
 
     def listed(pattern: str) -> list[str]:
         return sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob(pattern))
 
     return {
-        "sources": listed("native/src/*.c"),
-        "depends": listed("native/src/*.h") + listed("native/include/*.h"),
+        "sources": [file for folder in (*more, "native/src") for file in listed(f"{folder}/*.c")],
+        "depends": [
+            file
+            for folder in (*more, "native/src", "native/include")
+            for file in listed(f"{folder}/*.h")
+        ],
         "include_dirs": ["native/include", "native/src"],
         "extra_compile_args": [*CFLAGS, *shlex.split(os.environ.get("SHMQ_CFLAGS", ""))],
         "extra_link_args": ["-pthread", *shlex.split(os.environ.get("SHMQ_LDFLAGS", ""))],

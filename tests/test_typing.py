@@ -66,8 +66,9 @@ def test_each_planted_mistake_is_found_and_nothing_else(checker: Checker, tmp_pa
 
 def test_the_checkers_words_are_those_of_the_options() -> None:
     import dataclasses
+    from typing import get_args, get_type_hints
 
-    from shmq import keywords, options
+    from shmq import consumer, group, keywords, options
     from shmq.message import Message
 
     own = {"payload", "id", "timestamp"}
@@ -77,4 +78,10 @@ def test_the_checkers_words_are_those_of_the_options() -> None:
         set(keywords.MessageKeywords.__annotations__)
         == {field.name for field in dataclasses.fields(Message)} - own
     )
-    assert keywords.Overflow.__args__ == options.OVERFLOWS
+    hints = get_type_hints(keywords.QueueKeywords)
+    assert get_args(keywords.Ack) == consumer.ACK_MODES
+    assert get_args(keywords.Dispatch) == group.DISPATCH
+    assert get_args(keywords.Overflow) == options.OVERFLOWS
+    assert get_args(hints["expired"]) == options.EXPIRED
+    assert get_args(hints["order"]) == options.ORDERS
+    assert get_args(hints["durability"]) == options.DURABILITIES

@@ -287,11 +287,6 @@ int64_t shmq_queue_adopt(shmq_ctx *ctx, uint32_t index) {
 
 /* ---- closing and deleting ---- */
 
-static void wake_all(shmq_queue *rec) {
-    waiter_announce(&rec->evt);
-    waiter_announce(&rec->space);
-}
-
 /* Safe without header.admin too: creators touch FREE records only, collectors those that are being deleted. */
 int queue_turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
     uint32_t i = qref_index(qref);
@@ -306,7 +301,7 @@ int queue_turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
     add32(&ctx->header->topology, 1);
     if (barrier_everywhere(ctx) != 0) nanosleep(&(struct timespec){ 0, 10000000 }, NULL);   /* no barrier: stores are in sight in nanoseconds */
     /* whoever saw it LIVE has its message's header in sight now: census_drained can trust its scan */
-    wake_all(rec);
+    waiter_announce_all(rec);
     return SHMQ_OK;
 }
 
@@ -398,10 +393,7 @@ int shmq_queue_discard(shmq_ctx *ctx, uint64_t qref) {
     if (rc == SHMQ_OK) discard_home(ctx, qref_index(qref));
     op_end(ctx);
     ctx_unlock(ctx);
-    if (rc == SHMQ_OK) {
-        waiter_announce(&q->shared->evt);
-        waiter_announce(&q->shared->space);
-    }
+    if (rc == SHMQ_OK) waiter_announce_all(q->shared);
     return rc;
 }
 

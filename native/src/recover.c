@@ -82,8 +82,7 @@ static void announce(shmq_ctx *ctx, int closed_only) {
     for (uint32_t i = 0; i < n; i++) {
         unsigned st = queue_state(ld_acq(&ctx->queues[i].word));
         if (st == SHMQ_Q_FREE || (closed_only && st != SHMQ_Q_CLOSED)) continue;
-        waiter_announce(&ctx->queues[i].evt);
-        waiter_announce(&ctx->queues[i].space);
+        waiter_announce_all(&ctx->queues[i]);
     }
 }
 

@@ -420,9 +420,6 @@ int shmq_set_flag(shmq_ctx *ctx, uint32_t which, uint64_t value) {
     add32(&ctx->header->attach_evt, 1);   /* the supervisor waits on this word */
     futex_wake(&ctx->header->attach_evt, INT_MAX);
     uint32_t queues = which == 1 && value ? queues_used(ctx) : 0;
-    for (uint32_t i = 0; i < queues; i++) {   /* closing: consumers that wait for delayed messages end */
-        waiter_announce(&ctx->queues[i].evt);
-        waiter_announce(&ctx->queues[i].space);
-    }
+    for (uint32_t i = 0; i < queues; i++) waiter_announce_all(&ctx->queues[i]);   /* closing: consumers that wait for delayed messages end */
     return SHMQ_OK;
 }

@@ -21,7 +21,7 @@
 #include "route.h"
 #include "waiter.h"
 
-static int lease_ours(shmq_ctx *ctx, const shmq_delivery *d) {
+int settle_holds(shmq_ctx *ctx, const shmq_delivery *d) {
     if (!block_known(ctx, d->idx) || ctl_state(d->ctl) != SHMQ_OWNED || ctl_owner(d->ctl) != ctx->self) return 0;
     if (d->held == 0) return 1;
     if (d->held > SHMQ_HELD || d->held > ctx->held_fresh) return 0;
@@ -46,15 +46,13 @@ static int stale(shmq_ctx *ctx, shmq_delivery *d, uint32_t held) {   /* held: wh
     return SHMQ_STALE;
 }
 
-static void wake_closed(local_queue *q) {   /* the last settled message of a closed queue ends its consumers' loops */
+void settle_left(local_queue *q) {   /* the last settled message of a closed queue ends its consumers' loops */
     if ((q->options.flags & SHMQ_JOINED) && waiter_present(&q->shared->space) && ring_seems_empty(&q->work)) waiter_wake_all(&q->shared->space);   /* maybe the last one */
     if (ld_rlx(&q->shared->word) != q->live) waiter_announce(&q->shared->evt);
     else if (!MUTANT(36)) order_over(q);
 }
 
-/* For who settles a delivery in a way of its own: is the lease held; OWNED -> MOVE(me), which ends it; and it is done. */
-int settle_holds(shmq_ctx *ctx, const shmq_delivery *d) { return lease_ours(ctx, d); }
-
+/* For who settles a delivery in a way of its own: OWNED -> MOVE(me), which ends the lease. */
 int settle_leave(shmq_ctx *ctx, shmq_delivery *d, uint64_t *move) {
     uint32_t held = d->held;
     *move = ctl_next(d->ctl, SHMQ_MOVE, ctx->self);
@@ -65,14 +63,12 @@ int settle_leave(shmq_ctx *ctx, shmq_delivery *d, uint64_t *move) {
     return SHMQ_OK;
 }
 
-void settle_left(local_queue *q) { wake_closed(q); }
-
 int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
     int rc = ctx_enter(ctx), done = 0;
     if (rc != SHMQ_OK) return rc;
     op_begin(ctx);
     for (uint32_t i = 0; i < n; i++, d++) {
-        if (!lease_ours(ctx, d)) { d->ctl = 0; continue; }
+        if (!settle_holds(ctx, d)) { d->ctl = 0; continue; }
         uint32_t leased = d->held;
         let_go(ctx, d);
         if (!leased && ctx->bare) ctx->bare--;
@@ -84,8 +80,8 @@ int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
         if (RARE(q->lanes & SHMQ_LANES_ORDERED) && q->live && queue_status(q) != SHMQ_GONE) order_settled(q, d);
         if (q->live && leased) {
             bump(&q->counters->acked, 1);
-            wake_closed(q);
-        } else if (q->live) wake_closed(q);
+            settle_left(q);
+        } else if (q->live) settle_left(q);
     }
     op_end(ctx);
     ctx_unlock(ctx);
@@ -111,7 +107,7 @@ static int settle(shmq_ctx *ctx, shmq_delivery *d, enum verdict v, uint64_t dela
     if (rc != SHMQ_OK) return rc;
     op_begin(ctx);
     rc = SHMQ_STALE;
-    if (lease_ours(ctx, d)) {
+    if (settle_holds(ctx, d)) {
         shmq_block *b = block_at(ctx, d->idx);
         uint64_t m = ctl_next(d->ctl, SHMQ_MOVE, ctx->self);
         int attempted = v == NACK || (d->held && (held_flags(ld_rlx(&ctx->held[d->held - 1].word)) & SHMQ_HELD_STARTED));
@@ -139,7 +135,7 @@ static int settle(shmq_ctx *ctx, shmq_delivery *d, enum verdict v, uint64_t dela
                 st_rlx(&b->due_ns, v == NACK && delay_ns ? later(clock_now(ctx), delay_ns) : 0);
                 rc = q != &none && route_spent(q, ld_rlx(&b->fate)) ? route_dead(ctx, d->idx, m, SHMQ_R_RETRIES) : route_on(ctx, d->idx, m);
             }
-            if (q != &none) wake_closed(q);
+            if (q != &none) settle_left(q);
         }
     }
     op_end(ctx);
@@ -160,7 +156,7 @@ int shmq_touch(shmq_ctx *ctx, shmq_delivery *d, uint64_t extend_ns) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     rc = SHMQ_STALE;
-    if (lease_ours(ctx, d) && d->held) {
+    if (settle_holds(ctx, d) && d->held) {
         shmq_held *h = &ctx->held[d->held - 1];
         uint64_t next = ctl_next(d->ctl, SHMQ_OWNED, ctx->self), e = ld_rlx(&h->word);
         int timed = ctx->local[d->queue % SHMQ_QUEUES].options.ack_timeout_ns != 0;   /* others end with their holder only */
@@ -186,7 +182,7 @@ int shmq_start(shmq_ctx *ctx, shmq_delivery *d) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     rc = SHMQ_STALE;
-    if (lease_ours(ctx, d) && d->held) {
+    if (settle_holds(ctx, d) && d->held) {
         shmq_held *h = &ctx->held[d->held - 1];
         uint64_t timeout = ctx->local[d->queue % SHMQ_QUEUES].options.ack_timeout_ns;
         uint64_t next = ctl_next(d->ctl, SHMQ_OWNED, ctx->self);
@@ -199,7 +195,7 @@ int shmq_start(shmq_ctx *ctx, shmq_delivery *d) {
             if (cas(&block_at(ctx, idx)->ctl, d->ctl, m)) {
                 d->ctl = 0;
                 route_dead(ctx, idx, m, SHMQ_R_EXPIRED);
-                if (q->live) wake_closed(q);
+                if (q->live) settle_left(q);
             } else stale(ctx, d, held);
             op_end(ctx);
             ctx_unlock(ctx);
@@ -233,7 +229,7 @@ int shmq_settle_viewed(shmq_ctx *ctx, shmq_delivery *d) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     rc = SHMQ_STALE;
-    if (lease_ours(ctx, d) && d->held) {
+    if (settle_holds(ctx, d) && d->held) {
         shmq_block *b = block_at(ctx, d->idx);
         uint64_t m = ctl_next(d->ctl, SHMQ_MOVE, ctx->self) | (uint64_t)SHMQ_FLAG_VIEWED << 56;
         st_sc(&ctx->held[d->held - 1].word, held_make(SHMQ_HELD_VIEW, ctl_gen(d->ctl), d->idx));
@@ -241,7 +237,7 @@ int shmq_settle_viewed(shmq_ctx *ctx, shmq_delivery *d) {
             free_whole(ctx, d->idx, m);
             local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
             if (q->live && figures_timed(ctx, d->held)) figures_acked(ctx, q, d->held, d->idx, d->ctl);
-            if (q->live) { bump(&q->counters->acked, 1); wake_closed(q); }
+            if (q->live) { bump(&q->counters->acked, 1); settle_left(q); }
             rc = SHMQ_OK;
         }   /* stale: the entry stays too, the view still reads the block */
         d->ctl = 0;
@@ -256,7 +252,7 @@ int shmq_view_keep(shmq_ctx *ctx, shmq_delivery *d) {
     uint32_t entry;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
-    rc = lease_ours(ctx, d) && d->held ? owner_held_get(ctx, &entry) : SHMQ_STALE;
+    rc = settle_holds(ctx, d) && d->held ? owner_held_get(ctx, &entry) : SHMQ_STALE;
     if (rc == SHMQ_OK) {
         uint64_t flagged = d->ctl | (uint64_t)SHMQ_FLAG_VIEWED << 56;
         st_sc(&ctx->held[entry].word, held_make(SHMQ_HELD_VIEW, ctl_gen(d->ctl), d->idx));

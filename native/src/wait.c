@@ -237,7 +237,6 @@ int shmq_wake_queue(shmq_ctx *ctx, uint64_t qref) {
     local_queue *q;
     int status, rc = enter(ctx, qref, &q, &status);
     if (rc != SHMQ_OK) return rc;
-    waiter_announce(&q->shared->evt);
-    waiter_announce(&q->shared->space);
+    waiter_announce_all(q->shared);
     return SHMQ_OK;
 }

@@ -11,5 +11,10 @@ int futex_wake(shmq_au32 *word, int n);
 
 static inline int waiter_present(shmq_au32 *evt) { return ld32_sc(evt) & 1; }   /* EVT: after the slot CAS */
 void waiter_wake_all(shmq_au32 *evt);
+/* Both counts of a queue: consumers, and who waits for room or for the end. */
+static inline void waiter_announce_all(shmq_queue *rec) {
+    waiter_announce(&rec->evt);
+    waiter_announce(&rec->space);
+}
 static inline void waiter_wake(shmq_au32 *evt) { if (waiter_present(evt)) waiter_wake_slow(evt); }
 #endif
