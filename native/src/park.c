@@ -15,13 +15,16 @@
  *     Each with a full fence in between (PARKED): one of the two sees the other.
  * I2  ORDER. Messages that one process parks are sent on in the order in which it parked them. A ticket is taken before the CAS to
  *     PARKED. A look at all blocks uses those with tickets up to the one that was the last before it: whoever is missed, because it
- *     was parked behind the look's back, has a later ticket than all of its process that count. Notes are by count, taken after the CAS.
+ *     was parked behind the look's back, has a later ticket than all of its process that count. Notes are by count, taken after the CAS; a
+ *     noted block with a later ticket than that last one holds another message by now: then all blocks are looked at.
  * I3  TURN. Who sends on has the turn of the queue, so that the second one does not overtake the first. It is not a lock: it protects
  *     nothing but the order. It is taken from who is dead only when that one's recovery is complete, and what it held has been put back
  *     (ticket 0): it may still be in the hands of one of several who recovered it, and he may be dead as well.
  *     From one who has not moved for a second it is taken: the order of the message in its hands is lost, nothing else.
  * I4  `some` is cleared by a CAS of the very word that was read before the look that found nobody: who parks afterwards changes it.
  * I5  disturbed: recovery has put something in front, or seen a message whose parker died before it said so: lines made before are void.
+ * I6  USED AGAIN. A line is private and may be old: its blocks may hold other messages by now, which wait as well. One is sent on only if
+ *     its ticket is not later than the line's. Who is skipped so was parked after the line was made: the next look finds it.
  *
  * Who dies where: with a ticket: MOVE(dead), routed by recovery, parked behind the others. After the CAS to PARKED: recovery sees the
  * flag and says `some` for it. After that, before the note: a note is missing, and a look at all blocks takes its place. In MOVE+PARKED:
@@ -130,41 +133,59 @@ parked_line *park_line(shmq_ctx *ctx, local_queue *q) {
 
 static void line_fill(shmq_ctx *ctx, parked_line *l, uint32_t n, uint32_t count) {
     keyed_sort(ctx->pick, n);
-    for (uint32_t i = 0; i < n; i++) l->idx[i] = ctx->pick[i].idx;
+    for (uint32_t i = 0; i < n; i++) {
+        l->idx[i] = ctx->pick[i].idx;
+        l->ticket[i] = ctx->pick[i].key;
+    }
     l->n = n;
     l->next = 0;
     l->count = count;
 }
 
+/* Does a message wait in that block at that queue? */
 int park_waits_at(shmq_ctx *ctx, uint32_t idx, uint32_t index, uint64_t *ctl) {
     uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
     *ctl = c;
     return ctl_state(c) == SHMQ_DELAYED && (ctl_flags(c) & SHMQ_FLAG_PARKED) && fate_home(ld_rlx(&block_at(ctx, idx)->fate)) == index;
 }
 
+/* The same; and the ticket with which it waits. */
+static int ticket_at(shmq_ctx *ctx, uint32_t idx, uint32_t index, uint64_t *ctl, uint64_t *ticket) {
+    if (!park_waits_at(ctx, idx, index, ctl)) return 0;
+    *ticket = pos_position(ld_acq(&block_at(ctx, idx)->pos));
+    return ld_acq(&block_at(ctx, idx)->ctl) == *ctl;   /* no other message's home and ticket */
+}
+
+/* Does the next one of the line still wait, by which word? Not another one in its block (I6). */
+int park_waits_next(shmq_ctx *ctx, local_queue *q, parked_line *l, uint64_t *ctl) {
+    uint64_t ticket;
+    return ticket_at(ctx, l->idx[l->next], queue_index(ctx, q), ctl, &ticket) && (ticket <= l->ticket[l->next] || MUTANT(96));
+}
+
 /* Who has come since the line was whole. 0 = a note is missing. */
-static int line_from_notes(shmq_ctx *ctx, local_queue *q, parked_line *l, uint32_t count) {
-    uint32_t since = (count - l->count) & COUNT_MASK;
+static int line_from_notes(shmq_ctx *ctx, local_queue *q, parked_line *l, uint32_t count, uint64_t last) {
+    uint32_t since = (count - l->count) & COUNT_MASK, n = 0, index = queue_index(ctx, q);
     if (since > SHMQ_NOTES) return 0;
     for (uint32_t i = 0; i < since; i++) {
-        uint32_t c = (l->count + 1 + i) & COUNT_MASK;
-        uint64_t w = ld_acq(&q->shared->note[c % SHMQ_NOTES].word);
-        uint32_t idx = (uint32_t)(w & 0xffffff) - 1;
-        if (w >> 24 != c || !block_known(ctx, idx)) return 0;
-        ctx->pick[i] = (keyed_block){ .idx = idx, .key = pos_position(ld_rlx(&block_at(ctx, idx)->pos)) };
+        uint32_t at = (l->count + 1 + i) & COUNT_MASK;
+        uint64_t w = ld_acq(&q->shared->note[at % SHMQ_NOTES].word), c;
+        keyed_block one = { .idx = (uint32_t)(w & 0xffffff) - 1 };
+        if (w >> 24 != at || !block_known(ctx, one.idx)) return 0;
+        if (!ticket_at(ctx, one.idx, index, &c, &one.key)) continue;   /* it has been sent on since */
+        if (one.key > last) return 0;   /* I2 */
+        ctx->pick[n++] = one;
     }
-    line_fill(ctx, l, since, count);
+    line_fill(ctx, l, n, count);
     return 1;
 }
 
-static void line_from_blocks(shmq_ctx *ctx, local_queue *q, parked_line *l, uint32_t count) {
-    uint64_t last = ld_sc(&q->shared->tickets) & POSITION_MASK, highest = 0, c;   /* I2: before the first block is looked at */
+static void line_from_blocks(shmq_ctx *ctx, local_queue *q, parked_line *l, uint32_t count, uint64_t last) {
+    uint64_t highest = 0, c;
     uint32_t n = 0, index = queue_index(ctx, q);
     l->whole = 1;
     for (block_walk walk = { 0 }; block_next(ctx, &walk);) {
-        uint32_t idx = walk.idx;
-        if (!park_waits_at(ctx, idx, index, &c)) continue;
-        keyed_block one = { .idx = idx, .key = pos_position(ld_rlx(&block_at(ctx, idx)->pos)) };
+        keyed_block one = { .idx = walk.idx };
+        if (!ticket_at(ctx, one.idx, index, &c, &one.key)) continue;
         int later = one.key > last;
         if (one.key > highest) highest = one.key;
         if (later || n == LINE) l->whole = 0;
@@ -179,8 +200,10 @@ static void line_from_blocks(shmq_ctx *ctx, local_queue *q, parked_line *l, uint
 uint32_t park_next(shmq_ctx *ctx, local_queue *q, parked_line *l) {
     uint32_t disturbed = ld32_acq(&q->shared->disturbed);
     if (l->known && l->disturbed == disturbed && l->next < l->n) return l->idx[l->next];
+    uint64_t last = ld_sc(&q->shared->tickets) & POSITION_MASK;   /* I2: before the count, and before the first block is looked at */
     uint32_t count = ld32_sc(&q->shared->parked) >> 1;
-    if (!(l->known && l->disturbed == disturbed && l->whole && line_from_notes(ctx, q, l, count))) line_from_blocks(ctx, q, l, count);
+    int noted = l->known && l->disturbed == disturbed && l->whole && line_from_notes(ctx, q, l, count, last);
+    if (!noted) line_from_blocks(ctx, q, l, count, last);
     l->known = 1;
     l->disturbed = disturbed;
     return l->n ? l->idx[0] : NOBODY;

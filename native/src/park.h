@@ -10,6 +10,7 @@ int park_turn_take(shmq_ctx *ctx, local_queue *q);
 parked_line *park_line(shmq_ctx *ctx, local_queue *q);
 uint32_t park_next(shmq_ctx *ctx, local_queue *q, parked_line *l);
 int park_over(local_queue *q, parked_line *l);
+int park_waits_next(shmq_ctx *ctx, local_queue *q, parked_line *l, uint64_t *ctl);
 int park_waits_at(shmq_ctx *ctx, uint32_t idx, uint32_t index, uint64_t *ctl);
 void park_disturb(shmq_ctx *ctx, uint32_t index);
 

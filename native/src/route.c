@@ -193,7 +193,7 @@ static int room_of(shmq_ctx *ctx, local_queue *q, uint32_t idx) {
 
 /* With the turn: while there is room. 0 = it is no use to go on: nobody waits, or the first one cannot get in. */
 static int send_some(shmq_ctx *ctx, local_queue *q, uint32_t most, uint32_t *sent) {
-    uint32_t index = queue_index(ctx, q), vain = 0;
+    uint32_t vain = 0;
     uint64_t c;
     for (uint32_t tries = 0; *sent < most && vain < VAIN && tries < LINE; tries++) {
         parked_line *l = park_line(ctx, q);   /* each time: the message that we sent may have made another queue's */
@@ -203,7 +203,7 @@ static int send_some(shmq_ctx *ctx, local_queue *q, uint32_t most, uint32_t *sen
             vain++;   /* somebody has come, or words are damaged: not for ever */
             continue;
         }
-        if (!park_waits_at(ctx, idx, index, &c)) { l->next++; continue; }
+        if (!park_waits_next(ctx, q, l, &c)) { l->next++; continue; }
         if (!room_of(ctx, q, idx)) return 0;
         uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | PARKED_CTL;
         if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;

@@ -87,6 +87,22 @@ TEST(many, "of more than a line holds, the next ones are found by another look")
     nothing_left(c);
 }
 
+TEST(used_again, "a block that has been used again since is not taken for the message that waited in it before") {
+    enum { MANY = 200 };
+    static shmq_delivery d[MANY];
+    for (int backwards = 0; backwards < 2; backwards++) {
+        setting(1, (shmq_queue_options){ 0 });
+        shmq_ctx *x = join();
+        for (uint64_t i = 0; i < MANY; i++) reject(c, i);
+        EQ(get(x, dead), 0);   /* x has looked who waits, and has sent on the first */
+        for (int i = 1; i < MANY; i++) d[i] = take1(c, dead);
+        for (int i = 1; i < MANY; i++) EQ(shmq_ack(c, &d[backwards ? MANY - i : i], 1), 1);
+        for (uint64_t i = 0; i < MANY; i++) reject(c, i);   /* into the same blocks */
+        for (uint64_t i = 0; i < MANY; i++) EQ(get(i % 2 ? c : x, dead), i);
+        nothing_left(c);
+    }
+}
+
 TEST(behind, "who comes while some wait waits behind them, though there is room") {
     setting(1, (shmq_queue_options){ 0 });
     shmq_ctx *x = join();

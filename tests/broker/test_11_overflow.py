@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from kit import wait_until
+from kit import program, wait_until
 
 import shmq
 
@@ -240,6 +240,47 @@ def test_the_newest_of_a_queue_of_one_arrives_though_it_was_delayed(broker: shmq
     queue.publish(b"new", delay=0.01)
     wait_until(lambda: queue.peek()[0].payload == b"new", "the delayed one")
     assert queue.stats().parked == 0
+
+
+OTHER = """
+with shmq.connect(sys.argv[1]).get_queue("dead").subscribe(ack="auto") as consumer:
+    say("ready")
+    for _ in sys.stdin:
+        say(consumer.get(timeout=10).payload.decode())
+"""
+
+
+def test_an_old_look_at_what_waits_does_not_let_a_later_message_overtake(
+    broker: shmq.Broker,
+) -> None:
+    """Each process remembers who waits; by its next look others' messages are in those blocks."""
+    dead = broker.create_queue("dead", max_depth=1)
+    source = broker.create_queue("source", dead_letter="dead")
+    with program(OTHER, broker.name) as other, dead.subscribe() as ours:
+        assert other.line() == "ready"
+        one_after_the_other(source, 200)
+        other.tell()
+        assert other.line() == "0"  # it has looked, and has sent on the first of those that wait
+        for delivery in [ours.get(timeout=10) for _ in range(199)]:
+            delivery.ack()
+        one_after_the_other(source, 200)  # into the same blocks, in another order
+        arrived = []
+        for n in range(200):
+            if n % 2:
+                delivery = ours.get(timeout=10)
+                arrived.append(int(delivery.payload))
+                delivery.ack()
+            else:
+                other.tell()
+                arrived.append(int(other.line()))
+        assert arrived == list(range(200))
+
+
+def one_after_the_other(source: shmq.Queue, n: int) -> None:
+    for i in range(n):
+        source.publish(b"%d" % i)
+        with source.subscribe() as consumer:
+            consumer.get(timeout=10).reject("bad")
 
 
 def test_purge_drops_what_waits_for_room(broker: shmq.Broker) -> None:

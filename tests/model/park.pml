@@ -14,6 +14,9 @@
 #ifndef AHEAD
 #define AHEAD 1                 /* messages of others that are in the ring at first: it is full */
 #endif
+#ifndef NB
+#define NB NM                   /* blocks; fewer than messages: a block is used again as soon as its message is gone */
+#endif
 #define CAP 1
 #define NP (1 + NC + 2)
 #define R0 (1 + NC)
@@ -27,15 +30,16 @@
 #define NOBODY 15
 #define OVER 14                 /* the turn of one who is dead and recovered */
 
-byte st[NM];
-byte own[NM];                   /* of MOVE */
-bit  first[NM];                 /* MOVE: it comes from the parked, where it was the first */
+byte st[NB];
+byte msg[NB];                   /* which message is in that block */
+byte own[NB];                   /* of MOVE */
+bit  first[NB];                 /* MOVE: it comes from the parked, where it was the first */
 byte ring[CAP];                 /* a queue of one place; 9 = empty, 8 = somebody else's message */
 bit  flag;                      /* some may be parked; with its count of changes one word */
 byte count;
 byte seq;                       /* tickets */
-byte tk[NM];                    /* a parked message's ticket: what is parked is sent on in their order */
-byte note[NN], tag[NN];         /* the last parked: which message, as of which count */
+byte tk[NB];                    /* a parked message's ticket: what is parked is sent on in their order */
+byte note[NN], tag[NN];         /* the last parked: which block, as of which count */
 byte turn = NOBODY;             /* who sends parked messages on */
 byte h;                         /* for a look at all messages in one step */
 byte disturbed;
@@ -47,8 +51,8 @@ byte left = AHEAD;
 
 #define CRASH atomic { crashes < MAXC && me != NC && me != R0 + 1 -> crashes++; goto killed }   /* the last consumer and the last recoverer live */
 
-/* private: the line, what is known of the parked in order */
-#define LOCALS byte line[NM]; byte n, x, as_of_c, as_of_d; bit whole, known; byte b, w, c, d; bit f, got; byte k
+/* private: the line, what is known of the parked in order, and each one's ticket */
+#define LOCALS byte line[NB], lt[NB]; byte n, x, as_of_c, as_of_d; bit whole, known; byte b, w, c, d; bit f, got; byte k
 
 /* From the ring's slots: CAS of an empty one. got = it is in. */
 inline enqueue(m) {
@@ -69,24 +73,45 @@ inline park(m, front) {
     k = 0
 }
 
+/* One more into the line, in the order of tickets. */
+inline insert(m) {
+    h = n;
+    do
+    :: h > 0 && lt[h - 1] > tk[m] -> line[h] = line[h - 1]; lt[h] = lt[h - 1]; h--
+    :: else -> break
+    od;
+    line[h] = m; lt[h] = tk[m]; n++;
+    h = 0
+}
+
+/* The first of the line is done with. */
+inline next() { line[x] = 0; lt[x] = 0; x++; if :: x == n -> x = 0; n = 0 :: else fi }
+
+inline forget() { do :: n > 0 -> n--; line[n] = 0; lt[n] = 0 :: else -> break od; x = 0 }
+
 /* What comes next: line[x], or x == n when nothing is parked as far as known. */
 inline next_parked() {
     if
     :: known && as_of_d == disturbed && x < n -> skip
     :: else ->
-       if :: atomic { d = disturbed; c = count } :: CRASH fi;
+       if :: atomic { forget(); d = disturbed } :: CRASH fi;
        w = seq;
+       c = count;
        f = 0;
        if
        :: known && as_of_d == d && whole && c - as_of_c <= NN ->
           atomic {                                    /* from the notes, if all are there */
-             n = 0; x = 0; b = as_of_c + 1; f = 1;
+             b = as_of_c + 1; f = 1;
              do
              :: b > c -> break
-             :: b <= c && tag[b % NN] == b -> line[n] = note[b % NN]; n++; b++
              :: b <= c && tag[b % NN] != b -> f = 0; break
+             :: b <= c && tag[b % NN] == b && st[note[b % NN]] != PARKED -> b++
+#ifndef MUT_NOTES_OF_OTHERS
+             :: b <= c && tag[b % NN] == b && st[note[b % NN]] == PARKED && tk[note[b % NN]] > w -> f = 0; break
+#endif
+             :: else -> insert(note[b % NN]); b++
              od;
-             if :: f -> as_of_c = c :: else fi;
+             if :: f -> as_of_c = c :: else -> forget() fi;
              b = 0; if :: f -> c = 0; d = 0; w = 0 :: else fi
           }
        :: else
@@ -94,15 +119,15 @@ inline next_parked() {
        if
        :: f -> skip
        :: else ->
-          n = 0; x = 0; b = 0; whole = 1;
+          b = 0; whole = 1;
           do
-          :: b == NM -> break
-          :: b < NM ->
+          :: b == NB -> break
+          :: b < NB ->
              if
 #ifdef MUT_TAKES_LATER_ONES
-             :: atomic { st[b] == PARKED -> line[n] = b; n++ }
+             :: atomic { st[b] == PARKED -> insert(b) }
 #else
-             :: atomic { st[b] == PARKED && tk[b] <= w -> line[n] = b; n++ }
+             :: atomic { st[b] == PARKED && tk[b] <= w -> insert(b) }
              :: atomic { st[b] == PARKED && tk[b] > w -> whole = 0 }
 #endif
              :: atomic { st[b] != PARKED -> skip }
@@ -111,7 +136,6 @@ inline next_parked() {
              b++
           od;
           atomic { as_of_c = c; as_of_d = d; known = 1; b = 0; w = 0; c = 0; d = 0 }
-          /* to be sorted by ticket: here the order of numbers is that, but for a front, which has the lowest number there is */
        fi
     fi
 }
@@ -121,7 +145,7 @@ inline in_hands() {
     got = 0;
     h = 0;
     do
-    :: h < NM -> if :: st[h] == MOVE && first[h] && own[h] != me -> got = 1 :: else fi; h++
+    :: h < NB -> if :: st[h] == MOVE && first[h] && own[h] != me -> got = 1 :: else fi; h++
     :: else -> break
     od;
     h = 0
@@ -172,28 +196,33 @@ inline send() {
              :: else ->
                 b = line[x];
                 if
-                :: atomic { st[b] == PARKED -> st[b] = MOVE; own[b] = me; first[b] = 1; got = 1 }
-                :: atomic { st[b] != PARKED -> got = 0 }
+#ifdef MUT_USED_AGAIN
+#define STILL (st[b] == PARKED)
+#else
+#define STILL (st[b] == PARKED && tk[b] <= lt[x])
+#endif
+                :: atomic { STILL -> st[b] = MOVE; own[b] = me; first[b] = 1; got = 1 }
+                :: atomic { !STILL -> got = 0 }
                 :: CRASH
                 fi;
                 if
                 :: got ->
                    enqueue(b);
                    if
-                   :: got -> x++
+                   :: got -> atomic { next(); b = 0; got = 0 }
                    :: else ->
 #ifdef MUT_BEHIND
-                      x++; park(b, 0);
+                      next(); park(b, 0);
 #else
                       park(b, 1);
 #endif
                       break
                    fi
-                :: else -> x++
+                :: else -> atomic { next(); b = 0 }
                 fi
              fi
           od;
-          if :: turn = NOBODY :: CRASH fi;
+          if :: atomic { turn = NOBODY; b = 0; got = 0 } :: CRASH fi;
 #ifdef MUT_NO_LOOK_AFTER
           break
 #endif
@@ -221,14 +250,19 @@ inline route(m) {
     fi
 }
 
-proctype Source() {
-    byte m, me;
+proctype Source(byte m) {
+    byte a, me;
     LOCALS;
     do
     :: m == NM -> break
     :: m < NM ->
-       if :: atomic { st[m] = MOVE; own[m] = me } :: CRASH fi;
-       route(m);
+       if
+       :: atomic { NB == NM -> a = m; st[a] = MOVE; msg[a] = m; own[a] = me }
+       :: atomic { NB < NM && (st[0] == NONE || st[0] == GONE) -> a = 0; st[a] = MOVE; msg[a] = m; own[a] = me }
+       :: atomic { NB < NM && (st[1] == NONE || st[1] == GONE) -> a = 1; st[a] = MOVE; msg[a] = m; own[a] = me }
+       :: CRASH
+       fi;
+       route(a);
        m++
     od;
     goto done;
@@ -246,8 +280,9 @@ endc:
     :: atomic { ring[0] != 9 -> m = ring[0]; ring[0] = 9;
                 if
                 :: m == 8 -> left--
-                :: else -> st[m] = GONE; assert(m >= last); last = m + 1
-                fi };
+                :: else -> st[m] = GONE; assert(msg[m] >= last); last = msg[m] + 1; msg[m] = 0; tk[m] = 0
+                fi;
+                m = 0 };
        if :: CRASH :: skip fi;
        if :: flag -> send() :: else fi
     :: atomic { ring[0] == 9 -> skip };
@@ -274,8 +309,8 @@ endr:
 found:
     m = 0;
     do
-    :: m == NM -> break
-    :: m < NM ->
+    :: m == NB -> break
+    :: m < NB ->
        if
        :: atomic { st[m] == MOVE && own[m] == p -> own[m] = me; got = 1 }
        :: atomic { !(st[m] == MOVE && own[m] == p) -> got = 0 }
@@ -315,17 +350,24 @@ init {
     atomic {
         ring[0] = (AHEAD -> 8 : 9);
         p = 0;
-        do :: p < NM -> own[p] = NOBODY; p++ :: else -> break od;
+        do :: p < NB -> own[p] = NOBODY; p++ :: else -> break od;
         p = 0;
         do :: p < NN -> tag[p] = 0; p++ :: else -> break od;
 #ifdef DIED
         /* the source has parked all, and died with the turn and the first of them in its hands, when there was room */
         p = 0;
-        do :: p < NM -> st[p] = PARKED; tk[p] = p + 1; p++ :: else -> break od;
+        do :: p < NB -> st[p] = PARKED; msg[p] = p; tk[p] = p + 1; p++ :: else -> break od;
         st[0] = MOVE; own[0] = 0; first[0] = 1;
         seq = NM; count = NM; flag = 1; turn = 0; dead[0] = 1; crashes = 1; over = 1; left = 0; ring[0] = 9;
 #else
-        run Source();
+#ifdef WAITING
+        /* two of the source's wait already, and the ring is full */
+        st[0] = PARKED; st[1] = PARKED; msg[1] = 1; tk[0] = 1; tk[1] = 2; seq = 2; count = 2; flag = 1;
+        note[1 % NN] = 0; tag[1 % NN] = 1; note[2 % NN] = 1; tag[2 % NN] = 2;
+        run Source(2);
+#else
+        run Source(0);
+#endif
 #endif
         p = 1;
         do :: p <= NC -> run Consumer(p); p++ :: else -> break od;
@@ -338,7 +380,7 @@ init {
        assert(over && left == 0);
        p = 0;
        do
-       :: p < NM -> assert(st[p] == GONE || st[p] == NONE); p++
+       :: p < NB -> assert(st[p] == GONE || st[p] == NONE); p++
        :: else -> break
        od
     fi

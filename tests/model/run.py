@@ -50,6 +50,7 @@ DEDUP_1 = ("K1=1", "NE=1")
 DEDUP_LATE = ("NE=1", "LASTG=5", "STEP=2", "MAXC=1", "NPUB=2")
 PARK_1 = ("NM=2", "NC=1", "MAXC=1")
 PARK_HANDS = ("NM=2", "NC=1", "MAXC=2", "DIED")
+PARK_AGAIN = ("NM=4", "NB=2", "MAXC=0", "WAITING")
 WAIT = ("NC=2", "NPUB=2", "MAXC=1", "LEAVES=1")
 
 MODELS = [
@@ -105,6 +106,7 @@ MODELS = [
     Job("park: 2 messages, 1 consumer, the source dies", "park", PARK_1),
     Job("park: 1 message, 2 consumers, 1 crash", "park", ("NM=1", "MAXC=1")),
     Job("park: the first in dead hands, a recoverer dies", "park", PARK_HANDS),
+    Job("park: 4 messages, 2 blocks that are used again", "park", PARK_AGAIN),
 ]
 
 MUTANTS = [
@@ -189,6 +191,8 @@ MUTANTS = [
     ("OWN_UNKNOWN", "share", ()),
     ("DUPLICATE_NOT_COUNTED", "share", ("MAXC=0",)),
     ("TAKES_LATER_ONES", "park", ("NM=3", "MAXC=0")),
+    ("USED_AGAIN", "park", PARK_AGAIN),
+    ("NOTES_OF_OTHERS", "park", ("NM=5", *PARK_AGAIN[1:])),
     ("CLEARS_BLINDLY", "park", ("NM=2", "MAXC=0")),
     ("NO_LOOK_AFTER", "park", ("NM=2", "MAXC=0")),
     ("OVERTAKES", "park", ("NM=2", "MAXC=0")),
