@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 from shmq.errors import LimitReached, explain
 
-__all__ = ["SCARCE", "Kept", "lift", "limit_reached", "pipe", "scarce", "standing_in"]
+__all__ = ["SCARCE", "Kept", "identity", "lift", "limit_reached", "pipe", "scarce", "standing_in"]
 
 # What fork, pipe, open and their like say when a limit is reached.
 SCARCE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
@@ -72,7 +72,8 @@ def _stand_in(stand_ins: list[int]) -> None:
             break
 
 
-def _identity(fd: int) -> tuple[object, ...]:
+def identity(fd: int) -> tuple[object, ...]:
+    """Return what tells the file that ``fd`` stands for from others."""
     status = os.fstat(fd)
     kind = stat.S_IFMT(status.st_mode)
     if kind:
@@ -92,14 +93,14 @@ class Kept:
     def __init__(self, fd: int) -> None:
         """Take ``fd`` over."""
         self.fd = lift(fd)
-        self._what = _identity(self.fd)
+        self._what = identity(self.fd)
 
     def ours(self) -> bool:
         """Return whether the number still stands for what it was."""
         if self.fd < 0:
             return False
         try:
-            return _identity(self.fd) == self._what
+            return identity(self.fd) == self._what
         except OSError:
             return False
 

@@ -15,7 +15,6 @@ import multiprocessing.connection  # noqa: F401 - `join` imports it, perhaps whe
 import os
 import select
 import signal
-import stat
 import time
 import weakref
 from collections.abc import Callable
@@ -24,9 +23,10 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from shmq.descriptors import SCARCE, Kept, pipe, scarce, standing_in
-from shmq.errors import LimitReached
+from shmq.errors import LimitReached, explain
 from shmq.segment import Process
-from shmq.workers.death import Death
+from shmq.workers.death import Death, WorkersFailed
+from shmq.workers.lent import Lent, Pipes, close_pipes
 from shmq.workers.post import (
     CALL,
     DONE,
@@ -58,6 +58,7 @@ def cpus() -> int:
 class _Worker:
     place: int
     process: Any
+    pipes: Pipes
     kept: Kept  # readable when it has ended: a pidfd; without one its sentinel, then perhaps later
     seen: Process | None  # of one without a pidfd that may still run
 
@@ -105,6 +106,7 @@ class Crew:
         self._name, self._abandon = name, abandon
         with scarce(f"workers of {name}"), standing_in():
             self._slots = self._context.RawArray("Q", size * WORDS)
+        self._lent = Lent(self._slots)
         self._words = memoryview(self._slots).cast("B").cast("Q")
         self._workers: dict[int, _Worker] = {}  # by place
         # Lives as long as this object: `wake` may come at any time, from any thread.
@@ -142,6 +144,14 @@ class Crew:
             for worker in list(self._workers.values())
         }
 
+    def at_work(self) -> bool:
+        """Return whether a living worker has a message in hand, or is giving its memory back."""
+        ended = select.poll()  # of its own: this may be another thread than the one that waits
+        busy = [w for w in list(self._workers.values()) if self._words[w.place * WORDS + HOLDS]]
+        for worker in busy:
+            ended.register(worker.fd, select.POLLIN)
+        return len({fd for fd, _ in ended.poll(0)}) < len(busy)
+
     def begun(self) -> set[int]:
         """Return the numbers of the calls that workers have begun last."""
         return set(self._words[CALL::WORDS])
@@ -167,15 +177,24 @@ class Crew:
                 continue
             try:
                 self._start(place)
-            except (OSError, LimitReached):
+            except (OSError, LimitReached, WorkersFailed) as error:
                 # no more processes, no memory for one: the first time the caller's business
-                if not self._begun:
+                if not self._begun or (isinstance(error, WorkersFailed) and not self._workers):
                     raise
                 self._started_in_vain()
             self._begun = True
 
     def _start(self, place: int) -> None:
         self._words[place * WORDS : (place + 1) * WORDS] = memoryview(bytes(8 * WORDS)).cast("Q")
+        if not self.forks and not self._lent.intact():
+            raise WorkersFailed(
+                explain(
+                    f"workers of {self._name}",
+                    "that this program has closed descriptors of multiprocessing, whose numbers may be other files by now",
+                    "those with which it starts processes",
+                    "start all workers before such a clean start, or give a context that forks",
+                )
+            )
         process = self._context.Process(
             target=main,
             args=(self._work, self._args, self._slots, place, os.getpid(), self._abandon),
@@ -190,7 +209,7 @@ class Crew:
             with scarce(f"worker {process.name}"), standing_in():
                 process.start()
         except BaseException as error:
-            _close_pipes(error)
+            close_pipes(error)
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -204,7 +223,7 @@ class Crew:
                 process.close()
             raise
         self._poll.register(kept.fd, select.POLLIN)
-        self._workers[place] = _Worker(place, process, kept, seen)
+        self._workers[place] = _Worker(place, process, Pipes(process), kept, seen)
 
     def _started_in_vain(self) -> None:
         self._in_vain += 1
@@ -291,6 +310,7 @@ class Crew:
 
     def _bury(self, place: int, worker: _Worker) -> Death | None:
         process, words = worker.process, self._words[place * WORDS : (place + 1) * WORDS]
+        worker.pipes.let_go()
         process.join(REAP_S)
         del self._workers[place]
         with contextlib.suppress(KeyError):
@@ -335,24 +355,3 @@ class Crew:
         while self._workers:
             self.wait(None)
             self.reap()
-
-
-def _close_pipes(error: BaseException) -> None:
-    """Close the pipes that multiprocessing had made for a child that could not be forked, and leaves."""
-    trace = (error.__cause__ or error).__traceback__
-    while trace is not None:
-        code, names = trace.tb_frame.f_code, trace.tb_frame.f_locals
-        if code.co_name == "_launch" and code.co_filename.endswith("popen_fork.py"):
-            for pair in (("parent_r", "child_w"), ("child_r", "parent_w")):
-                with contextlib.suppress(OSError, TypeError):
-                    _close_pipe([names.get(name) for name in pair])
-        trace = trace.tb_next
-
-
-def _close_pipe(pair: list[int | None]) -> None:
-    fds = [fd for fd in pair if fd is not None]
-    ends = [os.fstat(fd) for fd in fds]
-    # Both ends of one pipe: still what it had made.
-    if all(stat.S_ISFIFO(end.st_mode) for end in ends) and len({end.st_ino for end in ends}) == 1:
-        for fd in fds:
-            os.close(fd)
