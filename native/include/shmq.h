@@ -480,6 +480,7 @@ int shmq_timers_collect(shmq_ctx *ctx, uint32_t *idx, uint64_t *due, uint32_t ma
 int shmq_timers_scan(shmq_ctx *ctx, uint32_t *from, uint32_t *idx, uint64_t *due, uint32_t max);
 int shmq_timer_fire(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *due);
 int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next);
+int shmq_leases_late(shmq_ctx *ctx);
 int shmq_expire_scan(shmq_ctx *ctx, uint32_t *from, uint64_t now, uint64_t soon, uint32_t *idx, uint64_t *due, uint32_t n, uint64_t *first);
 int shmq_expire(shmq_ctx *ctx, const uint32_t *idx, uint32_t n, uint64_t now);
 uint64_t shmq_next_expiry(shmq_ctx *ctx);

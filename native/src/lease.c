@@ -75,3 +75,22 @@ int lease_steal(shmq_ctx *ctx, local_queue *q, uint32_t index) {
     }
     return 0;
 }
+
+/* Blocks in LIMBO whose memory comes back as soon as their former holder goes on: leases name them that are over, and no views. How many. */
+int shmq_leases_late(shmq_ctx *ctx) {
+    int n = 0, rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    uint32_t owners = owners_used(ctx);
+    for (uint32_t o = 0; o < owners; o++) {
+        if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
+        uint32_t used = held_used(ctx, o);
+        shmq_held *h = held_of(ctx, o);
+        for (uint32_t i = 0; i < used; i++) {
+            uint64_t e = ld_acq(&h[i].word);
+            if (e == 0 || (held_flags(e) & SHMQ_HELD_VIEW) || !block_known(ctx, held_idx(e))) continue;
+            n += ctl_state(ld_acq(&block_at(ctx, held_idx(e))->ctl)) == SHMQ_LIMBO;
+        }
+    }
+    ctx_unlock(ctx);
+    return n;
+}

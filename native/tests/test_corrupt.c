@@ -251,6 +251,7 @@ static void everything(shmq_ctx *c, uint64_t *s) {
     OP(shmq_topic_sweep(c));
     OP(shmq_member_turn(c, rnd(s) % 3 ? member : q[rnd(s) % QS], rnd(s) >> 1));
     OP(shmq_leases_expire(c, shmq_now() + 2000 * SECONDS * (rnd(s) & 1), &next));
+    OP(shmq_leases_late(c));
     OP(shmq_reap(c, (int)(rnd(s) & 1)));
     OP(shmq_trim(c, rnd(s) % 100000));
     OP(shmq_audit(c, &r));

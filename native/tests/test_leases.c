@@ -68,9 +68,11 @@ TEST(limbo, "a block that an expired holder may still read is not used again bef
     EQ(expire(b, shmq_now() + SECONDS), 1);
     EQ(get(b, q), 5);
     EQ(state_of(a, d.idx), SHMQ_LIMBO);
+    EQ(shmq_leases_late(b), 1);
     for (uint64_t i = 0; i < 200; i++) { EQ(put(b, q, i), SHMQ_OK); EQ(get(b, q), i); EQ(value_of(&d), 5); }
     EQ(shmq_ack(a, &d, 1), SHMQ_STALE);
     EQ(state_of(a, d.idx), SHMQ_FREE);
+    EQ(shmq_leases_late(b), 0);
     nothing_left(a);
 }
 
@@ -84,6 +86,7 @@ TEST(view, "a view of an acked message keeps its block, two views keep it until 
     uint32_t held = d.held;
     EQ(shmq_settle_viewed(a, &d), SHMQ_OK);
     EQ(state_of(a, d.idx), SHMQ_LIMBO);
+    EQ(shmq_leases_late(b), 0);   /* a view may stay for ever */
     EQ(shmq_view_end(a, held, d.idx), SHMQ_OK);
     EQ(shmq_view_end(a, held, d.idx), SHMQ_STALE);
     EQ(state_of(a, d.idx), SHMQ_LIMBO);

@@ -470,6 +470,10 @@ class Lib:
         """int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next);"""
 
     @staticmethod
+    def shmq_leases_late(ctx: CData, /) -> int:
+        """int shmq_leases_late(shmq_ctx *ctx);"""
+
+    @staticmethod
     def shmq_expire_scan(
         ctx: CData,
         from_: CData,

@@ -121,7 +121,7 @@ class Engine:
                 abandon=True,
             )
             self._ledger = Ledger(workers + 1)
-            self._sender = Sender(self._queue, self._ledger)
+            self._sender = Sender(self._queue, self._ledger, self._crew)
             self._recall = Recall(self._queue, self._ledger)
         except BaseException:
             self._close_broker()

@@ -9,6 +9,7 @@ from shmq._native import lib
 from shmq.errors import OutOfSharedMemory
 from shmq.queue import Queue
 from shmq.serializers import Encoded
+from shmq.workers.crew import Crew
 from shmq.workers.ledger import Ledger
 
 __all__ = ["Sender"]
@@ -19,11 +20,12 @@ Failed = Sequence[tuple[int, BaseException]]
 
 
 class Sender:
-    """Publishes calls to ``queue``. Not for two threads at once."""
+    """Publishes calls to ``queue``, for the workers of ``crew``. Not for two threads at once."""
 
-    def __init__(self, queue: Queue, ledger: Ledger) -> None:
+    def __init__(self, queue: Queue, ledger: Ledger, crew: Crew) -> None:
         self._queue = queue
         self._ledger = ledger
+        self._crew = crew
 
     def send(self, entries: Sequence[tuple[int, bytes | Encoded | bytearray]]) -> Failed:
         """Publish calls; return those that fail. Some may have to wait for memory."""
@@ -67,8 +69,15 @@ class Sender:
             return True
 
     def _in_hand(self) -> bool:
-        """Return whether a call that is done still has its memory: its worker answers, and then settles."""
-        if not self._queue.stats().unsettled:
+        """Return whether a call that is done still has its memory: its worker answers, then settles, then frees.
+
+        In the middle of that nothing is unsettled any more: the worker says itself when it is over. And what another
+        worker had read ahead, and lost to an idle one, is free when that worker has gone on.
+        """
+        ctx = self._queue._client.ctx
+        if not (
+            self._queue.stats().unsettled or self._crew.at_work() or lib.shmq_leases_late(ctx) > 0
+        ):
             return False
         time.sleep(PAUSE_S)
         return True
