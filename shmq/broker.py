@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from shmq._native import ffi, lib
 from shmq.client import Client
 from shmq.consumer import Consumer
+from shmq.descriptors import scarce
 from shmq.errors import (
     BrokerExists,
     Detached,
@@ -96,7 +97,10 @@ class Broker:
         config: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> None:
-        self._settings: Settings | None = Settings.load(settings, config=config)
+        with scarce(
+            "settings"
+        ):  # of descriptors, for a file of settings or a module that is imported late
+            self._settings: Settings | None = Settings.load(settings, config=config)
         self._anonymous = name is None
         self.name = (
             f"{ANONYMOUS_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
@@ -104,7 +108,7 @@ class Broker:
             else check_broker_name(name)
         )
         self._starter = os.getpid()
-        with self._launch():
+        with scarce(f"broker {self.name!r}"), self._launch():
             self._client = Client.connect(self.name)
         self._open = True
 
@@ -116,7 +120,8 @@ class Broker:
         broker.name = name
         broker._starter = 0
         broker._open = True
-        broker._client = Client.connect(name)
+        with scarce(f"broker {name!r}"):
+            broker._client = Client.connect(name)
         return broker
 
     def _launch(self, **more: object) -> Started:

@@ -151,7 +151,9 @@ class Settings:
         }
 
 
-OTHER_VARIABLES = ("CONFIG", "DEBUG", "NO_ACCEL", "BUILD_NO_ACCEL")
+OTHER_VARIABLES = (
+    "CONFIG", "DEBUG", "NO_ACCEL", "BUILD_NO_ACCEL", "REQUIRE_ACCEL", "CFLAGS", "LDFLAGS",
+)  # fmt: skip
 
 
 def _refuse_misspelt(environ: Mapping[str, str], names: list[str]) -> None:

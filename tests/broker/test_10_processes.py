@@ -538,7 +538,10 @@ def limited(what: str, kind: str, n: int, prefix: tuple[str, ...] = ()) -> str:
 
 
 @pytest.mark.parametrize("what", USES)
-def test_a_start_without_descriptors_says_so_and_leaves_nothing(what: str) -> None:
+def test_a_start_without_descriptors_says_so_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setenv("SHMQ_SOMETHING", "1")  # asked whether it is misspelt: that imports difflib
     said = [limited(what, "descriptors", n) for n in (*range(1, 21), 40)]
     assert said[-1] == "OK\n"
     for text in said:
