@@ -34,6 +34,7 @@ def accel_extensions() -> list[Extension]:
     if switched_on("SHMQ_BUILD_NO_ACCEL") or not os.path.exists(ACCEL):
         return []
     build = runpy.run_path("native/build_ffi.py")["build_settings"](ACCEL)
+    build["include_dirs"].append(runpy.run_path("native/accel_docs.py")["write"]())
     optional = not switched_on("SHMQ_REQUIRE_ACCEL")
     return [Extension("shmq._native._accel", optional=optional, **build)]
 

@@ -33,7 +33,9 @@ from shmq.locks import Lock
 from shmq.segment import Segment, open_segment, owners_alive
 from shmq.segment.refusals import refusal
 
-__all__ = ["Client"]
+__all__ = ["ADAPTIVE", "Client"]
+
+ADAPTIVE = (1 << 64) - 1  # spin before sleeping as long as spinning pays, 50 µs at most
 
 # rc -> its name in the header; the exceptions are in errors.RESULTS by name.
 RC_NAMES: dict[int, str] = {

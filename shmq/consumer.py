@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmq._native import ConsumerBase, ffi, lib
 from shmq.aio import task_number, wait_in_thread
+from shmq.client import ADAPTIVE
 from shmq.delivery import ACK, NACK, Delivery, error_headers
 from shmq.errors import (
     BrokerNotRunning,
@@ -46,7 +47,6 @@ __all__ = ["Consumer"]
 ACK_MODES = ("manual", "auto", "none")
 AUTO: int = lib.SHMQ_ACK_AUTO
 CONSUMER_CLOSED, CONSUMER_LIMIT = lib.SHMQ_CONSUMER_CLOSED, lib.SHMQ_CONSUMER_LIMIT
-ADAPTIVE = (1 << 64) - 1  # spin before sleeping as long as spinning pays, 50 µs at most
 FAIRNESS = 64  # deliveries that an async loop takes in a row before other tasks may run
 
 
@@ -57,28 +57,20 @@ class Consumer(ConsumerBase):
     `with`, gives back what it holds.
     """
 
-    __slots__ = ("__weakref__", "_passed", "id", "queue", "queue_name")
+    __slots__ = {  # noqa: RUF023 - what users see comes first
+        "id": "The name that it was given, or None.",
+        "queue": "The queue that it takes from; of a subscription, the one behind it.",
+        "queue_name": "That queue's name.",
+        "_passed": None,
+        "__weakref__": None,
+    }
 
-    if TYPE_CHECKING:  # of ConsumerBase
-
-        @property
-        def closed(self) -> bool:  # type: ignore[override]
-            """True after close()."""
-
-        @property
-        def unsettled(self) -> int:
-            """Deliveries handed out and not settled."""
+    if TYPE_CHECKING:  # what ConsumerBase hands out is made by this
 
         def __next__(self) -> Delivery: ...
-
-        def get(self, timeout: Seconds | None = None) -> Delivery:
-            """Return the next delivery; wait up to `timeout` seconds for one (None: for ever, 0: not at all)."""
-
-        def get_many(self, max_n: int, timeout: Seconds | None = None) -> list[Delivery]:
-            """Return a list of 1 to `max_n` deliveries: what is there now; wait like get() only while there is none."""
-
-        def ack_many(self, deliveries: Iterable[Delivery], /) -> int:  # type: ignore[override]
-            """Ack all of `deliveries` in few crossings into C; return how many."""
+        def get(self, timeout: Seconds | None = None) -> Delivery: ...
+        def get_many(self, max_n: int, timeout: Seconds | None = None) -> list[Delivery]: ...
+        def ack_many(self, deliveries: Iterable[Delivery], /) -> int: ...  # type: ignore[override]
 
     def __init__(
         self,

@@ -26,12 +26,11 @@ from shmq.message import (
 )
 from shmq.options import MAX_SECONDS, NS, parse_duration
 from shmq.records import name_then
+from shmq.sender import Sender
 from shmq.serializers import CONTENT_TYPE, Serializer, find, find_by_content_type
 
 if TYPE_CHECKING:
     from shmq.keywords import HeaderValue
-    from shmq.queue import Queue
-    from shmq.topic import Topic
 
 __all__ = ["Delivery"]
 
@@ -58,39 +57,6 @@ class Delivery(DeliveryBase):
     """
 
     __slots__ = ()
-
-    if TYPE_CHECKING:  # of DeliveryBase
-
-        @property
-        def payload(self) -> bytes:
-            """The message's bytes, copied once."""
-
-        @property
-        def headers(self) -> dict[str, HeaderValue]:
-            """The message's headers, decoded anew at each use."""
-
-        @property
-        def redelivered(self) -> bool:
-            """True when it was delivered before."""
-
-        @property
-        def id(self) -> int:
-            """A number unique in its broker."""
-
-        @property
-        def attempt(self) -> int:
-            """How often the message has been delivered, this time included."""
-
-        @property
-        def priority(self) -> int:
-            """0 (lowest) to 9."""
-
-        @property
-        def size(self) -> int:
-            """Bytes of the payload."""
-
-        def ack(self) -> None:
-            """Settle: the message is done and its memory free."""
 
     # ---- settling --------------------------------------------------------------------------
 
@@ -122,7 +88,7 @@ class Delivery(DeliveryBase):
 
     def forward(
         self,
-        target: Queue | Topic,
+        target: Sender,
         payload: Any = None,
         *,
         timeout: float | str | None = None,
@@ -147,11 +113,11 @@ class Delivery(DeliveryBase):
             TypeError, ValueError as for `Queue.publish`: the delivery is then as it was, and can
             be settled otherwise.
         """
-        queue = self._target(target)
+        self._must_be_near(target)
         deadline = deadline_of(timeout)
         meta: bytes | None = self._meta
         ttl, delay = lib.SHMQ_DELAY_DEFAULT, 0
-        priority = min(self.priority, queue._priorities - 1)
+        priority = min(self.priority, target._priorities - 1)
         key: bytes | None = None
         dedup: bytes | None = None
         if fields or meta:
@@ -162,24 +128,22 @@ class Delivery(DeliveryBase):
                     "dedup_id": own.dedup_id,
                 }  # fmt: skip
                 m = message_of(b"", inherited | fields)
-                _, meta, ttl, delay, priority, key, dedup = queue._encoded(m)
+                _, meta, ttl, delay, priority, key, dedup = target._encoded(m)
             else:
                 key, dedup = bytes_of(own.key), bytes_of(own.dedup_id)
         if payload is not None and type(payload) is not bytes:
             payload = contiguous(payload)
         last = False
         while True:
-            rc = self._forward(queue._qref, payload, meta, ttl, delay, priority, key, dedup)
+            rc = self._forward(target._qref, payload, meta, ttl, delay, priority, key, dedup)
             if rc >= 0:
                 return rc
             if rc in (lib.SHMQ_STALE, lib.SHMQ_E_FORKED):
                 self._ack_failed(rc)
-            last = queue._wait_for_room(rc, deadline, last)
+            last = target._wait_for_room(rc, deadline, last)
 
-    def _target(self, target: Any) -> Any:
-        client = getattr(target, "_client", None)
-        sender = getattr(target, "_sender", target)  # a topic publishes by that
-        if client is None or not hasattr(sender, "_wait_for_room"):
+    def _must_be_near(self, target: object) -> None:
+        if not isinstance(target, Sender):
             raise TypeError(
                 explain(
                     "target",
@@ -188,16 +152,15 @@ class Delivery(DeliveryBase):
                     "see Broker.get_queue and Broker.get_topic",
                 )
             )
-        if client is not self._consumer._client:
+        if target._client is not self._consumer._client:
             raise ValueError(
                 explain(
                     f"target {target.name!r}",
-                    f"one of broker {client.name!r}",
+                    f"one of broker {target._client.name!r}",
                     f"one of broker {self._consumer._client.name!r}, as the delivery",
                     "publish there, then ack: at least once",
                 )
             )
-        return sender
 
     def touch(self, seconds: float | str) -> None:
         """Keep the lease for another ``seconds`` from now, whatever the queue's `ack_timeout`.

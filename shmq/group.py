@@ -51,13 +51,20 @@ KNOWN_NS = NS  # how long a list of the other members is believed
 class ConsumerGroup:
     """A group of consumers. Made by `Broker.create_consumer_group`, in each process that needs it."""
 
-    __slots__ = ("__weakref__", "_client", "_local", "dispatch", "name", "queue", "source")
+    __slots__ = {  # noqa: RUF023 - what users see comes first
+        "name": "The group's name.",
+        "source": "Name of the queue or topic that it is on.",
+        "queue": "The queue that its members share: the source itself, or the group's subscription.",
+        "dispatch": 'How messages are given out: "ready" or "round-robin".',
+        "_client": None,
+        "_local": None,
+        "__weakref__": None,
+    }
 
     def __init__(self, client: Client, name: str, queue: Queue, source: str, dispatch: str) -> None:
         self._client = client
         self.name = name
         self.queue = queue
-        """the queue that the members share: the source itself, or the group's subscription"""
         self.source = source
         self.dispatch = dispatch
         self._local: weakref.WeakValueDictionary[str, Consumer] = weakref.WeakValueDictionary()

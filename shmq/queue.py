@@ -1,78 +1,47 @@
 """Queue: publish into it, subscribe to it, look at it.
 
-The parts called for every message, `publish` of bytes and `publish_many` of lists of bytes, are in
-`QueueBase` (native/accel/queue.c or shmq/_native/pure.py); what they do not finish at once, because the
-queue is full, the message has headers, or this process was forked, comes to the `_slow` methods.
-
 A Queue is a name, a broker and a number: it pickles as the first two and attaches again on arrival.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmq._native import QueueBase, ffi, lib
-from shmq.aio import wait_in_thread
 from shmq.client import Client
-from shmq.consumer import ADAPTIVE, Consumer
+from shmq.consumer import Consumer
 from shmq.delivery import headers_of, ttl_of, wall_clock
-from shmq.errors import MessageExpired, QueueFull, explain
+from shmq.errors import explain
 from shmq.figures import QueueStats, stats_of
 from shmq.loan import Loan
-from shmq.message import Message, bytes_of, deadline_of, decode_headers, message_of
-from shmq.options import NS, parse_count
+from shmq.message import Message, deadline_of, decode_headers
+from shmq.options import parse_count
 from shmq.records import index_of, name_then
-from shmq.serializers import CONTENT_TYPE, Encoded, Serializer, find
+from shmq.sender import Sender
+from shmq.serializers import Encoded
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from typing import overload
 
-    from typing_extensions import Buffer, Unpack
+    from typing_extensions import Unpack
 
     from shmq.keywords import Ack, MessageKeywords, Seconds
 
 __all__ = ["Queue"]
 
-CHUNK = 256
 MAX_PEEK: int = lib.SHMQ_BLOCKS
 
 
-class Queue(QueueBase):
+class Queue(Sender, QueueBase):
     """A queue of a broker. Made by `Broker.create_queue` and `Broker.get_queue`.
 
     May be shared by threads, used in forked children, and sent to other processes by pickling.
     """
 
-    __slots__ = ("__weakref__", "_overflow", "_priorities", "_ttl_ns", "name")
+    __slots__ = ()
 
     if TYPE_CHECKING:
-
-        @overload  # type: ignore[override]
-        def publish(
-            self,
-            message: Buffer | Message,
-            *,
-            timeout: Seconds | None = None,
-            **fields: Unpack[MessageKeywords],
-        ) -> int: ...
-        @overload
-        def publish(
-            self,
-            message: Any,
-            *,
-            timeout: Seconds | None = None,
-            serializer: str | Serializer,
-            **fields: Unpack[MessageKeywords],
-        ) -> int: ...
-        def publish(self, message: Any, **fields: Any) -> int:
-            """See `_publish_slow`."""
-
-        def publish_many(
-            self, messages: Iterable[Buffer | Message], *, timeout: Seconds | None = None
-        ) -> int:
-            """See `_publish_many_slow`."""
 
         def loan(  # type: ignore[override]
             self,
@@ -80,65 +49,46 @@ class Queue(QueueBase):
             *,
             timeout: Seconds | None = None,
             **fields: Unpack[MessageKeywords],
-        ) -> AbstractContextManager[memoryview]:
-            """See `_loan_slow`."""
+        ) -> AbstractContextManager[memoryview]: ...
 
     def __init__(self, client: Client, name: str, qref: int | None = None) -> None:
-        self.name = name
         what = f"queue {name!r}"
         if qref is None:
             qref = client.check(lib.shmq_queue_open(client.ctx, name.encode()), what)
         info = ffi.new("shmq_queue_info *")
         client.check(lib.shmq_queue_snapshot(client.ctx, index_of(qref), info), what)
-        self._overflow: int = info.options.overflow
-        self._priorities: int = max(1, min(info.options.priorities, lib.SHMQ_LEVELS))
-        self._ttl_ns: int = info.options.ttl_ns
-        waits = self._overflow == lib.SHMQ_BLOCK
-        super().__init__(client, client.address, qref, waits, False, self._priorities)
+        options = info.options
+        super().__init__(
+            client,
+            name,
+            qref,
+            overflow=options.overflow,
+            priorities=options.priorities,
+            ttl_ns=options.ttl_ns,
+        )
 
-    # ---- publishing ------------------------------------------------------------------------
+    # ---- room ------------------------------------------------------------------------------
 
-    def _publish_slow(
-        self,
-        message: Any,
-        *,
-        timeout: float | str | None = None,
-        serializer: str | Serializer | None = None,
-        **fields: Any,
-    ) -> int:
-        """Publish a message; return its id, a number unique in this broker.
+    def _what(self) -> str:
+        return f"queue {self.name!r}"
 
-        ``message`` is a bytes-like object or a Message; ``fields`` are those of Message and override
-        the message's own. The payload is copied once, into shared memory. When this returns, every
-        process sees the message, and it survives the death of this one.
+    def _full(self, went: str) -> str:
+        advice = "add consumers, wait longer (timeout=) or raise the queue's max_depth"
+        if self._overflow == lib.SHMQ_REJECT:
+            advice = 'add consumers, raise max_depth, or create it with overflow="block"'
+        return explain(
+            self._what(),
+            f"max_depth or max_bytes reached{went}",
+            "room within the timeout",
+            advice,
+        )
 
-        In a queue with a `dedup_window`, of all publishes with one `dedup_id` within the window one
-        becomes a message; the others return that one's id. The window counts from the call.
+    def _space_wait(self, deadline: int, spin: int = 0) -> Callable[[], int]:
+        client, qref, ctx = self._client, self._qref, ffi.cast("shmq_ctx *", self._ctx)
+        # Naming client keeps its mapping while the wait lasts.
+        return lambda: lib.shmq_wait_space(ctx, qref, deadline, spin) if client is not None else 0
 
-        With ``serializer``, a name such as "json" or an object (see `shmq.serializers`), ``message``
-        is any object that it takes; the header `content-type` says how to read it.
-
-        Blocks only while the queue is full and its overflow policy is "block" (or "drop-oldest", and
-        there is nothing to drop); ``timeout`` seconds at most (None: for ever, 0: not at all).
-
-        Raises: QueueFull when the time is over, or at once with overflow="reject"; QueueClosed after
-            shutdown(); MessageTooLarge; MessageExpired when its ttl, or the queue's, ends before it is
-            due; OutOfSharedMemory, also for more ids than `dedup_capacity`; TypeError and ValueError
-            for bad fields.
-        """
-        if serializer is not None:
-            message = self._serialized(message, serializer, fields)
-            if isinstance(message, Encoded):
-                return self._publish_encoded(message, timeout, fields)
-        deadline = deadline_of(timeout)
-        m = message_of(message, fields)
-        args = self._encoded(m)
-        last = False
-        while True:
-            rc = self._send(*args)
-            if rc >= 0:
-                return rc
-            last = self._wait_for_room(rc, deadline, last)
+    # ---- loans -----------------------------------------------------------------------------
 
     def _publish_encoded(
         self, encoded: Encoded, timeout: float | str | None, fields: dict[str, Any]
@@ -148,167 +98,8 @@ class Queue(QueueBase):
             encoded.write(buffer)
         return loan.id
 
-    def _serialized(self, obj: Any, serializer: str | Serializer, fields: dict[str, Any]) -> Any:
-        codec = find(serializer)
-        encoded = codec.encode(obj)
-        fields["headers"] = {CONTENT_TYPE: codec.content_type, **(fields.get("headers") or {})}
-        return encoded
-
-    def _encoded(
-        self, m: Message
-    ) -> tuple[Any, bytes | None, int, int, int, bytes | None, bytes | None]:
-        if m.priority >= self._priorities:
-            raise ValueError(
-                explain(
-                    "priority",
-                    m.priority,
-                    f"less than {self._priorities}, the levels of queue {self.name!r}",
-                    "create the queue with more priorities",
-                )
-            )
-        delay_ns, ttl_ns = m.delay_ns, m.ttl_ns
-        if delay_ns:
-            self._refuse_stillborn(delay_ns, ttl_ns)
-        payload = m.payload
-        if type(payload) is not bytes and not memoryview(payload).c_contiguous:
-            payload = bytes(payload)
-        key, dedup = bytes_of(m.key), bytes_of(m.dedup_id)
-        return payload, m.encoded_headers(), ttl_ns, delay_ns, m.priority, key, dedup
-
-    def _refuse_stillborn(self, delay_ns: int, own_ttl_ns: int) -> None:
-        default = own_ttl_ns == lib.SHMQ_DELAY_DEFAULT
-        ttl_ns = self._ttl_ns if default else own_ttl_ns
-        if not 0 < ttl_ns <= delay_ns:
-            return
-        raise MessageExpired(
-            explain(
-                f"message for {self._what()}",
-                f"a ttl of {ttl_ns / NS:g} s{', the default here,' if default else ''} "
-                f"that ends before it is due in {delay_ns / NS:g} s",
-                "a ttl longer than the delay",
-                "give it a ttl= (math.inf: for ever), or a shorter delay",
-            )
-        )
-
-    def _what(self) -> str:
-        return f"queue {self.name!r}"
-
-    def _publish_many_slow(
-        self,
-        messages: Iterable[Any],
-        _done: int = 0,
-        *,
-        timeout: float | str | None = None,
-    ) -> int:
-        """Publish many messages in order, in few crossings into C; return how many.
-
-        Not a transaction: others see each one as soon as it is in. Blocks like `publish`;
-        ``timeout`` is for all together, and QueueFull's text says how many went.
-        """
-        deadline = deadline_of(timeout)
-        done = _done
-        waiting: list[bytes] = []
-        try:
-            for message in messages:
-                if type(message) is bytes:
-                    waiting.append(message)
-                    if len(waiting) >= CHUNK:
-                        done += self._send_all(waiting, deadline, done)
-                    continue
-                done += self._send_all(waiting, deadline, done)
-                args = self._encoded(message_of(message, {}))
-                last = False
-                while (rc := self._send(*args)) < 0:
-                    last = self._wait_for_room(rc, deadline, last, done)
-                done += 1
-        except QueueFull:
-            raise
-        except Exception:
-            # The iterable or a message failed: what came before it goes all the same.
-            self._send_all(waiting, deadline, done)
-            raise
-        return done + self._send_all(waiting, deadline, done)
-
-    def _send_all(self, items: list[bytes], deadline: int, done: int) -> int:
-        sent = 0
-        last = False
-        while sent < len(items):
-            rc = self._send_many(items, sent)
-            if rc > 0:
-                sent += rc
-                last = False
-            else:
-                last = self._wait_for_room(rc, deadline, last, done + sent)
-        items.clear()
-        return sent
-
-    def _wait_for_room(self, rc: int, deadline: int, last: bool, done: int | None = None) -> bool:
-        """Return for another attempt (whether it is the last one), or raise what ``rc`` stands for."""
-        if rc == lib.SHMQ_E_FORKED:
-            self._reattach()
-            return last
-        if rc != lib.SHMQ_FULL:
-            self._client.check(rc, f"queue {self.name!r}")
-            return last
-        if last or deadline == 1 or self._overflow == lib.SHMQ_REJECT:
-            advice = "add consumers, wait longer (timeout=) or raise the queue's max_depth"
-            if self._overflow == lib.SHMQ_REJECT:
-                advice = 'add consumers, raise max_depth, or create it with overflow="block"'
-            went = "" if done is None else f" after {done} messages were published"
-            raise QueueFull(
-                explain(
-                    f"queue {self.name!r}",
-                    f"max_depth or max_bytes reached{went}",
-                    "room within the timeout",
-                    advice,
-                )
-            )
-        ctx = ffi.cast("shmq_ctx *", self._ctx)
-        return lib.shmq_wait_space(ctx, self._qref, deadline, ADAPTIVE) == lib.SHMQ_TIMEOUT
-
-    async def apublish(
-        self,
-        message: Any,
-        *,
-        timeout: float | str | None = None,
-        serializer: str | Serializer | None = None,
-        **fields: Any,
-    ) -> int:
-        """Like `publish`, without blocking the event loop. Cancelling it publishes nothing."""
-        if serializer is not None:
-            message = self._serialized(message, serializer, fields)
-            if isinstance(message, Encoded):  # a loan would have to wait for room by blocking
-                message = message.to_bytes()
-        deadline = deadline_of(timeout)
-        args = self._encoded(message_of(message, fields))
-        last = False
-        while True:
-            rc = self._send(*args)
-            if rc >= 0:
-                return rc
-            if rc != lib.SHMQ_FULL or last or deadline == 1 or self._overflow == lib.SHMQ_REJECT:
-                last = self._wait_for_room(rc, deadline, last)
-                continue
-            rc = await wait_in_thread(self._space_wait(deadline), lambda: None)
-            last = rc == lib.SHMQ_TIMEOUT
-
-    def _space_wait(self, deadline: int) -> Callable[[], int]:
-        client, qref, ctx = self._client, self._qref, ffi.cast("shmq_ctx *", self._ctx)
-        # Naming client keeps its mapping while the wait lasts.
-        return lambda: lib.shmq_wait_space(ctx, qref, deadline, 0) if client is not None else 0
-
     def _loan_slow(self, nbytes: int, **fields: Any) -> Loan:
-        """Return a context manager whose value is a writable memoryview in shared memory.
-
-        Leaving the block publishes what was written there, without a copy; an exception in it
-        publishes nothing. Its contents are undefined at first. ``fields`` are those of Message.
-        The memoryview is invalid afterwards, and no slice or array made of it may be left.
-
-            with queue.loan(1_000_000) as buffer:
-                numpy.frombuffer(buffer)[:] = samples
-
-        Raises (at the end): like `publish`; BufferError when something still refers to the buffer.
-        """
+        """What `loan` is, where the accelerator leaves it."""
         return Loan(self, parse_count(nbytes, "nbytes", 0, 1 << 40), fields)
 
     def _loan_wait(self, address: int) -> None:
@@ -441,10 +232,6 @@ class Queue(QueueBase):
             self._call(lib.shmq_queue_discard)
 
     # ---- attachment ------------------------------------------------------------------------
-
-    def _reattach(self) -> None:
-        self._client.reattach()
-        self._bind(self._client.address, self._qref)
 
     def _call(self, call: Callable[..., int], *args: Any) -> int:
         rc = call(self._client.ctx, self._qref, *args)

@@ -10,18 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shmq._native import QueueBase, ffi, lib
+from shmq._native import ffi, lib
 from shmq.client import Client
-from shmq.consumer import ADAPTIVE, Consumer
+from shmq.consumer import Consumer
 from shmq.errors import (
     InvalidOption,
     InvalidOptionType,
     OptionsMismatch,
-    QueueFull,
     QueueNotFound,
     ShmqError,
     TopicNotFound,
@@ -40,15 +39,12 @@ from shmq.records import (
     queue_defaults,
     records,
 )
-from shmq.serializers import Encoded, Serializer
+from shmq.sender import Sender
 
 if TYPE_CHECKING:
-    from typing import overload
+    from typing_extensions import Unpack
 
-    from typing_extensions import Buffer, Unpack
-
-    from shmq.keywords import Ack, MessageKeywords, QueueKeywords, Seconds
-    from shmq.message import Message
+    from shmq.keywords import Ack, QueueKeywords
 
 __all__ = [
     "Topic",
@@ -62,7 +58,6 @@ __all__ = [
 MAX_FILTER: int = lib.SHMQ_FILTER_MAX  # bytes of encoded headers
 _DISCONNECTED = COUNTERS.index("disconnected")
 OWN_OPTIONS = ("filter", "ephemeral", "ack", "prefetch", "max_unsettled")  # of subscribe()
-SENDING = ("apublish", "publish", "publish_many")  # bound to the sender's, one call less each time
 SLICE_NS = 50_000_000  # who was in the way may have changed
 
 
@@ -105,49 +100,45 @@ def topic_stats_of(info: Any, subscribers: int, subscriptions: list[QueueStats])
     )
 
 
-class _Sender(Queue):
-    """The publishing half of a queue, for a topic."""
+class Topic(Sender):
+    """A topic of a broker. Made by `Broker.create_topic` and `Broker.get_topic`.
+
+    May be shared by threads, used in forked children, and sent to other processes by pickling.
+    """
 
     __slots__ = ()
 
-    def __init__(self, client: Client, name: str, qref: int) -> None:
-        self.name = name
-        self._overflow: int = lib.SHMQ_BLOCK
-        self._priorities: int = 10
-        self._ttl_ns: int = 0  # each subscription has its own
-        QueueBase.__init__(self, client, client.address, qref, False, True)
+    def __init__(self, client: Client, name: str, qref: int | None = None) -> None:
+        if qref is None:
+            qref = client.call(lib.shmq_queue_open, b"/" + name.encode())
+            if qref in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
+                raise _not_found(name)
+            client.check(qref, f"topic {name!r}")
+        super().__init__(client, name, qref, fans=True)
+
+    # ---- room ------------------------------------------------------------------------------
 
     def _wait_for_room(self, rc: int, deadline: int, last: bool, done: int | None = None) -> bool:
         if rc == lib.SHMQ_GONE:
             raise _not_found(self.name)
-        if rc != lib.SHMQ_FULL:
-            return super()._wait_for_room(rc, deadline, last, done)
-        if last or deadline == 1:
-            went = "" if done is None else f" after {done} messages were published"
-            raise QueueFull(
-                explain(
-                    f"topic {self.name!r}",
-                    f"no room in subscription {self._blocker()!r}{went}",
-                    "room within the timeout",
-                    'read faster, raise its max_depth, or give it overflow="drop-oldest" or "disconnect"',
-                )
-            )
-        return self._space_wait(deadline)() == lib.SHMQ_TIMEOUT
-
-    def _publish_encoded(
-        self, encoded: Encoded, timeout: float | str | None, fields: dict[str, Any]
-    ) -> int:
-        # A loan is of one queue; this is written once more, into the payload that all share.
-        return self._publish_slow(encoded.to_bytes(), timeout=timeout, **fields)
+        return super()._wait_for_room(rc, deadline, last, done)
 
     def _what(self) -> str:
         return f"topic {self.name!r}"
+
+    def _full(self, went: str) -> str:
+        return explain(
+            self._what(),
+            f"no room in subscription {self._blocker()!r}{went}",
+            "room within the timeout",
+            'read faster, raise its max_depth, or give it overflow="drop-oldest" or "disconnect"',
+        )
 
     def _blocker(self) -> str:
         blocker = int(lib.shmq_topic_blocker(self._client.ctx, self._qref))
         return name_then(self._client, index_of(blocker), lib.shmq_now())
 
-    def _space_wait(self, deadline: int) -> Callable[[], int]:
+    def _space_wait(self, deadline: int, spin: int = 0) -> Callable[[], int]:
         client, qref, ctx = self._client, self._qref, ffi.cast("shmq_ctx *", self._ctx)
 
         def wait() -> int:
@@ -156,77 +147,11 @@ class _Sender(Queue):
             until = min(until, deadline) if deadline else until
             blocker = lib.shmq_topic_blocker(ctx, qref)
             if blocker > 0:
-                lib.shmq_wait_space(ctx, blocker, until, ADAPTIVE)
+                lib.shmq_wait_space(ctx, blocker, until, spin)
             over = deadline and lib.shmq_now() >= deadline
             return int(lib.SHMQ_TIMEOUT if over else lib.SHMQ_OK)
 
         return wait
-
-
-class Topic:
-    """A topic of a broker. Made by `Broker.create_topic` and `Broker.get_topic`.
-
-    May be shared by threads, used in forked children, and sent to other processes by pickling.
-    """
-
-    __slots__ = ("__weakref__", "_client", "_qref", "_sender", "name", *SENDING)
-
-    if TYPE_CHECKING:
-
-        @overload
-        def publish(
-            self,
-            message: Buffer | Message,
-            *,
-            timeout: Seconds | None = None,
-            **fields: Unpack[MessageKeywords],
-        ) -> int: ...
-        @overload
-        def publish(
-            self,
-            message: Any,
-            *,
-            timeout: Seconds | None = None,
-            serializer: str | Serializer,
-            **fields: Unpack[MessageKeywords],
-        ) -> int: ...
-        def publish(self, message: Any, **fields: Any) -> int:
-            """Publish to all subscriptions or, when it raises, to none; return the message's id.
-
-            Like `Queue.publish`. Blocks only while a subscription with the policy "block" is full.
-            Raises: QueueFull when the time is over, QueueClosed, TopicNotFound, as Queue.publish.
-            """
-
-        def publish_many(
-            self, messages: Iterable[Buffer | Message], *, timeout: Seconds | None = None
-        ) -> int:
-            """Publish many messages in order; return how many. Like `Queue.publish_many`."""
-
-        async def apublish(
-            self,
-            message: Any,
-            *,
-            timeout: float | str | None = None,
-            serializer: str | Serializer | None = None,
-            **fields: Any,
-        ) -> int:
-            """Like `publish`, without blocking the event loop. Cancelling it publishes nothing."""
-
-    def __init__(self, client: Client, name: str, qref: int | None = None) -> None:
-        self.name = name
-        self._client = client
-        if qref is None:
-            qref = client.call(lib.shmq_queue_open, b"/" + name.encode())
-            if qref in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
-                raise _not_found(name)
-            client.check(qref, f"topic {name!r}")
-        self._qref: int = qref
-        self._sender = _Sender(client, name, qref)
-        # Bound here once: the accelerator's own methods, without a Python frame around them.
-        if not TYPE_CHECKING:
-            self.publish = self._sender.publish
-            self.publish_many = self._sender.publish_many
-            self.apublish = self._sender.apublish
 
     # ---- subscriptions ---------------------------------------------------------------------
 
@@ -357,7 +282,7 @@ class Topic:
         rc = self._client.call(call, self._qref, *args)
         if rc == lib.SHMQ_GONE:
             raise _not_found(self.name)
-        return self._client.check(rc, f"topic {self.name!r}")
+        return int(self._client.check(rc, self._what()))
 
     def __reduce__(self) -> Any:
         return _reopen, (self._client.name, self.name)

@@ -39,6 +39,7 @@ FLOORS = {
     "shmq.serializers": 2,
     # 3: the nouns of a queue
     "shmq.message": 3,
+    "shmq.sender": 3,
     "shmq.delivery": 3,
     "shmq.figures": 3,
     "shmq.loan": 3,

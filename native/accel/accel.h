@@ -3,7 +3,8 @@
  * shmq/queue.py, consumer.py, delivery.py and mp/items.py build on four base types. shmq/_native/pure.py has the same over
  * cffi; both must behave alike, tests/unit run over both. Everything rare goes to a Python method of the subclass:
  *
- *   QueueBase     publish(bytes, **fields) and publish_many(list of bytes) that just work; the rest: _publish_slow, _publish_many_slow    queue.c
+ *   SenderBase    publish(bytes, **fields) and publish_many(list of bytes) that just work; the rest: _publish_slow, _publish_many_slow    queue.c
+ *   QueueBase     and loan; the rest: _loan_slow, _loan_wait
  *   ConsumerBase  get, get_many, __next__ with their waiting; outcomes other than a delivery: _recover(rc, deadline_ns)              consumer.c
  *   DeliveryBase  payload, headers and ack() that just work; the rest: _headers_slow(), _ack_failed(rc)                              delivery.c
  *   ItemsBase     put and get of objects, for shmq.mp                                                                                items.c
@@ -92,7 +93,9 @@ typedef struct {
 /* What a message is made of, as both _send and _forward get it: payload, meta or None, ttl, delay, priority, key, dedup. */
 typedef struct { shmq_message m; Py_buffer payload, meta; } message_parts;
 
-extern PyTypeObject QueueType, ConsumerType, DeliveryType, ItemsType;
+#include "docs.h"   /* made from shmq/_native/pure.py by native/accel_docs.py */
+
+extern PyTypeObject SenderType, QueueType, ConsumerType, DeliveryType, ItemsType;
 
 /* ---- names that are looked up in Python: one struct, filled when the module is made ------------------------------------ */
 

@@ -429,22 +429,22 @@ static PyObject *consumer_ctx(ConsumerObject *self, void *unused) { (void)unused
 static PyObject *consumer_closed(ConsumerObject *self, void *unused) { (void)unused; return PyBool_FromLong(self->closed); }
 
 static PyMethodDef consumer_methods[] = {
-    {"get", (PyCFunction)(void (*)(void))consumer_get, METH_FASTCALL | METH_KEYWORDS, PyDoc_STR("get($self, /, timeout=None)\n--\n\nReturn the next delivery; wait up to `timeout` seconds for one (None: for ever, 0: not at all).\n\nRaises: QueueEmpty when the time is over; QueueClosed when the queue is shut down and drained.")},
-    {"get_many", (PyCFunction)(void (*)(void))consumer_get_many, METH_FASTCALL | METH_KEYWORDS, PyDoc_STR("get_many($self, /, max_n, timeout=None)\n--\n\nReturn a list of 1 to `max_n` deliveries: what is there now; wait like get() only while there is none.\n\nRaises: QueueEmpty when the time is over; QueueClosed when the queue is shut down and drained.")},
-    {"ack_many", (PyCFunction)consumer_ack_many, METH_O, PyDoc_STR("ack_many($self, deliveries, /)\n--\n\nAck all of `deliveries` in few crossings into C; return how many.\n\nRaises: StaleDelivery when the lease of any has moved on; the others are acked all the same.")},
+    {"get", (PyCFunction)(void (*)(void))consumer_get, METH_FASTCALL | METH_KEYWORDS, DOC_ConsumerBase_get},
+    {"get_many", (PyCFunction)(void (*)(void))consumer_get_many, METH_FASTCALL | METH_KEYWORDS, DOC_ConsumerBase_get_many},
+    {"ack_many", (PyCFunction)consumer_ack_many, METH_O, DOC_ConsumerBase_ack_many},
     {"_poll", (PyCFunction)consumer_poll, METH_VARARGS, NULL},
     {"_settle_mine", (PyCFunction)consumer_settle_mine, METH_VARARGS, NULL},
     {"_close", (PyCFunction)consumer_close, METH_NOARGS, NULL},
     {"_bind", (PyCFunction)consumer_bind, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL}};
 static PyGetSetDef consumer_getset[] = {
-    {"_ctx", (getter)consumer_ctx, NULL, NULL, NULL}, {"closed", (getter)consumer_closed, NULL, PyDoc_STR("True after close()."), NULL}, {NULL, NULL, NULL, NULL, NULL}};
+    {"_ctx", (getter)consumer_ctx, NULL, NULL, NULL}, {"closed", (getter)consumer_closed, NULL, DOC_ConsumerBase_closed, NULL}, {NULL, NULL, NULL, NULL, NULL}};
 static PyMemberDef consumer_members[] = {
     {"_qref", T_ULONGLONG, offsetof(ConsumerObject, qref), READONLY, NULL},
     {"_client", T_OBJECT, offsetof(ConsumerObject, client), READONLY, NULL},
     {"_empty", T_OBJECT, offsetof(ConsumerObject, empty), 0, NULL},
     {"_mode", T_INT, offsetof(ConsumerObject, mode), READONLY, NULL},
-    {"unsettled", T_ULONGLONG, offsetof(ConsumerObject, unsettled), READONLY, PyDoc_STR("Deliveries handed out and not settled.")},
+    {"unsettled", T_ULONGLONG, offsetof(ConsumerObject, unsettled), READONLY, DOC_ConsumerBase_unsettled},
     {"_read_ahead", T_UINT, offsetof(ConsumerObject, n), READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};
 

@@ -232,25 +232,26 @@ static PyObject *delivery_redelivered(DeliveryObject *self, void *unused) { (voi
 static PyObject *delivery_thread(DeliveryObject *self, void *unused) { (void)unused; return PyLong_FromUnsignedLong(self->l.thread); }
 
 static PyMethodDef delivery_methods[] = {
-    {"ack", (PyCFunction)delivery_ack, METH_NOARGS, PyDoc_STR("ack($self, /)\n--\n\nSettle: the message is done and its memory free.\n\nCopies nothing, blocks on nothing.\nRaises: StaleDelivery when the lease has moved on or was settled before.")},
+    {"ack", (PyCFunction)delivery_ack, METH_NOARGS, DOC_DeliveryBase_ack},
     {"_settle", (PyCFunction)(void (*)(void))delivery_settle, METH_FASTCALL, NULL},
     {"_forward", (PyCFunction)(void (*)(void))delivery_forward, METH_FASTCALL, NULL},
     {"_view", (PyCFunction)delivery_view, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL}};
 static PyGetSetDef delivery_getset[] = {
-    {"payload", (getter)delivery_payload, NULL, PyDoc_STR("The message's bytes, copied once.\n\nUp to 4 KiB they are copied at delivery, larger ones on first use, which must be before the settle."), NULL},
-    {"headers", (getter)delivery_headers, NULL, PyDoc_STR("The message's headers, decoded anew at each use.\n\nA dead letter's include `x-error`, `x-death-reason` (\"retries\", \"rejected\", \"expired\" or\n\"overflow\"), `x-death-queue`, `x-death-time` (seconds since 1970) and `x-attempts`."), NULL},
-    {"redelivered", (getter)delivery_redelivered, NULL, PyDoc_STR("True when it was delivered before."), NULL},
+    {"payload", (getter)delivery_payload, NULL, DOC_DeliveryBase_payload, NULL},
+    {"headers", (getter)delivery_headers, NULL, DOC_DeliveryBase_headers, NULL},
+    {"redelivered", (getter)delivery_redelivered, NULL, DOC_DeliveryBase_redelivered, NULL},
     {"_meta", (getter)delivery_meta, NULL, NULL, NULL},
     {"_address", (getter)delivery_address, NULL, NULL, NULL},
     {"_ctx", (getter)delivery_ctx, NULL, NULL, NULL},
     {"_settled", (getter)delivery_settled, NULL, NULL, NULL},
     {"_thread", (getter)delivery_thread, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL}};
+#define PUBLIC(member, type) {#member, type, (Py_ssize_t)(offsetof(DeliveryObject, l) + offsetof(lease, d) + offsetof(shmq_delivery, member)), READONLY, DOC_DeliveryBase_##member}
 #define FIELD(name, type, member) {name, type, (Py_ssize_t)(offsetof(DeliveryObject, l) + offsetof(lease, d) + offsetof(shmq_delivery, member)), READONLY, NULL}
 static PyMemberDef delivery_members[] = {
-    FIELD("attempt", T_UINT, attempt), FIELD("id", T_ULONGLONG, id), FIELD("priority", T_UINT, priority),
-    FIELD("size", T_UINT, size), FIELD("_queue", T_UINT, queue), FIELD("_reason", T_UINT, reason), FIELD("_origin", T_UINT, origin),
+    PUBLIC(attempt, T_UINT), PUBLIC(id, T_ULONGLONG), PUBLIC(priority, T_UINT), PUBLIC(size, T_UINT),
+    FIELD("_queue", T_UINT, queue), FIELD("_reason", T_UINT, reason), FIELD("_origin", T_UINT, origin),
     FIELD("_died_attempts", T_UINT, died_attempts), FIELD("_published_ns", T_ULONGLONG, published_ns),
     FIELD("_expires_ns", T_ULONGLONG, expires_ns), FIELD("_died_ns", T_ULONGLONG, died_ns),
     {"_extra", T_OBJECT, offsetof(DeliveryObject, extra), READONLY, NULL},

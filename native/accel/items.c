@@ -343,8 +343,8 @@ static void items_dealloc(ItemsObject *self) {
 static PyObject *items_ctx(ItemsObject *self, void *unused) { (void)unused; return PyLong_FromVoidPtr(self->ctx); }
 
 static PyMethodDef items_methods[] = {
-    {"put", (PyCFunction)(void (*)(void))items_put, METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"get", (PyCFunction)(void (*)(void))items_get, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"put", (PyCFunction)(void (*)(void))items_put, METH_FASTCALL | METH_KEYWORDS, DOC_ItemsBase_put},
+    {"get", (PyCFunction)(void (*)(void))items_get, METH_FASTCALL | METH_KEYWORDS, DOC_ItemsBase_get},
     {"_put_some", (PyCFunction)items_put_some, METH_VARARGS, NULL},
     {"_get_some", (PyCFunction)items_get_some, METH_VARARGS, NULL},
     {"_send_parts", (PyCFunction)items_send_parts, METH_VARARGS, NULL},

@@ -16,7 +16,7 @@ static bool names_init(void) {
 static int module_exec(PyObject *m) {
     if (!names_init() || !fields_init()) return -1;
     if (PyType_Ready(&PayloadType) < 0 || PyType_Ready(&LoanType) < 0) return -1;
-    PyTypeObject *types[] = {&QueueType, &ConsumerType, &DeliveryType, &ItemsType};
+    PyTypeObject *types[] = {&SenderType, &QueueType, &ConsumerType, &DeliveryType, &ItemsType};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (PyModule_AddType(m, types[i]) < 0) return -1;
     PyObject *fingerprint = PyLong_FromUnsignedLongLong(shmq_fingerprint());

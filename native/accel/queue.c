@@ -1,6 +1,6 @@
-/* queue.c: a queue of the accelerator: publish, one and many.
+/* queue.c: publishing by the accelerator, into a queue or a topic: one and many.
  *
- * A full queue is waited for here; what is rare goes to Queue._publish_slow.
+ * A full queue is waited for here; what is rare goes to Sender._publish_slow.
  */
 #include "accel.h"
 
@@ -154,10 +154,9 @@ static void queue_dealloc(QueueObject *self) {
 }
 static PyObject *queue_ctx(QueueObject *self, void *unused) { (void)unused; return PyLong_FromVoidPtr(self->ctx); }
 
-static PyMethodDef queue_methods[] = {
-    {"publish", (PyCFunction)(void (*)(void))queue_publish, METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"publish_many", (PyCFunction)(void (*)(void))queue_publish_many, METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"loan", (PyCFunction)(void (*)(void))queue_loan, METH_FASTCALL | METH_KEYWORDS, NULL},
+static PyMethodDef sender_methods[] = {
+    {"publish", (PyCFunction)(void (*)(void))queue_publish, METH_FASTCALL | METH_KEYWORDS, DOC_SenderBase_publish},
+    {"publish_many", (PyCFunction)(void (*)(void))queue_publish_many, METH_FASTCALL | METH_KEYWORDS, DOC_SenderBase_publish_many},
     {"_send", (PyCFunction)(void (*)(void))queue_send, METH_FASTCALL, NULL},
     {"_send_many", (PyCFunction)queue_send_many, METH_VARARGS, NULL},
     {"_bind", (PyCFunction)queue_bind, METH_VARARGS, NULL},
@@ -168,9 +167,9 @@ static PyMemberDef queue_members[] = {
     {"_client", T_OBJECT, offsetof(QueueObject, client), READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};
 
-PyTypeObject QueueType = {
+PyTypeObject SenderType = {
     PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "shmq._native._accel.QueueBase",
+    .tp_name = "shmq._native._accel.SenderBase",
     .tp_basicsize = sizeof(QueueObject),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .tp_new = PyType_GenericNew,
@@ -179,8 +178,26 @@ PyTypeObject QueueType = {
     .tp_traverse = (traverseproc)queue_traverse,
     .tp_clear = (inquiry)queue_clear,
     .tp_free = PyObject_GC_Del,
-    .tp_methods = queue_methods,
+    .tp_methods = sender_methods,
     .tp_getset = queue_getset,
     .tp_members = queue_members,
+    .tp_doc = PyDoc_STR("The part of Sender that is called for every message."),
+};
+
+static PyMethodDef queue_methods[] = {
+    {"loan", (PyCFunction)(void (*)(void))queue_loan, METH_FASTCALL | METH_KEYWORDS, DOC_QueueBase_loan},
+    {NULL, NULL, 0, NULL}};
+
+PyTypeObject QueueType = {   /* the same object, which can lend as well */
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "shmq._native._accel.QueueBase",
+    .tp_base = &SenderType,
+    .tp_basicsize = sizeof(QueueObject),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .tp_dealloc = (destructor)queue_dealloc,
+    .tp_traverse = (traverseproc)queue_traverse,
+    .tp_clear = (inquiry)queue_clear,
+    .tp_free = PyObject_GC_Del,
+    .tp_methods = queue_methods,
     .tp_doc = PyDoc_STR("The part of Queue that is called for every message."),
 };

@@ -2,7 +2,7 @@
 
 ``ffi`` and ``lib`` are the complete binding (cffi, required). ``ACCEL`` is the optional CPython
 binding of the hottest calls, or None: not built, of another build than ``lib``, or switched off by
-``SHMQ_NO_ACCEL=1``. ``QueueBase``, ``ConsumerBase`` and ``DeliveryBase`` come from it or, with the
+``SHMQ_NO_ACCEL=1``. ``SenderBase``, ``QueueBase``, ``ConsumerBase`` and ``DeliveryBase`` come from it or, with the
 same behaviour, from `shmq._native.pure`.
 
 Static typing ends here: `CData` is Any, and what C calls take and give is declared in _shmq.pyi.
@@ -20,11 +20,11 @@ from shmq._native.structs import message_struct
 
 if TYPE_CHECKING:
     from shmq._native._shmq import CData as CData
-    from shmq._native.pure import ConsumerBase, DeliveryBase, QueueBase
+    from shmq._native.pure import ConsumerBase, DeliveryBase, QueueBase, SenderBase
     from shmq._native.pure_items import ItemsBase
 
 __all__ = [
-    "ACCEL", "ConsumerBase", "DeliveryBase", "ItemsBase", "QueueBase", "decode_fields", "ffi", "lib",
+    "ACCEL", "ConsumerBase", "DeliveryBase", "ItemsBase", "QueueBase", "SenderBase", "decode_fields", "ffi", "lib",
     "message_struct", "names_of",
 ]  # fmt: skip
 
@@ -62,12 +62,13 @@ decode_fields: Callable[[bytes], tuple[dict[str, Any], Any, Any] | None] = getat
 
 if not TYPE_CHECKING:
     if ACCEL is not None:
-        ConsumerBase, DeliveryBase, ItemsBase, QueueBase = (
+        ConsumerBase, DeliveryBase, ItemsBase, QueueBase, SenderBase = (
             ACCEL.ConsumerBase,
             ACCEL.DeliveryBase,
             ACCEL.ItemsBase,
             ACCEL.QueueBase,
+            ACCEL.SenderBase,
         )
     else:
-        from shmq._native.pure import ConsumerBase, DeliveryBase, QueueBase
+        from shmq._native.pure import ConsumerBase, DeliveryBase, QueueBase, SenderBase
         from shmq._native.pure_items import ItemsBase

@@ -1,4 +1,4 @@
-"""QueueBase, ConsumerBase and DeliveryBase over cffi: the reference for native/accel.
+"""SenderBase, QueueBase, ConsumerBase and DeliveryBase over cffi: the reference for native/accel.
 
 Both bindings behave alike; what each part is for is written at the head of native/accel/accel.h. Where that one
 relies on the GIL, this one relies on operations that are atomic in Python (of dicts, lists, deques):
@@ -50,8 +50,8 @@ class Lease:
         self.views: list[None] = []
 
 
-class QueueBase:
-    """The part of Queue that is called for every message."""
+class SenderBase:
+    """The part of Sender that is called for every message."""
 
     __slots__ = ("_client", "_ctx_pointer", "_one", "_qref", "_some")
 
@@ -77,23 +77,52 @@ class QueueBase:
     def _ctx(self) -> int:
         return int(ffi.cast("uintptr_t", self._ctx_pointer))
 
-    def publish(self, message: Any, **rest: Any) -> int:
-        if type(message) is bytes and not rest:
+    def publish(
+        self,
+        message: Any,
+        *,
+        timeout: Any = None,
+        serializer: Any = None,
+        **fields: Any,
+    ) -> int:
+        """Publish a message; return its id, a number unique in this broker.
+
+        ``message`` is a bytes-like object or a Message; ``fields`` are those of Message and override
+        the message's own. The payload is copied once, into shared memory. When this returns, every
+        process sees the message, and it survives the death of this one.
+
+        In a queue with a `dedup_window`, of all publishes with one `dedup_id` within the window one
+        becomes a message; the others return that one's id. The window counts from the call.
+
+        With ``serializer``, a name such as "json" or an object (see `shmq.serializers`), ``message``
+        is any object that it takes; the header `content-type` says how to read it.
+
+        Blocks only while the queue, or a topic's subscription, is full and its overflow policy is "block" (or "drop-oldest", and
+        there is nothing to drop); ``timeout`` seconds at most (None: for ever, 0: not at all).
+
+        Raises: QueueFull when the time is over, or at once with overflow="reject"; QueueClosed after
+            shutdown(); MessageTooLarge; MessageExpired when its ttl, or the queue's, ends before it is
+            due; OutOfSharedMemory, also for more ids than `dedup_capacity`; TypeError and ValueError
+            for bad fields.
+        """
+        plain = timeout is None and serializer is None and not fields
+        if plain and type(message) is bytes:
             sent = self._send(message, None, lib.SHMQ_DELAY_DEFAULT, 0, 0, None, None)
             if sent >= 0:
                 return sent
-        return self._publish_slow(message, **rest)
+        return self._publish_slow(message, timeout=timeout, serializer=serializer, **fields)
 
     def publish_many(self, messages: Iterable[Any], *, timeout: Any = None) -> int:
+        """Publish many messages in order, in few crossings into C; return how many.
+
+        Not a transaction: others see each one as soon as it is in. Blocks like `publish`;
+        ``timeout`` is for all together, and QueueFull's text says how many went.
+        """
         return self._publish_many_slow(messages, timeout=timeout)
 
-    def loan(self, nbytes: int, **fields: Any) -> AbstractContextManager[memoryview]:
-        return self._loan_slow(nbytes, **fields)
-
-    def _loan_slow(self, nbytes: int, **fields: Any) -> AbstractContextManager[memoryview]:
-        raise NotImplementedError
-
-    def _publish_slow(self, message: Any, *, timeout: Any = None, **fields: Any) -> int:
+    def _publish_slow(
+        self, message: Any, *, timeout: Any = None, serializer: Any = None, **fields: Any
+    ) -> int:
         raise NotImplementedError
 
     def _publish_many_slow(
@@ -131,6 +160,31 @@ class QueueBase:
                 return sent or rc
             sent += rc
         return sent
+
+
+class QueueBase(SenderBase):
+    """The part of Queue that is called for every message."""
+
+    __slots__ = ()
+
+    def loan(
+        self, nbytes: int, *, timeout: Any = None, **fields: Any
+    ) -> AbstractContextManager[memoryview]:
+        """Return a context manager whose value is a writable memoryview in shared memory.
+
+        Leaving the block publishes what was written there, without a copy; an exception in it
+        publishes nothing. Its contents are undefined at first. ``fields`` are those of Message.
+        The memoryview is invalid afterwards, and no slice or array made of it may be left.
+
+            with queue.loan(1_000_000) as buffer:
+                numpy.frombuffer(buffer)[:] = samples
+
+        Raises (at the end): like `publish`; BufferError when something still refers to the buffer.
+        """
+        return self._loan_slow(nbytes, timeout=timeout, **fields)
+
+    def _loan_slow(self, nbytes: int, **fields: Any) -> AbstractContextManager[memoryview]:
+        raise NotImplementedError
 
 
 class DeliveryBase:
@@ -269,18 +323,22 @@ class DeliveryBase:
 
     @property
     def attempt(self) -> int:
+        """How often the message has been delivered, this time included."""
         return int(self._lease.d.attempt)
 
     @property
     def id(self) -> int:
+        """A number unique in its broker."""
         return int(self._lease.d.id)
 
     @property
     def priority(self) -> int:
+        """0 (lowest) to 9."""
         return int(self._lease.d.priority)
 
     @property
     def size(self) -> int:
+        """Bytes of the payload."""
         return int(self._lease.d.size)
 
     @property
@@ -344,7 +402,7 @@ class ConsumerBase:
 
     __slots__ = (
         "_ahead", "_client", "_ctx_pointer", "_delivery", "_empty", "_leases", "_limit", "_mode",
-        "_prefetch", "_qref", "_spin_ns", "_taken", "closed",
+        "_over", "_prefetch", "_qref", "_spin_ns", "_taken",
     )  # fmt: skip
 
     def __init__(
@@ -358,7 +416,7 @@ class ConsumerBase:
         spin_ns: int,
         delivery: type[DeliveryBase],
     ) -> None:
-        self.closed = False
+        self._over = False
         self._leases: dict[int, Lease] = {}
         self._ahead: deque[Lease] = deque()
         self._taken: dict[int, Lease] = {}  # what is or may be read ahead
@@ -387,6 +445,11 @@ class ConsumerBase:
     @property
     def _ctx(self) -> int:
         return int(ffi.cast("uintptr_t", self._ctx_pointer))
+
+    @property
+    def closed(self) -> bool:
+        """True after close()."""
+        return self._over
 
     @property
     def unsettled(self) -> int:
@@ -467,7 +530,7 @@ class ConsumerBase:
 
     def _close(self) -> int:
         """Give everything back; how many deliveries."""
-        self.closed = True
+        self._over = True
         given = 0
         self._ahead.clear()
         for lease in list(self._taken.values()):
@@ -586,7 +649,7 @@ class ConsumerBase:
         """Take one without waiting: its registered lease and 1, or why not."""
         ctx, qref = self._ctx_pointer, self._qref
         lease = Lease(ctx, ffi.NULL)
-        if self.closed:
+        if self._over:
             return lease, CONSUMER_CLOSED
         if self._limit and self.unsettled >= self._limit:
             return lease, CONSUMER_LIMIT
@@ -629,7 +692,7 @@ class ConsumerBase:
         try:
             # A Client that is garbage together with us may have been finalized first: its context
             # is gone, and its detaching gave everything back.
-            if not self.closed and not self._client.closed:
+            if not self._over and not self._client.closed:
                 self._close()
         except Exception:  # at interpreter exit anything may be gone; death gives back as well
             pass

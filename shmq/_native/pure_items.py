@@ -42,6 +42,11 @@ class ItemsBase:
         return int(ffi.cast("uintptr_t", self._ctx_pointer))
 
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Put an item; return when it is in shared memory.
+
+        Waits for room unless ``block`` is False; ``timeout`` seconds at most (None: for ever).
+        Raises: queue.Full when the time is over; ValueError after close(), ShutDown after shutdown().
+        """
         if not self._ctx_pointer or self._closed or type(obj) is not bytes:
             self._put_slow(obj, block, timeout)
             return
@@ -80,9 +85,16 @@ class ItemsBase:
             sent += 1
         return sent, 0
 
-    def get(self, block: bool = True, timeout: float | None = None, **more: Any) -> Any:
-        if not self._ctx_pointer or self._closed or not self._plain or more:
-            return self._get_slow(block, timeout, **more)
+    def get(self, block: bool = True, timeout: float | None = None, *, copy: bool = True) -> Any:
+        """Take the next item, which is then nobody else's.
+
+        Waits for one unless ``block`` is False; ``timeout`` seconds at most (None: for ever). With ``copy``
+        False large buffers in it (arrays) are read-only views into shared memory, which stays until they are gone.
+        Raises: queue.Empty when the time is over; ValueError after close(); ShutDown after shutdown(), when
+            nothing is left.
+        """
+        if not self._ctx_pointer or self._closed or not self._plain or not copy:
+            return self._get_slow(block, timeout, copy)
         deadline = None
         last = False
         while True:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmq._native import ItemsBase, ffi, lib
 from shmq._native.pure_items import deadline_of
-from shmq.client import Client
-from shmq.consumer import ADAPTIVE, Consumer
+from shmq.client import ADAPTIVE, Client
+from shmq.consumer import Consumer
 from shmq.errors import CorruptSegment, QueueClosed, QueueEmpty, QueueFull, explain
 from shmq.home import Parcel, home, parcel, unpack
 from shmq.mp import handles, pickling, waiting
@@ -41,13 +41,10 @@ if TYPE_CHECKING:
     class Typed(ItemsBase, Generic[T]):
         """ItemsBase, for type checkers: what goes in comes out."""
 
-        def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
-            """Put an item; return when it is in shared memory. queue.Full when the time is over."""
-
-        def get(  # type: ignore[override]
+        def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None: ...
+        def get(
             self, block: bool = True, timeout: float | None = None, *, copy: bool = True
-        ) -> T:
-            """Take the next item. queue.Empty when the time is over."""
+        ) -> T: ...
 
 else:
     T = None

@@ -62,9 +62,9 @@ from shmq.workers import wire
 from shmq.workers.call import Call, Sink, settle
 from shmq.workers.crew import Crew
 from shmq.workers.death import Death, WorkerDied, WorkersFailed
+from shmq.workers.feeder import Feeder
 from shmq.workers.ledger import Ledger, kept
 from shmq.workers.recall import Recall
-from shmq.workers.sender import Sender
 from shmq.workers.work import work
 
 __all__ = ["Engine"]
@@ -121,7 +121,7 @@ class Engine:
                 abandon=True,
             )
             self._ledger = Ledger(workers + 1)
-            self._sender = Sender(self._queue, self._ledger, self._crew)
+            self._feeder = Feeder(self._queue, self._ledger, self._crew)
             self._recall = Recall(self._queue, self._ledger)
         except BaseException:
             self._close_broker()
@@ -199,7 +199,7 @@ class Engine:
                 self._admit(numbers, to)
                 now, later = entries[:room], entries[room:]
                 self._ledger.keep([(number, kept(payload)) for number, payload in later])
-            return self._sender.send(now) if now else ()
+            return self._feeder.send(now) if now else ()
 
     def _admit(self, numbers: list[int], to: Call | Sink) -> None:
         if self._broken is not None:
@@ -338,7 +338,7 @@ class Engine:
             with self._lock:
                 entries = ledger.next_ones()
             if entries:
-                failed = self._sender.send(entries)
+                failed = self._feeder.send(entries)
         for number, error in failed:
             ledger.fail(number, error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import keyword
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 from rig import memory
 
 from shmq import _native
-from shmq._native import pure
+from shmq._native import pure, pure_items
 from shmq.consumer import Consumer
 from shmq.delivery import Delivery
 from shmq.queue import Queue
@@ -68,7 +69,7 @@ def test_deliveries_of_a_subclass_with_attributes_are_whole() -> None:
 
 
 @pytest.mark.skipif(_native.ACCEL is None, reason="the accelerator is not built")
-@pytest.mark.parametrize("base", ["QueueBase", "ConsumerBase", "DeliveryBase"])
+@pytest.mark.parametrize("base", ["SenderBase", "QueueBase", "ConsumerBase", "DeliveryBase"])
 def test_both_bindings_have_the_same_members(base: str) -> None:
     def members(cls: type) -> set[str]:
         names = {name for name in vars(cls) if not name.startswith("__")}
@@ -77,14 +78,34 @@ def test_both_bindings_have_the_same_members(base: str) -> None:
 
     fast, slow = members(getattr(_native.ACCEL, base)), members(getattr(pure, base))
     own = {
-        "QueueBase": {"_ctx_pointer", "_one", "_some"},
+        "SenderBase": {"_ctx_pointer", "_one", "_some"},
+        "QueueBase": set(),
         "ConsumerBase": {
             "_ahead", "_ctx_pointer", "_delivery", "_get_until", "_hand_out", "_lease_forward", "_lease_settle",
-            "_leases", "_limit", "_prefetch", "_spin_ns", "_take_one", "_taken",
+            "_leases", "_limit", "_over", "_prefetch", "_spin_ns", "_take_one", "_taken",
         },
         "DeliveryBase": {"_end_of_view", "_lease", "_of", "_payload", "_view_end"},
     }[base]  # fmt: skip
     assert fast == slow - own
+
+
+BASES = ["SenderBase", "QueueBase", "ConsumerBase", "DeliveryBase", "ItemsBase"]
+
+
+@pytest.mark.skipif(_native.ACCEL is None, reason="the accelerator is not built")
+@pytest.mark.parametrize("base", BASES)
+def test_both_bindings_say_the_same_of_themselves(base: str) -> None:
+    slow = getattr(pure_items if base == "ItemsBase" else pure, base)
+    for name, told in vars(slow).items():
+        if name.startswith("_"):
+            continue
+        fast = vars(getattr(_native.ACCEL, base))[name]
+        assert told.__doc__, name
+        assert inspect.getdoc(fast) == inspect.getdoc(told), name
+        if callable(told):
+            _, *parameters = inspect.signature(told).parameters.values()
+            plain = [each.replace(annotation=inspect.Parameter.empty) for each in parameters]
+            assert [*inspect.signature(fast).parameters.values()][1:] == plain, name
 
 
 STUB = ROOT / "shmq" / "_native" / "_shmq.pyi"

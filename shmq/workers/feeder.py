@@ -1,4 +1,4 @@
-"""Sender: calls into their queue, as many at a time as fit."""
+"""Feeder: calls into their queue, as many at a time as fit."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from shmq.serializers import Encoded
 from shmq.workers.crew import Crew
 from shmq.workers.ledger import Ledger
 
-__all__ = ["Sender"]
+__all__ = ["Feeder"]
 
 PAUSE_S = 0.002  # between two looks whether memory has come back
 
 Failed = Sequence[tuple[int, BaseException]]
 
 
-class Sender:
+class Feeder:
     """Publishes calls to ``queue``, for the workers of ``crew``. Not for two threads at once."""
 
     def __init__(self, queue: Queue, ledger: Ledger, crew: Crew) -> None:

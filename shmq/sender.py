@@ -1,0 +1,255 @@
+"""Sender: what a queue and a topic have in common: publishing into it.
+
+The parts called for every message, `publish` of bytes and `publish_many` of lists of bytes, are in
+`SenderBase` (native/accel/queue.c or shmq/_native/pure.py); what they do not finish at once, because there
+is no room, the message has headers, or this process was forked, comes to the `_slow` methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from shmq._native import SenderBase, lib
+from shmq.aio import wait_in_thread
+from shmq.client import ADAPTIVE, Client
+from shmq.errors import MessageExpired, QueueFull, explain
+from shmq.message import Message, bytes_of, deadline_of, message_of
+from shmq.options import NS
+from shmq.serializers import CONTENT_TYPE, Encoded, Serializer, find
+
+if TYPE_CHECKING:
+    from typing import overload
+
+    from typing_extensions import Buffer, Unpack
+
+    from shmq.keywords import MessageKeywords, Seconds
+
+__all__ = ["Sender"]
+
+CHUNK = 256
+
+
+class Sender(SenderBase):
+    """A place to publish into: the publishing half of `Queue` and of `Topic`."""
+
+    __slots__ = {  # noqa: RUF023 - what users see comes first
+        "name": "Its name.",
+        "_overflow": None,
+        "_priorities": None,
+        "_ttl_ns": None,
+        "__weakref__": None,
+    }
+
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]
+        def publish(
+            self,
+            message: Buffer | Message,
+            *,
+            timeout: Seconds | None = None,
+            **fields: Unpack[MessageKeywords],
+        ) -> int: ...
+        @overload
+        def publish(
+            self,
+            message: Any,
+            *,
+            timeout: Seconds | None = None,
+            serializer: str | Serializer,
+            **fields: Unpack[MessageKeywords],
+        ) -> int: ...
+        def publish(self, message: Any, **fields: Any) -> int: ...
+
+        def publish_many(
+            self, messages: Iterable[Buffer | Message], *, timeout: Seconds | None = None
+        ) -> int: ...
+
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        qref: int,
+        *,
+        overflow: int = lib.SHMQ_BLOCK,
+        priorities: int = lib.SHMQ_LEVELS,
+        ttl_ns: int = 0,
+        fans: bool = False,
+    ) -> None:
+        """``fans``: it goes to all subscriptions, each of which has a policy of its own."""
+        self.name = name
+        self._overflow = overflow
+        self._priorities = max(1, min(priorities, lib.SHMQ_LEVELS))
+        self._ttl_ns = ttl_ns
+        waits = overflow == lib.SHMQ_BLOCK and not fans
+        super().__init__(client, client.address, qref, waits, fans, self._priorities)
+
+    def _publish_slow(
+        self,
+        message: Any,
+        *,
+        timeout: float | str | None = None,
+        serializer: str | Serializer | None = None,
+        **fields: Any,
+    ) -> int:
+        """What `publish` is, where the accelerator leaves it."""
+        if serializer is not None:
+            message = self._serialized(message, serializer, fields)
+            if isinstance(message, Encoded):
+                return self._publish_encoded(message, timeout, fields)
+        deadline = deadline_of(timeout)
+        m = message_of(message, fields)
+        args = self._encoded(m)
+        last = False
+        while True:
+            rc = self._send(*args)
+            if rc >= 0:
+                return rc
+            last = self._wait_for_room(rc, deadline, last)
+
+    def _publish_encoded(
+        self, encoded: Encoded, timeout: float | str | None, fields: dict[str, Any]
+    ) -> int:
+        return self._publish_slow(encoded.to_bytes(), timeout=timeout, **fields)
+
+    def _serialized(self, obj: Any, serializer: str | Serializer, fields: dict[str, Any]) -> Any:
+        codec = find(serializer)
+        encoded = codec.encode(obj)
+        fields["headers"] = {CONTENT_TYPE: codec.content_type, **(fields.get("headers") or {})}
+        return encoded
+
+    def _encoded(
+        self, m: Message
+    ) -> tuple[Any, bytes | None, int, int, int, bytes | None, bytes | None]:
+        if m.priority >= self._priorities:
+            raise ValueError(
+                explain(
+                    "priority",
+                    m.priority,
+                    f"less than {self._priorities}, the levels of {self._what()}",
+                    "create the queue with more priorities",
+                )
+            )
+        delay_ns, ttl_ns = m.delay_ns, m.ttl_ns
+        if delay_ns:
+            self._refuse_stillborn(delay_ns, ttl_ns)
+        payload = m.payload
+        if type(payload) is not bytes and not memoryview(payload).c_contiguous:
+            payload = bytes(payload)
+        key, dedup = bytes_of(m.key), bytes_of(m.dedup_id)
+        return payload, m.encoded_headers(), ttl_ns, delay_ns, m.priority, key, dedup
+
+    def _refuse_stillborn(self, delay_ns: int, own_ttl_ns: int) -> None:
+        default = own_ttl_ns == lib.SHMQ_DELAY_DEFAULT
+        ttl_ns = self._ttl_ns if default else own_ttl_ns
+        if not 0 < ttl_ns <= delay_ns:
+            return
+        raise MessageExpired(
+            explain(
+                f"message for {self._what()}",
+                f"a ttl of {ttl_ns / NS:g} s{', the default here,' if default else ''} "
+                f"that ends before it is due in {delay_ns / NS:g} s",
+                "a ttl longer than the delay",
+                "give it a ttl= (math.inf: for ever), or a shorter delay",
+            )
+        )
+
+    def _what(self) -> str:
+        raise NotImplementedError
+
+    def _publish_many_slow(
+        self,
+        messages: Iterable[Any],
+        _done: int = 0,
+        *,
+        timeout: float | str | None = None,
+    ) -> int:
+        """What `publish_many` is, where the accelerator leaves it."""
+        deadline = deadline_of(timeout)
+        done = _done
+        waiting: list[bytes] = []
+        try:
+            for message in messages:
+                if type(message) is bytes:
+                    waiting.append(message)
+                    if len(waiting) >= CHUNK:
+                        done += self._send_all(waiting, deadline, done)
+                    continue
+                done += self._send_all(waiting, deadline, done)
+                args = self._encoded(message_of(message, {}))
+                last = False
+                while (rc := self._send(*args)) < 0:
+                    last = self._wait_for_room(rc, deadline, last, done)
+                done += 1
+        except QueueFull:
+            raise
+        except Exception:
+            # The iterable or a message failed: what came before it goes all the same.
+            self._send_all(waiting, deadline, done)
+            raise
+        return done + self._send_all(waiting, deadline, done)
+
+    def _send_all(self, items: list[bytes], deadline: int, done: int) -> int:
+        sent = 0
+        last = False
+        while sent < len(items):
+            rc = self._send_many(items, sent)
+            if rc > 0:
+                sent += rc
+                last = False
+            else:
+                last = self._wait_for_room(rc, deadline, last, done + sent)
+        items.clear()
+        return sent
+
+    def _wait_for_room(self, rc: int, deadline: int, last: bool, done: int | None = None) -> bool:
+        """Return for another attempt (whether it is the last one), or raise what ``rc`` stands for."""
+        if rc == lib.SHMQ_E_FORKED:
+            self._reattach()
+            return last
+        if rc != lib.SHMQ_FULL:
+            self._client.check(rc, self._what())
+            return last
+        if last or deadline == 1 or self._overflow == lib.SHMQ_REJECT:
+            went = "" if done is None else f" after {done} messages were published"
+            raise QueueFull(self._full(went))
+        return self._space_wait(deadline, ADAPTIVE)() == lib.SHMQ_TIMEOUT
+
+    def _full(self, went: str) -> str:
+        """Return what QueueFull says; ``went``: how many were published before."""
+        raise NotImplementedError
+
+    def _space_wait(self, deadline: int, spin: int = 0) -> Callable[[], int]:
+        """Return a call that waits until there may be room; SHMQ_TIMEOUT: not before ``deadline``."""
+        raise NotImplementedError
+
+    async def apublish(
+        self,
+        message: Any,
+        *,
+        timeout: float | str | None = None,
+        serializer: str | Serializer | None = None,
+        **fields: Any,
+    ) -> int:
+        """Like `publish`, without blocking the event loop. Cancelling it publishes nothing."""
+        if serializer is not None:
+            message = self._serialized(message, serializer, fields)
+            if isinstance(message, Encoded):  # a loan would have to wait for room by blocking
+                message = message.to_bytes()
+        deadline = deadline_of(timeout)
+        args = self._encoded(message_of(message, fields))
+        last = False
+        while True:
+            rc = self._send(*args)
+            if rc >= 0:
+                return rc
+            if rc != lib.SHMQ_FULL or last or deadline == 1 or self._overflow == lib.SHMQ_REJECT:
+                last = self._wait_for_room(rc, deadline, last)
+                continue
+            rc = await wait_in_thread(self._space_wait(deadline), lambda: None)
+            last = rc == lib.SHMQ_TIMEOUT
+
+    def _reattach(self) -> None:
+        self._client.reattach()
+        self._bind(self._client.address, self._qref)
