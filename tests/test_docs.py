@@ -570,3 +570,16 @@ def test_what_the_head_of_a_file_names_exists() -> None:
             if not any(end.endswith(f"/{name}") for end in ends):
                 gone.append(f"{path.relative_to(ROOT)}: {name}")
     assert gone == []
+
+
+def test_the_commit_points_of_the_code_are_those_of_the_docs() -> None:
+    text = (ROOT / "docs" / "crash-safety.md").read_text()
+    section = text.partition("## Commit points")[2].partition("\n## ")[0]
+    rows = re.findall(r"(?m)^\| ([a-z-]+) \| ([a-z., ]+) \|", section)
+    told = {name: set(files.split(", ")) for name, files in rows}
+    marked: dict[str, set[str]] = {}
+    for source in sorted((ROOT / "native" / "src").glob("*.c")):
+        for name in re.findall(r"COMMIT ([a-z-]+)\b(?=,|:| \*/)", source.read_text()):
+            marked.setdefault(name, set()).add(source.name)
+    assert len(told) > 5
+    assert marked == told

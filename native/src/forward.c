@@ -146,7 +146,7 @@ int shmq_forward(shmq_ctx *ctx, shmq_delivery *d, uint64_t target, shmq_message 
             st_rel(&s->fate, fate | FATE_LEAVING);   /* I3 */
             st_rel(&s->due_ns, ref_make(f.parent, f.ctl));
             CRASH_POINT("forward_named");
-            st_rel(&s->fate, fate | FATE_LEAVING | FATE_FORWARD);   /* COMMIT */
+            st_rel(&s->fate, fate | FATE_LEAVING | FATE_FORWARD);   /* COMMIT forward */
             CRASH_POINT("forward_committed");
         }
         if (!fans) send_one(ctx, q, m, f.parent, f.ctl);

@@ -27,7 +27,7 @@ static int take_back(shmq_ctx *ctx, uint32_t o, shmq_held *h, uint64_t e, uint64
     local_ring *r = queue_ring(ctx, pos_ring(pos));
     if (r) ring_clear(r, pos_position(pos), idx);   /* I2 */
     uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | (uint64_t)(MUTANT(11) ? 0 : SHMQ_FLAG_VIEWED) << 56;   /* I3 */
-    if (!cas(&b->ctl, c, m)) return 0;
+    if (!cas(&b->ctl, c, m)) return 0;   /* COMMIT give-back */
     CRASH_POINT("expired");
     route_again(ctx, idx, held_flags(e) & SHMQ_HELD_STARTED);
     st_rlx(&b->due_ns, 0);

@@ -53,7 +53,7 @@ void park(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl) {
     if ((ctl_flags(ctl) & SHMQ_FLAG_PARKED) && !MUTANT(78)) ticket = 0;
     st_rlx(&b->pos, pos_make(0xffff, ticket));
     CRASH_POINT("ticket");
-    if (!cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0) | PARKED_CTL)) return;
+    if (!cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0) | PARKED_CTL)) return;   /* COMMIT route */
     CRASH_POINT("parked");
     uint32_t count = say_some(q->shared);
     CRASH_POINT("parked_said");

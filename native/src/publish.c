@@ -94,8 +94,8 @@ void publish_trailer(shmq_ctx *ctx, uint32_t idx, const shmq_message *m, const h
 /* Put a complete NEW block on its way, unless `most` are there already. On FULL the caller still owns it. */
 int publish_launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uint64_t size, unsigned priority, uint64_t most) {
     shmq_block *b = block_at(ctx, idx);
-    if (ld_rlx(&b->due_ns)) {   /* delayed: visible to the sidecar only; DELAYED is its commit */
-        if (!cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) return SHMQ_E_CORRUPT;
+    if (ld_rlx(&b->due_ns)) {   /* delayed: visible to the sidecar only */
+        if (!cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) return SHMQ_E_CORRUPT;   /* COMMIT delay */
         hints_delayed(ctx, idx);
         return SHMQ_OK;
     }
@@ -125,7 +125,7 @@ int publish_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t 
 /* A complete NEW block with an id (I3). An error: the caller owns it still, under *ctl. Of a duplicate m->id is the first one's. */
 static int launch_once(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t *ctl, shmq_message *m, const hash128 *key, uint64_t now) {
     uint64_t move = ctl_next(*ctl, SHMQ_MOVE, ctx->self), first = 0;
-    if (!cas(&block_at(ctx, idx)->ctl, *ctl, move)) return SHMQ_E_CORRUPT;
+    if (!cas(&block_at(ctx, idx)->ctl, *ctl, move)) return SHMQ_E_CORRUPT;   /* COMMIT id */
     *ctl = move;
     CRASH_POINT("committed");
     int rc = dedup_decide(ctx, q, idx, move, key, now, &first);

@@ -76,7 +76,7 @@ int route_dead(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     bump(&q->counters->dead_lettered, 1);
     if (MUTANT(57)) st_rlx(&b->expires_ns, 0);   /* before fate: whoever routes it anew would not know that it has expired */
     st_rlx(&b->due_ns, clock_now(ctx));
-    st_rel(&b->fate, fate_make(queue_index(ctx, dead), fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));   /* I1 */
+    st_rel(&b->fate, fate_make(queue_index(ctx, dead), fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));   /* I1, COMMIT dead */
     CRASH_POINT("fate");
     st_rlx(&b->expires_ns, ld_rlx(&b->due_ns));   /* the time of its death, which a backoff in its new queue leaves alone; after fate */
     order_over(q);
@@ -85,7 +85,7 @@ int route_dead(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
 
 static int delay(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     uint64_t expires = expires_of(block_at(ctx, idx));
-    if (cas(&block_at(ctx, idx)->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) {
+    if (cas(&block_at(ctx, idx)->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) {   /* COMMIT route */
         CRASH_POINT("delayed");
         hints_delayed(ctx, idx);
         hints_expiry(ctx, expires);

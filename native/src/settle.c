@@ -114,7 +114,7 @@ static int settle(shmq_ctx *ctx, shmq_delivery *d, enum verdict v, uint64_t dela
         uint32_t held = d->held;
         if (held == 0 && ctx->bare) ctx->bare--;
         let_go(ctx, d);
-        if (!cas(&b->ctl, d->ctl, m)) stale(ctx, d, held);
+        if (!cas(&b->ctl, d->ctl, m)) stale(ctx, d, held);   /* COMMIT give-back */
         else {
             CRASH_POINT("settling");
             local_queue none = { .counters = &ctx->spare, .shared = NULL }, *q = &none;   /* a deleted queue: route frees it */
@@ -233,7 +233,7 @@ int shmq_settle_viewed(shmq_ctx *ctx, shmq_delivery *d) {
         shmq_block *b = block_at(ctx, d->idx);
         uint64_t m = ctl_next(d->ctl, SHMQ_MOVE, ctx->self) | (uint64_t)SHMQ_FLAG_VIEWED << 56;
         st_sc(&ctx->held[d->held - 1].word, held_make(SHMQ_HELD_VIEW, ctl_gen(d->ctl), d->idx));
-        if (cas(&b->ctl, d->ctl, m)) {
+        if (cas(&b->ctl, d->ctl, m)) {   /* COMMIT ack */
             free_whole(ctx, d->idx, m);
             local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
             if (q->live && figures_timed(ctx, d->held)) figures_acked(ctx, q, d->held, d->idx, d->ctl);

@@ -246,7 +246,7 @@ void topic_unwrite(shmq_ctx *ctx, fan *f) {
 
 /* COMMIT (I1) of a parent that was written, under exactly ctl; whoever does it. 0 = somebody else has. */
 int topic_commit(shmq_ctx *ctx, uint32_t parent, uint64_t ctl) {
-    int rc = cas(&block_at(ctx, parent)->ctl, ctl, ctl_to(ctl, SHMQ_FAN, 0));
+    int rc = cas(&block_at(ctx, parent)->ctl, ctl, ctl_to(ctl, SHMQ_FAN, 0));   /* COMMIT topic */
     CRASH_POINT("committed");
     return rc;
 }
