@@ -69,8 +69,7 @@ typedef struct { uint32_t idx, entry; uint64_t key; } keyed_block;   /* a block 
 typedef struct {             /* of a queue: who waits for room, as far as known, in the order of tickets. See park.c */
     uint64_t live;           /* the queue's word; another one: this line is not of that queue */
     uint32_t count, disturbed, known, whole, n, next;   /* known: as of these; whole: nobody else waited then */
-    uint32_t idx[LINE];
-    uint64_t ticket[LINE];   /* as of the look */
+    keyed_block at[LINE];    /* key: its ticket, as of the look */
 } parked_line;
 
 #define FANS 8

@@ -133,10 +133,7 @@ parked_line *park_line(shmq_ctx *ctx, local_queue *q) {
 
 static void line_fill(shmq_ctx *ctx, parked_line *l, uint32_t n, uint32_t count) {
     keyed_sort(ctx->pick, n);
-    for (uint32_t i = 0; i < n; i++) {
-        l->idx[i] = ctx->pick[i].idx;
-        l->ticket[i] = ctx->pick[i].key;
-    }
+    memcpy(l->at, ctx->pick, n * sizeof *l->at);
     l->n = n;
     l->next = 0;
     l->count = count;
@@ -158,8 +155,9 @@ static int ticket_at(shmq_ctx *ctx, uint32_t idx, uint32_t index, uint64_t *ctl,
 
 /* Does the next one of the line still wait, by which word? Not another one in its block (I6). */
 int park_waits_next(shmq_ctx *ctx, local_queue *q, parked_line *l, uint64_t *ctl) {
+    keyed_block *one = &l->at[l->next];
     uint64_t ticket;
-    return ticket_at(ctx, l->idx[l->next], queue_index(ctx, q), ctl, &ticket) && (ticket <= l->ticket[l->next] || MUTANT(96));
+    return ticket_at(ctx, one->idx, queue_index(ctx, q), ctl, &ticket) && (ticket <= one->key || MUTANT(96));
 }
 
 /* Who has come since the line was whole. 0 = a note is missing. */
@@ -199,14 +197,14 @@ static void line_from_blocks(shmq_ctx *ctx, local_queue *q, parked_line *l, uint
 /* The first one that waits; NOBODY: none does, as far as known. The caller has the turn. */
 uint32_t park_next(shmq_ctx *ctx, local_queue *q, parked_line *l) {
     uint32_t disturbed = ld32_acq(&q->shared->disturbed);
-    if (l->known && l->disturbed == disturbed && l->next < l->n) return l->idx[l->next];
+    if (l->known && l->disturbed == disturbed && l->next < l->n) return l->at[l->next].idx;
     uint64_t last = ld_sc(&q->shared->tickets) & POSITION_MASK;   /* I2: before the count, and before the first block is looked at */
     uint32_t count = ld32_sc(&q->shared->parked) >> 1;
     int noted = l->known && l->disturbed == disturbed && l->whole && line_from_notes(ctx, q, l, count, last);
     if (!noted) line_from_blocks(ctx, q, l, count, last);
     l->known = 1;
     l->disturbed = disturbed;
-    return l->n ? l->idx[0] : NOBODY;
+    return l->n ? l->at[0].idx : NOBODY;
 }
 
 /* I4. Nobody waits, by a line that was whole: say so. 0 = somebody may. */

@@ -66,7 +66,7 @@ static void ctx_make(shmq_ctx *ctx) {   /* as shmq_ctx_new, in memory of our cho
 #define CTX_LOCAL (8 * sizeof(local_queue))
 #define CTX_SCRATCH (64 * sizeof(((shmq_ctx *)0)->scratch[0]))
 #define CTX_FAN 64   /* of each list of subscriptions */
-#define CTX_LINE (offsetof(parked_line, idx) + 64 * sizeof(uint32_t))   /* of each line of those who wait for room */
+#define CTX_LINE (offsetof(parked_line, at) + 64 * sizeof(keyed_block))   /* of each line of those who wait for room */
 #define CTX_PICK (64 * sizeof(keyed_block))
 #define CTX_REST (sizeof(shmq_ctx) - offsetof(shmq_ctx, deep))
 #define CTX_SAVED (CTX_A + CTX_HELD + CTX_LOCAL + CTX_SCRATCH + FANS * CTX_FAN + LINES * CTX_LINE + CTX_PICK + CTX_REST)
