@@ -7,18 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from shmq._native import ffi, lib
+from shmq.counters import NAMES
 from shmq.errors import explain
 from shmq.options import NS
 from shmq.records import name_of, place_of
 
-__all__ = ["BOUNDS", "COUNTERS", "Latency", "QueueStats", "latency_of", "stats_of"]
+__all__ = ["BOUNDS", "Latency", "QueueStats", "counts_of", "latency_of", "stats_of"]
 
-# The first of shmq_counters in native/include/shmq.h, in its order.
-COUNTERS = (
-    "published", "published_bytes", "delivered", "delivered_bytes", "acked", "nacked", "rejected",
-    "redelivered", "dead_lettered", "expired", "dropped", "recovered", "returned", "wakes", "sleeps",
-    "full", "deduped", "forwarded", "disconnected",
-)  # fmt: skip
 _WAITED_NS, _HELD_NS, _WAITED, _HELD = (
     ffi.offsetof("shmq_counters", name) // 8 for name in ("waited_ns", "held_ns", "waited", "held")
 )
@@ -122,8 +117,7 @@ class QueueStats:
                 )
             )
         return {
-            name: max(0, getattr(self, name) - getattr(earlier, name)) / seconds
-            for name in COUNTERS
+            name: max(0, getattr(self, name) - getattr(earlier, name)) / seconds for name in NAMES
         }
 
 
@@ -155,6 +149,11 @@ def latency_of(buckets: Sequence[int], total_ns: int) -> Latency | None:
     )
 
 
+def counts_of(info: Any) -> dict[str, int]:
+    """Return {counter: value} of a `shmq_queue_info`: no look at blocks is made for it."""
+    return {name: int(info.counters[place]) for place, name in enumerate(NAMES)}
+
+
 def stats_of(info: Any, census: Any) -> QueueStats:
     """Return the figures in a `shmq_queue_info` and a `shmq_census`."""
     counters = list(info.counters)
@@ -170,7 +169,7 @@ def stats_of(info: Any, census: Any) -> QueueStats:
         bytes=census.bytes,
         oldest_age=max(0, now - census.oldest_ns) / NS if census.oldest_ns else None,
         closed=not live,
-        **dict(zip(COUNTERS, counters[: len(COUNTERS)], strict=True)),
+        **counts_of(info),
         waited=latency_of(counters[_WAITED : _WAITED + _BUCKETS], counters[_WAITED_NS]),
         held=latency_of(counters[_HELD : _HELD + _BUCKETS], counters[_HELD_NS]),
         at=now / NS,

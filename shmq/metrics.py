@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from shmq.counters import COUNTERS, Counter
 from shmq.errors import BrokerNotRunning, InvalidOption, ShmqError, explain, printable
 from shmq.figures import BOUNDS, Latency, QueueStats
 from shmq.locks import Lock
@@ -33,47 +34,11 @@ __all__ = ["Collector", "Family", "families", "serve", "text"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# attribute of QueueStats -> (metric, help)
-COUNTERS = {
-    "published": ("published_messages", "Messages published"),
-    "published_bytes": ("published_bytes", "Payload bytes published"),
-    "delivered": ("delivered_messages", "Deliveries, repeated ones included"),
-    "delivered_bytes": ("delivered_bytes", "Payload bytes delivered"),
-    "acked": ("acked_messages", "Deliveries acked"),
-    "nacked": ("nacked_messages", "Deliveries given back by nack"),
-    "rejected": ("rejected_messages", "Deliveries rejected"),
-    "redelivered": ("redelivered_messages", "Deliveries that were not the first one of their message"),
-    "dead_lettered": ("dead_lettered_messages", "Messages moved to the dead-letter queue"),
-    "expired": ("expired_messages", "Messages that outlived their ttl"),
-    "dropped": ("dropped_messages", "Messages given up"),
-    "deduped": ("deduped_messages", "Publishes recognised as duplicates"),
-    "forwarded": ("forwarded_messages", "Deliveries settled by a forward"),
-    "disconnected": ("disconnects", "Times that a subscription was cut off because it was full"),
-    "recovered": ("recovered_messages", "Deliveries taken back from dead processes"),
-    "returned": ("returned_messages", "Deliveries given back by consumers that closed"),
-    "full": ("full_publishes", "Publishes that found the queue full"),
-}  # fmt: skip
 STATES = ("ready", "unsettled", "delayed", "parked")
 HISTOGRAMS = {
     "waited": ("wait_seconds", "From publish, or from when it was due, to delivery; 1 message in 32"),
     "held": ("hold_seconds", "From delivery to ack; 1 message in 32"),
 }  # fmt: skip
-
-TOPIC_COUNTERS = {
-    "published": ("published_messages", "Messages published, each counted once"),
-    "published_bytes": ("published_bytes", "Payload bytes published, each counted once"),
-    "deduped": ("deduped_messages", "Publishes that every subscription recognised as a duplicate"),
-    "full": ("full_publishes", "Publishes that found a subscription full whose policy is to wait"),
-}
-CLIENT_COUNTERS = {
-    "published": "Messages published by a process",
-    "delivered": "Deliveries to a process, repeated ones included",
-    "acked": "Deliveries acked by a process",
-    "nacked": "Deliveries given back by nack",
-    "rejected": "Deliveries rejected",
-    "redelivered": "Deliveries that were not the first one of their message",
-    "returned": "Deliveries given back by consumers that closed",
-}
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -151,9 +116,9 @@ def _of_streams(broker: Labels, streams: list[QueueStats]) -> Iterator[Family]:
     age = [("", place, one.oldest_age or 0.0) for place, one in both]
     text = "Since the oldest ready message was published"
     yield Family("shmq_queue_oldest_age_seconds", "gauge", text, age)
-    for attribute, (name, text) in COUNTERS.items():
-        counts = [("_total", place, float(getattr(one, attribute))) for place, one in both]
-        yield Family(f"shmq_queue_{name}", "counter", text, counts)
+    for counter in COUNTERS:
+        if counter.metric:
+            yield _counted("queue", counter, counter.help, both)
     for attribute, (name, text) in HISTOGRAMS.items():
         buckets = [x for place, one in both for x in _histogram(place, getattr(one, attribute))]
         yield Family(f"shmq_queue_{name}", "histogram", text, buckets)
@@ -165,9 +130,9 @@ def _of_topics(broker: Labels, topics: Iterable[TopicStats]) -> Iterator[Family]
     yield Family(
         "shmq_topic_subscriptions", "gauge", text, [("", x, one.subscribers) for x, one in both]
     )
-    for attribute, (name, text) in TOPIC_COUNTERS.items():
-        counts = [("_total", place, float(getattr(one, attribute))) for place, one in both]
-        yield Family(f"shmq_topic_{name}", "counter", text, counts)
+    for counter in COUNTERS:
+        if counter.topic:
+            yield _counted("topic", counter, counter.topic, both)
 
 
 def _of_groups(broker: Labels, groups: Iterable[GroupStats]) -> Iterator[Family]:
@@ -191,10 +156,18 @@ def _of_groups(broker: Labels, groups: Iterable[GroupStats]) -> Iterator[Family]
 
 def _of_clients(broker: Labels, clients: Iterable[ClientStats]) -> Iterator[Family]:
     both = [((*broker, ("pid", str(one.pid)), *_place(one)), one) for one in clients]
-    for name, text in CLIENT_COUNTERS.items():
-        counts = [("_total", place, float(getattr(one, name))) for place, one in both]
-        counts = [sample for sample in counts if sample[2]]  # most do one thing with one queue
-        yield Family(f"shmq_client_{name}_messages", "counter", text, counts)
+    for counter in COUNTERS:
+        if counter.client:
+            found = _counted("client", counter, counter.client, both)
+            found.samples = [
+                one for one in found.samples if one[2]
+            ]  # most do one thing with one queue
+            yield found
+
+
+def _counted(of: str, counter: Counter, text: str, both: Iterable[tuple[Labels, object]]) -> Family:
+    counts = [("_total", place, float(getattr(one, counter.name))) for place, one in both]
+    return Family(f"shmq_{of}_{counter.metric}", "counter", text, counts)
 
 
 def _histogram(labels: Labels, latency: Latency | None) -> Iterator[tuple[str, Labels, float]]:

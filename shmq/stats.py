@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shmq._native import ffi, lib
+from shmq.counters import COUNTERS, NAMES, place_of_counter
 from shmq.errors import explain
-from shmq.figures import COUNTERS, QueueStats, stats_of
+from shmq.figures import QueueStats, counts_of, stats_of
 from shmq.group import DISPATCH, place_of_member
 from shmq.options import NS
 from shmq.records import KINDS, OF_A_GROUP, is_alive, name_of, place_of
@@ -23,10 +24,8 @@ __all__ = [
     "BrokerStats", "ClientStats", "GroupStats", "MemberStats", "progress_of", "read_stats",
 ]  # fmt: skip
 
-CLIENT_COUNTERS = (
-    "published", "delivered", "acked", "nacked", "rejected", "redelivered", "returned",
-)  # fmt: skip
-ROW = len(COUNTERS) * 8  # bytes of a process's and queue's counters that are read
+CLIENT_COUNTERS = tuple(counter.name for counter in COUNTERS if counter.client)
+ROW = len(NAMES) * 8  # bytes of a process's and queue's counters that are read
 
 
 @dataclass(frozen=True)
@@ -177,8 +176,7 @@ def progress_of(ctx: Any) -> tuple[int, int]:
     if lib.shmq_segment_snapshot(ctx, segment) != lib.SHMQ_OK:
         return 0, 0
     found = _records(ctx, segment.queues)
-    acked = COUNTERS.index("acked")
-    return sum(info.ready for info in found), sum(info.counters[acked] for info in found)
+    return sum(info.ready for info in found), sum(counts_of(info)["acked"] for info in found)
 
 
 # ---- records ------------------------------------------------------------------------------------
@@ -280,7 +278,7 @@ def _clients(
     geometry = ffi.new("shmq_geometry *")  # the checked copy, whatever the header says by now
     if lib.shmq_geometry_of(ctx, geometry) != lib.SHMQ_OK:
         return
-    wanted = [COUNTERS.index(name) for name in CLIENT_COUNTERS]
+    wanted = [place_of_counter(name) for name in CLIENT_COUNTERS]
     for owner in owners:
         if owner.role != "client":
             continue

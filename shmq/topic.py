@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from shmq._native import ffi, lib
 from shmq.client import Client
 from shmq.consumer import Consumer
+from shmq.counters import COUNTERS, place_of_counter
 from shmq.errors import (
     InvalidOption,
     InvalidOptionType,
@@ -26,7 +27,7 @@ from shmq.errors import (
     TopicNotFound,
     explain,
 )
-from shmq.figures import COUNTERS, QueueStats
+from shmq.figures import QueueStats, counts_of
 from shmq.message import check_headers, decode_headers, encode_headers
 from shmq.options import QueueOptions, check_record_name, check_share_name, reject_unknown
 from shmq.queue import Queue
@@ -56,7 +57,7 @@ __all__ = [
 ]
 
 MAX_FILTER: int = lib.SHMQ_FILTER_MAX  # bytes of encoded headers
-_DISCONNECTED = COUNTERS.index("disconnected")
+_DISCONNECTED = place_of_counter("disconnected")
 OWN_OPTIONS = ("filter", "ephemeral", "ack", "prefetch", "max_unsettled")  # of subscribe()
 SLICE_NS = 50_000_000  # who was in the way may have changed
 
@@ -89,11 +90,11 @@ class TopicStats:
 
 def topic_stats_of(info: Any, subscribers: int, subscriptions: list[QueueStats]) -> TopicStats:
     """Return the figures in a topic's `shmq_queue_info`, with those of its subscriptions."""
-    counts = dict(zip(COUNTERS, info.counters, strict=False))
+    counts = counts_of(info)
     return TopicStats(
         name=name_of(info)[1:],
         subscribers=subscribers,
-        **{name: counts[name] for name in ("published", "published_bytes", "full", "deduped")},
+        **{counter.name: counts[counter.name] for counter in COUNTERS if counter.topic},
         disconnected=sum(one.closed and one.disconnected > 0 for one in subscriptions),
         closed=info.state != lib.SHMQ_Q_LIVE,
         subscriptions=tuple(subscriptions),

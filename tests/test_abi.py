@@ -19,8 +19,9 @@ import pytest
 from shmq import errors, message, options, settings
 from shmq._native import ffi, lib
 from shmq.consumer import ACK_MODES
+from shmq.counters import NAMES
 from shmq.delivery import DEATHS
-from shmq.figures import BOUNDS, COUNTERS
+from shmq.figures import BOUNDS
 from shmq.mp import compact, pickling
 from shmq.records import KINDS, OF_A_GROUP
 from shmq.segment.owners import ROLES
@@ -156,7 +157,7 @@ def test_every_struct_of_the_header_is_covered() -> None:
 def test_the_order_of_counters_is_that_of_the_struct() -> None:
     assert ffi.sizeof("shmq_counters") == 64 * 8
     names = [name for name, _, _ in fields("shmq_counters")]
-    assert tuple(names[: len(COUNTERS)]) == COUNTERS
+    assert tuple(names[: len(NAMES)]) == NAMES
     counts = {name: size for name, _, size in fields("shmq_counters")}
     assert counts.pop("waited") == counts.pop("held") == 20 * 8
     assert set(counts.values()) == {8}

@@ -26,6 +26,7 @@ FLOORS = {
     "shmq.errors": 0,
     "shmq.options": 0,
     "shmq.keywords": 0,
+    "shmq.counters": 0,
     "shmq.model": 0,
     # 1: the binding of the C core
     "shmq._native": 1,

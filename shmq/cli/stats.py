@@ -9,16 +9,14 @@ import time
 from collections.abc import Iterable
 
 from shmq.cli.out import say
+from shmq.counters import COUNTERS
 from shmq.errors import InvalidOption, explain, printable
 from shmq.figures import Latency, QueueStats
 from shmq.options import check_broker_name, parse_duration
 from shmq.segment import observe
 from shmq.stats import CLIENT_COUNTERS, BrokerStats, ClientStats, read_stats
 
-COUNTS = (
-    "published", "delivered", "acked", "nacked", "rejected", "redelivered", "expired",
-    "dead_lettered", "dropped", "deduped",
-)  # fmt: skip
+COUNTS = tuple(counter.name for counter in COUNTERS if counter.shown)
 
 
 def stats(options: argparse.Namespace) -> int:

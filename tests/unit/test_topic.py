@@ -15,6 +15,7 @@ from rig import Rig, memory
 from test_queue import in_child
 
 from shmq._native import lib
+from shmq.counters import place_of_counter
 from shmq.errors import (
     InvalidOption,
     InvalidOptionType,
@@ -26,7 +27,6 @@ from shmq.errors import (
     QueueNotFound,
     TopicNotFound,
 )
-from shmq.figures import COUNTERS
 from shmq.group import ConsumerGroup
 from shmq.message import Message
 from shmq.records import info_of
@@ -582,7 +582,7 @@ def test_who_takes_wakes_the_one_whose_turn_it_is(
     waiting, front = group.add_consumer("waiting"), group.add_consumer("front")
     group.queue.publish_many([b"x"] * 41)
     waiting.get(timeout=0).ack()
-    sleeps = COUNTERS.index("sleeps")
+    sleeps = place_of_counter("sleeps")
 
     def slept() -> int:
         return int(info_of(rig.client, waiting._member & 0xFFFF).counters[sleeps])  # type: ignore[attr-defined]
