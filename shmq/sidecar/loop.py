@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from shmq._native import ffi, lib
 from shmq.client import Client
@@ -39,6 +40,15 @@ def run(segment: Segment) -> None:
     lib.shmq_detach(sidecar.ctx)
 
 
+class Duty(NamedTuple):
+    """Something that the sidecar does now and then."""
+
+    run: Callable[[int], bool]
+    """does what is due at that time, if anything is; returns whether more is"""
+    when: Callable[[], int] | None = None
+    """when it is due next, NEVER: not at all; None: it is done in passing, and wakes nobody"""
+
+
 class Sidecar:
     """One broker's sidecar."""
 
@@ -47,6 +57,7 @@ class Sidecar:
         self.client = Client(segment, lib.SHMQ_SIDECAR)
         self.ctx: Any = self.client.ctx
         self._stopped = False
+        self._over = False  # the broker is closing, or nobody is left
         self._timers = Timers()
         self._scan_from: int | None = 0  # a new sidecar knows nothing: look at all blocks
         self._expiry = ExpirySweep()
@@ -58,6 +69,15 @@ class Sidecar:
         self._trim_look = Every(TRIM_LOOK)
         self._trim = TrimRule()
         self._resync = Every(RESYNC)
+        self._duties = [
+            Duty(self._fire, self._timers.next_due),
+            Duty(self._expire, lambda: self._expiry.next(self._next_expiry)),
+            Duty(self._end_leases, self._leases.next),
+            Duty(self._look_around, self._housekeeping.next),
+            Duty(self._take_from_the_dead, self._reap.next),
+            Duty(self._consider_trim),
+            Duty(self._count_bytes_anew),
+        ]
         self._bounded: list[int] = []  # qrefs of queues with max_bytes
         self._alone_since = NEVER
         self._seen = lib.shmq_read_word(self.ctx, lib.SHMQ_WORD_TIMER)  # as of the last step
@@ -97,33 +117,31 @@ class Sidecar:
             # Woken, but for no message: a queue with an ack_timeout has been made.
             self._housekeeping.no_later_than(now)
         self._seen = seen
-        more = self._fire(now) or more
-        more = self._expire(now, expiry) or more
-        self._end_leases(now)
-        if self._housekeeping.due(now) and self._look_around(now):
-            return NEVER
-        if self._reap.due(now):
-            lib.shmq_reap(self.ctx, 1)
-        if self._trim_look.due(now):
-            self._consider_trim()
-        if self._resync.due(now):
-            for qref in self._bounded:
-                lib.shmq_bytes_resync(self.ctx, qref)
+        for duty in self._duties:
+            more = duty.run(now) or more
+            if self._over:
+                return NEVER
         if more:
             return now
         self._next_expiry = lib.shmq_next_expiry(self.ctx)
-        return earliest(
-            self._timers.next_due(),
-            self._expiry.next(self._next_expiry),
-            self._leases.next(),
-            self._housekeeping.next(),
-            self._reap.next(),
-        )
+        return earliest(*(duty.when() for duty in self._duties if duty.when is not None))
 
-    def _end_leases(self, now: int) -> None:
+    def _end_leases(self, now: int) -> bool:
         if self._leases.due(now):
             lib.shmq_leases_expire(self.ctx, now, self._u64)
             self._leases.no_later_than(int(self._u64[0]))
+        return False
+
+    def _take_from_the_dead(self, now: int) -> bool:
+        if self._reap.due(now):
+            lib.shmq_reap(self.ctx, 1)
+        return False
+
+    def _count_bytes_anew(self, now: int) -> bool:
+        if self._resync.due(now):
+            for qref in self._bounded:
+                lib.shmq_bytes_resync(self.ctx, qref)
+        return False
 
     # ---- delayed blocks --------------------------------------------------------------------
 
@@ -156,7 +174,8 @@ class Sidecar:
 
     # ---- messages past their time to live -------------------------------------------------
 
-    def _expire(self, now: int, hint: int) -> bool:
+    def _expire(self, now: int) -> bool:
+        hint = lib.shmq_next_expiry(self.ctx)
         over = self._expiry.pop_due(now, BATCH)
         for i, block in enumerate(over):
             self._idx[i] = block
@@ -185,7 +204,9 @@ class Sidecar:
     # ---- housekeeping ----------------------------------------------------------------------
 
     def _look_around(self, now: int) -> bool:
-        """Look at queues and processes; True when there is nothing more to do here."""
+        """Look at queues and processes, and whether there is anything left to live for."""
+        if not self._housekeeping.due(now):
+            return False
         lib.shmq_segment_snapshot(self.ctx, self._info)
         self._look_at_queues(now)
         lib.shmq_parked_sweep(self.ctx)
@@ -196,7 +217,7 @@ class Sidecar:
         else:
             self._alone_since = self._alone_since or now
             self._reap.change(REAP_ALONE, now)
-        end = must_end(
+        self._over = must_end(
             closing=bool(self._info.closing),
             linked=self.segment.current(),
             anonymous=bool(self._info.anonymous),
@@ -204,9 +225,9 @@ class Sidecar:
             clients=clients,
             alone_for=now - self._alone_since if self._alone_since else 0,
         )
-        if end and self._info.anonymous and not self._info.closing:
+        if self._over and self._info.anonymous and not self._info.closing:
             self.segment.unlink()  # nobody else is left to do it
-        return end
+        return False
 
     def _look_at_queues(self, now: int) -> None:
         timeouts = []
@@ -237,7 +258,9 @@ class Sidecar:
                 clients += 1
         return supervisor, clients
 
-    def _consider_trim(self) -> None:
+    def _consider_trim(self, now: int) -> bool:
+        if not self._trim_look.due(now):
+            return False
         lib.shmq_segment_snapshot(self.ctx, self._info)
         keep = self._trim.decide(
             self.segment.memory_used(),
@@ -245,7 +268,7 @@ class Sidecar:
             int(self._info.free_blocks),
             self.segment.room(),
         )
-        if keep is None:
-            return
-        lib.shmq_trim(self.ctx, keep)
-        self._trim.trimmed(self.segment.memory_used())
+        if keep is not None:
+            lib.shmq_trim(self.ctx, keep)
+            self._trim.trimmed(self.segment.memory_used())
+        return False

@@ -182,11 +182,13 @@ class BrokerWorld(World):
             pass
 
     def sweep(self) -> None:
-        while self.sidecar._expire(lib.shmq_now(), lib.shmq_next_expiry(self.sidecar.ctx)):
+        while self.sidecar._expire(lib.shmq_now()):
             pass
 
     def lapse(self) -> None:
-        assert not self.sidecar._look_around(lib.shmq_now()), ENDED
+        self.sidecar._housekeeping.no_later_than(1)
+        self.sidecar._look_around(lib.shmq_now())
+        assert not self.sidecar._over, ENDED
         self.sidecar._end_leases(lib.shmq_now())
 
     def tend(self) -> None:
