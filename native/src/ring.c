@@ -155,7 +155,7 @@ int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint6
                 if (t >= r->backed && (rc = ring_back(ctx, r, t)) != SHMQ_OK) return rc;
                 if (!MUTANT(6)) st_rlx(&b->pos, pos_make(r->ring, t));   /* INTENT: before the slot CAS */
                 CRASH_POINT("intent");
-                if (!cas(slot, s, slot_make(t >> r->lg, idx))) continue;   /* PUBLISH, COMMIT publish, COMMIT route: here the message becomes visible */
+                if (!cas(slot, s, slot_make(t >> r->lg, idx))) continue;   /* PUBLISH: here the message becomes visible. COMMIT publish, COMMIT route */
                 CRASH_POINT("enqueued");
                 if (MUTANT(6)) st_rlx(&b->pos, pos_make(r->ring, t));
                 r->tail = t + 1;

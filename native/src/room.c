@@ -11,8 +11,8 @@
 #include "queue.h"
 #include "ring.h"
 
-/* `counted`: the way into the ring is bounded itself, and what we remember of its ends will do. Not so for a message with an id,
- * a copy, a forward, the first one of its level. */
+/* `counted`: the ring checks max_depth itself when the message enters, so what we remember of its ends is good enough here. A message with
+ * an id, a copy, a forward and the first one of its level enter without that check: they need the exact count. */
 static inline int full(shmq_ctx *ctx, local_queue *q, uint64_t size, unsigned priority, int counted) {
     if (q->max_bytes) {
         uint64_t b = ld_rlx(&q->shared->bytes);

@@ -80,11 +80,11 @@ static uint32_t come(shmq_ctx *ctx, local_queue *q, place *at, uint32_t n, uint3
     return n;
 }
 
-/* A consumer that follows its producer slot by slot takes its cache lines away for each message, as space_lot says of the other way
- * round. So one that has just waited lets a lot come together, for 16 microseconds, or until less than two come in three: a producer
- * that is followed in that way by a core far away takes up to 0.6 for one with an id, and 0.5 when it is not. It looks at the last
- * place, far from where the producer writes. Where it was in vain it is left out the next times, twice as many each time it is in
- * vain again: messages that come one by one are not held up, but for one in thousands. */
+/* A consumer that follows its producer slot by slot takes the producer's cache lines away for each message, as space_lot says of the other
+ * way round. So a consumer that has just waited lets a lot come together: for 16 microseconds, or until less than two messages come in
+ * three microseconds. (Measured: a producer followed slot by slot from a distant core needs up to 0.6 microseconds for a message with an
+ * id, and 0.5 when it is not followed.) The consumer looks at the last place, far from where the producer writes. If that was in vain, it is
+ * left out the next times, twice as many each time it is in vain again. Messages that come one by one are held up only once in thousands. */
 static void gather(shmq_ctx *ctx, local_queue *q) {
     uint32_t lot = q->lot, skip = ld32_rlx(&q->gather_skip), rest = ld32_rlx(&q->gather_rest), n = 0;
     place at = { 0, 0 };
