@@ -2,14 +2,14 @@
 # the rest goes into .venv, which is made, and rebuilt when C sources change, on demand.
 #
 #   make run        the flights example              installs what it needs, no more
-#   make test       the quick suite                  ARGS="-k ring -n0" is passed on to pytest
-#   make crash      processes killed at named points ARGS=... likewise
-#   make conformance   CPython's own tests of queues against shmq.mp
-#   make model      the protocol models, by spin; the memory orders, by Relacy     MODEL_ARGS=...
-#   make mutants    delete guards one by one: each time a test has to notice
-#   make san        C tests under asan+ubsan, then tsan
-#   make lint       ruff, formatting, types
-#   make check      lint + test + crash + conformance + model + san: what CI runs
+#   make test       the quick suite (5 min)      ARGS="-k ring -n0" is passed on to pytest
+#   make crash      processes killed at named points and at every instruction (2 min)      ARGS=... likewise
+#   make conformance   CPython's own tests of queues against shmq.mp (1 min)
+#   make model      the protocol models, by spin; the memory orders, by Relacy (15 min)     MODEL_ARGS=...
+#   make mutants    delete guards one by one: each time a test has to notice (hours)    MUTANT_ARGS=96: that one
+#   make san        C tests under asan+ubsan, then tsan (5 min)
+#   make lint       ruff, formatting, types (1 min)
+#   make check      lint + test + crash + conformance + model + san: what CI runs (half an hour on two cores, as the others)
 #   make test-all   the whole suite on every Python 3.10 to 3.15 found, but for hours of C: pytest tests -m long
 #   make bench      against pinned rivals; writes docs/benchmarks.md    BENCH_ARGS=...
 
