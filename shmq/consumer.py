@@ -67,10 +67,10 @@ class Consumer(ConsumerBase):
 
     if TYPE_CHECKING:  # what ConsumerBase hands out is made by this
 
-        def __next__(self) -> Delivery: ...
-        def get(self, timeout: Seconds | None = None) -> Delivery: ...
-        def get_many(self, max_n: int, timeout: Seconds | None = None) -> list[Delivery]: ...
-        def ack_many(self, deliveries: Iterable[Delivery], /) -> int: ...  # type: ignore[override]
+        def __next__(self) -> Delivery: ...  # noqa: D102
+        def get(self, timeout: Seconds | None = None) -> Delivery: ...  # noqa: D102
+        def get_many(self, max_n: int, timeout: Seconds | None = None) -> list[Delivery]: ...  # noqa: D102
+        def ack_many(self, deliveries: Iterable[Delivery], /) -> int: ...  # type: ignore[override]  # noqa: D102
 
     def __init__(
         self,

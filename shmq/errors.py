@@ -127,8 +127,10 @@ class MissingPackage(ShmqError, ImportError):
 
 
 class LimitReached(ShmqError):
-    """A fixed number of places (processes, queues, unsettled deliveries) is used up, or the system has
-    no more descriptors, processes or threads to give."""
+    """A fixed number of places is used up: processes, queues, unsettled deliveries.
+
+    Or the system has no more descriptors, processes or threads to give.
+    """
 
 
 class Detached(ShmqError, ValueError):

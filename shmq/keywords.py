@@ -18,6 +18,8 @@ HeaderValue = str | bytes | int | float | bool | None
 
 
 class QueueKeywords(TypedDict, total=False):
+    """Options of a queue, as `Broker.create_queue` takes them; see `QueueOptions`."""
+
     max_depth: int
     max_bytes: Bytes | None
     overflow: Overflow
@@ -38,6 +40,8 @@ class QueueKeywords(TypedDict, total=False):
 
 
 class MessageKeywords(TypedDict, total=False):
+    """Fields of a message, as `publish` takes them; see `Message`."""
+
     headers: Mapping[str, HeaderValue] | None
     priority: int
     ttl: Seconds | None

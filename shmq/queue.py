@@ -43,7 +43,7 @@ class Queue(Sender, QueueBase):
 
     if TYPE_CHECKING:
 
-        def loan(  # type: ignore[override]
+        def loan(  # type: ignore[override]  # noqa: D102
             self,
             nbytes: int,
             *,

@@ -60,9 +60,9 @@ class Sender(SenderBase):
             serializer: str | Serializer,
             **fields: Unpack[MessageKeywords],
         ) -> int: ...
-        def publish(self, message: Any, **fields: Any) -> int: ...
+        def publish(self, message: Any, **fields: Any) -> int: ...  # noqa: D102
 
-        def publish_many(
+        def publish_many(  # noqa: D102
             self, messages: Iterable[Buffer | Message], *, timeout: Seconds | None = None
         ) -> int: ...
 

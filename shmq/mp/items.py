@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     class Typed(ItemsBase, Generic[T]):
         """ItemsBase, for type checkers: what goes in comes out."""
 
-        def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None: ...
-        def get(
+        def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None: ...  # noqa: D102
+        def get(  # noqa: D102
             self, block: bool = True, timeout: float | None = None, *, copy: bool = True
         ) -> T: ...
 

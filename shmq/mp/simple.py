@@ -22,15 +22,19 @@ class End:
 
     @property
     def closed(self) -> bool:
+        """True after close()."""
         return self._name in self._queue._shut
 
     def close(self) -> None:
+        """Close this end; the queue goes on while the other one is open."""
         self._queue._shut |= {self._name}
 
     def fileno(self) -> int:
+        """Return a descriptor that is readable while there may be an item."""
         return self._queue.fileno()
 
     def poll(self, timeout: float | None = 0.0) -> bool:
+        """Return whether there is an item, after at most ``timeout`` seconds (None: for ever)."""
         from multiprocessing.connection import wait
 
         queue = self._queue
@@ -39,12 +43,14 @@ class End:
         return bool(queue._seen or wait([self.fileno()], timeout))
 
     def recv(self) -> Any:
+        """Return the next item; waits for one."""
         try:
             return self._queue._seen.popleft()
         except IndexError:
             return self._queue.get()
 
     def send(self, obj: Any) -> None:
+        """Put an item."""
         self._queue.put(obj)
 
 
@@ -60,10 +66,12 @@ class ReadLock:
         self._queue = queue
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Read alone from now on. Always True: nobody is waited for."""
         self._queue._alone += 1
         return True
 
     def release(self) -> None:
+        """Read together again; what was seen and not received goes back."""
         queue = self._queue
         queue._alone -= 1
         while queue._seen:

@@ -20,6 +20,7 @@ def _fork() -> int:
 
 
 def main() -> int:
+    """Run a supervisor, in a session of its own; return its exit code."""
     arguments = sys.argv[1:]
     # The first process was started in a session of its own, by whoever wants the broker; its child
     # belongs to nobody: no zombie, no SIGCHLD, no terminal for the one who asked.
