@@ -46,7 +46,7 @@ from shmq.records import (
 )
 from shmq.segment import ANONYMOUS_PREFIX, Owner, Process, owners_alive
 from shmq.segment.process import look
-from shmq.settings import Settings, pack_defaults
+from shmq.settings import Settings
 from shmq.stats import BrokerStats, progress_of, read_stats
 from shmq.supervisor.spawn import Started, start_supervisor
 from shmq.topic import Topic, refuse_reject, subscribe_pattern, unsubscribe
@@ -129,21 +129,7 @@ class Broker:
 
     def _supervisor_options(self) -> dict[str, object]:
         settings = self._settings or Settings.load()
-        return {
-            "shm": settings.shm,
-            "memory_limit": settings.memory_limit,
-            "max_queues": settings.max_queues,
-            "max_processes": settings.max_processes,
-            "max_message": settings.max_message_size,
-            "ttl_ns": to_ns(settings.default_ttl),
-            "user_word": pack_defaults(
-                settings.max_queue_depth,
-                settings.max_retries,
-                settings.metrics,
-                settings.metrics_interval,
-            ),
-            "anonymous": int(self._anonymous),
-        }
+        return {**settings.for_supervisor(), "anonymous": int(self._anonymous)}
 
     @property
     def url(self) -> str:

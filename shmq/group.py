@@ -30,7 +30,7 @@ from shmq.message import deadline_of
 from shmq.options import NS, QueueOptions, check_record_name, check_share_name, parse_choice
 from shmq.queue import Queue
 from shmq.records import OF_A_GROUP, is_alive, make_record, records
-from shmq.topic import Topic
+from shmq.topic import Ending, Topic
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -264,23 +264,14 @@ def place_of_member(record: str) -> tuple[str, str, str]:
     return stream, group, member
 
 
-class _Member(Consumer):
-    """A consumer with a record that says who is a member; it ends with the consumer."""
+class _Member(Ending):
+    """A consumer with a record that says who is a member."""
 
-    __slots__ = ("_maker", "_member")
+    __slots__ = ("_member",)
 
     def __init__(self, queue: Queue, consumer_id: str, member: int, **how: Any) -> None:
         self._member = member
-        self._maker = os.getpid()
-        super().__init__(queue, consumer_id, **how)
-
-    def close(self) -> None:
-        """Give back what is unsettled and leave the group; idempotent."""
-        if self.closed:
-            return
-        super().close()
-        if self._maker == os.getpid() and not self._client.closed:  # not in a forked child
-            lib.shmq_queue_delete(ffi.cast("shmq_ctx *", self._ctx), self._member)
+        super().__init__(queue, consumer_id, ends=member, **how)
 
 
 class _Turns(_Member):

@@ -31,6 +31,7 @@ from shmq.options import (
     parse_duration,
     parse_size,
     reject_unknown,
+    to_ns,
 )
 from shmq.segment.space import default_limits
 
@@ -141,6 +142,20 @@ class Settings:
         )
         object.__setattr__(found, "_given", self._given)
         return found
+
+    def for_supervisor(self) -> dict[str, object]:
+        """Return what a supervisor is started with."""
+        return {
+            "shm": self.shm,
+            "memory_limit": self.memory_limit,
+            "max_queues": self.max_queues,
+            "max_processes": self.max_processes,
+            "max_message": self.max_message_size,
+            "ttl_ns": to_ns(self.default_ttl),
+            "user_word": pack_defaults(
+                self.max_queue_depth, self.max_retries, self.metrics, self.metrics_interval
+            ),
+        }
 
     def queue_defaults(self) -> dict[str, Any]:
         """Return the queue options that these settings stand for."""

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from shmq.keywords import Ack, QueueKeywords
 
 __all__ = [
+    "Ending",
     "Topic",
     "TopicStats",
     "refuse_reject",
@@ -188,7 +189,7 @@ class Topic(Sender):
         Raises: TopicNotFound; OptionsMismatch: it exists with other options or another filter.
         """
         qref, full_name, passing = self.join(name, filter, ephemeral, options)
-        kind = _Passing if passing else Consumer
+        kind = Ending if passing else Consumer
         queue = Queue(self._client, full_name, qref)
         return kind(queue, name, ack=ack, prefetch=prefetch, max_unsettled=max_unsettled)
 
@@ -292,22 +293,26 @@ class Topic(Sender):
         return f"<shmq.Topic {self.name!r} of broker {self._client.name!r}>"
 
 
-class _Passing(Consumer):
-    """The consumer of an ephemeral subscription, which ends with it."""
+class Ending(Consumer):
+    """A consumer with which a record ends: its ephemeral subscription, or its membership of a group."""
 
-    __slots__ = ("_maker",)
+    __slots__ = ("_ends", "_maker")
 
-    def __init__(self, queue: Queue, consumer_id: str | None, **how: Any) -> None:
+    def __init__(
+        self, queue: Queue, consumer_id: str | None, *, ends: int | None = None, **how: Any
+    ) -> None:
+        """``ends``: reference of the record; None: that of ``queue``."""
+        self._ends = queue._qref if ends is None else ends
         self._maker = os.getpid()
         super().__init__(queue, consumer_id, **how)
 
     def close(self) -> None:
-        """Give back what is unsettled and end the subscription; idempotent."""
+        """Give back what is unsettled and end the record; idempotent."""
         if self.closed:
             return
         super().close()
         if self._maker == os.getpid() and not self._client.closed:  # not in a forked child
-            lib.shmq_queue_delete(ffi.cast("shmq_ctx *", self._ctx), self._qref)
+            lib.shmq_queue_delete(ffi.cast("shmq_ctx *", self._ctx), self._ends)
 
 
 def subscribe_pattern(
@@ -333,7 +338,7 @@ def subscribe_pattern(
         filter,
         ephemeral,
     )
-    kind = _Passing if passing else Consumer
+    kind = Ending if passing else Consumer
     queue = Queue(client, full_name, qref)
     return kind(queue, name, ack=ack, prefetch=prefetch, max_unsettled=max_unsettled)
 

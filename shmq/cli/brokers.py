@@ -13,10 +13,10 @@ from shmq.broker import Broker, connect
 from shmq.cli.out import complain, say
 from shmq.errors import BrokerNotRunning, ShmqError, printable
 from shmq.figures import QueueStats
-from shmq.options import check_broker_name, parse_duration, to_ns
+from shmq.options import check_broker_name, parse_duration
 from shmq.segment import Segment, list_segments, observe
 from shmq.segment import clean as clean_segments
-from shmq.settings import Settings, pack_defaults
+from shmq.settings import Settings
 from shmq.stats import BrokerStats, read_stats
 from shmq.supervisor.spawn import command, environment
 
@@ -44,18 +44,7 @@ def up(options: argparse.Namespace) -> int:
         name,
         {
             "grace": "inf" if grace is None else grace,
-            "shm": settings.shm,
-            "memory_limit": settings.memory_limit,
-            "max_queues": settings.max_queues,
-            "max_processes": settings.max_processes,
-            "max_message": settings.max_message_size,
-            "ttl_ns": to_ns(settings.default_ttl),
-            "user_word": pack_defaults(
-                settings.max_queue_depth,
-                settings.max_retries,
-                settings.metrics,
-                settings.metrics_interval,
-            ),
+            **settings.for_supervisor(),
         },
     )
     # This very process becomes the supervisor: what a service manager stops is what serves.
