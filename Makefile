@@ -117,6 +117,7 @@ lint: dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict -p shmq
+	$(PY) -m mypy --strict --explicit-package-bases tools
 	$(PY) tools/check_pairs.py
 
 format: dev

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import struct
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+T = TypeVar("T")
 _SEQ = struct.Struct("<Q")
 CYCLE_64B = 4000
 CYCLE_BIG = 5
@@ -51,7 +52,7 @@ def stop_of(size: int) -> bytes:
     return b"\xff" * size
 
 
-def chunks_of(messages: list[bytes], length: int) -> list[list[bytes]]:
+def chunks_of(messages: list[T], length: int) -> list[list[T]]:
     """Cut the list into chunks of `length`."""
     return [messages[i : i + length] for i in range(0, len(messages), length)]
 

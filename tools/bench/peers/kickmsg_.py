@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import time
 from datetime import timedelta
+from typing import Any
 
 import kickmsg
 
@@ -37,7 +38,7 @@ class KickMsg(Peer):
     def setup(self) -> None:
         """Create one region per channel and the words that count what was sent and read."""
         spec = self.spec
-        self.regions = []
+        self.regions: list[Any] = []
         self.credits = []
         # The ring's capacity must be a power of two.
         ring = 1 << (spec.room - 1).bit_length()

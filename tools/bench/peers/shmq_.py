@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import shmq
 from tools.bench.endpoint import Caps, Endpoint
@@ -110,7 +110,7 @@ class Shmq(Peer):
         topic = self.attached.get_topic("all")
         return self._taking(topic.subscribe(f"s{index}", ack=self._ack()))
 
-    def _ack(self) -> str:
+    def _ack(self) -> Literal["none", "manual"]:
         return "none" if self.spec.variant.startswith('ack="none"') else "manual"
 
     def _taking(self, consumer: Any) -> Endpoint:
