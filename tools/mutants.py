@@ -102,6 +102,7 @@ WHAT = {
     94: "a tail is believed though a place below it was never filled",
     95: "what came back waits for room below max_depth",
     96: "a block of an old line is sent on though a later message waits in it by now",
+    97: "a taker that took what it had sent on itself does not send on the next one",
 }
 
 
@@ -117,7 +118,7 @@ QUICK = {
     **dict.fromkeys((50, 51, 52, 53), "test_expire"),
     **dict.fromkeys((60,), "test_clock"),
     **dict.fromkeys((77,), "test_settle"),
-    **dict.fromkeys((78, 79, 83, 84, 85, 86, 91, 92, 95, 96), "test_park"),
+    **dict.fromkeys((78, 79, 83, 84, 85, 86, 91, 92, 95, 96, 97), "test_park"),
     **dict.fromkeys((64, 65), "test_owner"),
     **dict.fromkeys((61,), "test_corrupt"),
     **dict.fromkeys((89, 90), "test_waiter"),

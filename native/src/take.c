@@ -93,6 +93,8 @@ static int take_next(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item
     return rc == SHMQ_OK ? rc : ring_find(ctx, *from = &q->work, item);
 }
 
+#define ROUNDS 64
+
 int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint32_t flags, shmq_delivery *out, uint32_t *freed) {
     uint32_t n = 0, entry = 0;
     uint64_t now = 0, deadline = 0;
@@ -186,9 +188,14 @@ int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_d
         if ((flags & SHMQ_TAKE_AHEAD) && !mark_rlx(&q->shared->ahead)) mark_rel(&q->shared->ahead, 1);
         int status = queue_status(q);
         rc = status == SHMQ_GONE ? SHMQ_GONE : take_some(ctx, q, qref_index(qref), max, flags, out, &freed);
-        if (park_some(q) && status != SHMQ_GONE && (freed || rc == SHMQ_EMPTY)) {   /* PARKED: after the slots were cleared */
-            uint32_t sent = rc == SHMQ_EMPTY ? route_parked(ctx, q, UINT32_MAX) : unpark_share(ctx, q, freed);
-            if (sent && rc == SHMQ_EMPTY) rc = take_some(ctx, q, qref_index(qref), max, flags, out, &freed);
+        uint32_t told = 0;   /* so much of `freed` has been offered to those that wait */
+        for (int rounds = 0; rounds < ROUNDS && park_some(q) && status != SHMQ_GONE && (freed != told || rc == SHMQ_EMPTY); rounds++) {   /* PARKED: after the slots were cleared */
+            uint32_t made = freed - told, sent;
+            told = freed;
+            sent = rc == SHMQ_EMPTY ? route_parked(ctx, q, UINT32_MAX) : unpark_share(ctx, q, made);
+            if (!sent || rc != SHMQ_EMPTY) break;
+            rc = take_some(ctx, q, qref_index(qref), max, flags, out, &freed);   /* it has made room as well: once more */
+            if (MUTANT(97)) break;
         }
         if (freed) space = take_space(ctx, q, freed, 0);   /* expired ones make room too */
         if (rc > 0) {

@@ -103,6 +103,20 @@ TEST(used_again, "a block that has been used again since is not taken for the me
     }
 }
 
+TEST(room_again, "a taker that finds only what has expired, and then takes what waited, sends the next one on as well") {
+    setting(1, (shmq_queue_options){ 0 });
+    uint64_t value = 7;
+    shmq_message m = { .data = &value, .size = 8, .ttl_ns = 1 };
+    EQ(shmq_publish(c, dead, &m), SHMQ_OK);   /* fills the queue; it has expired by the time that it is taken */
+    for (uint64_t i = 0; i < 3; i++) reject(c, i);
+    EQ(parked(), 3);
+    EQ(get(c, dead), 0);
+    EQ(parked(), 1);
+    EQ(shmq_depth(c, dead), 1);
+    for (uint64_t i = 1; i < 3; i++) EQ(get(c, dead), i);
+    nothing_left(c);
+}
+
 TEST(behind, "who comes while some wait waits behind them, though there is room") {
     setting(1, (shmq_queue_options){ 0 });
     shmq_ctx *x = join();

@@ -344,6 +344,7 @@ class Machine(TopicRules, CareRules):
     def settle_on(self, pick: int, how: str, delay: Any, n: int) -> None:
         for _ in range(n):
             self.get(pick, 1)
+            self.catch_up()
             if any(hand.had for hand in self.hands):
                 self.settle(pick // 3, how, delay, None)
 
@@ -358,8 +359,15 @@ class Machine(TopicRules, CareRules):
     @rule(pick=picks, name=queue_names, given=fields)
     def forward_on(self, pick: int, name: str, given: dict[str, Any]) -> None:
         self.get(pick, 1)
+        self.catch_up()
         if any(hand.had for hand in self.hands):
             self.forward(pick // 3, name, given, True)
+
+    def catch_up(self) -> None:
+        """In the midst of a step: what waited for room may have moved on."""
+        for name, shelf in self.shelves.items():
+            if shelf.blurred:
+                shelf.follow(self.ready(shelf), self.handle(name, self.turn % 3).depth())
 
     # ---- what has to be so -----------------------------------------------------------------
 
