@@ -7,7 +7,6 @@ They are written once, in shmq/_native/pure.py and pure_items.py, its reference:
 from __future__ import annotations
 
 import ast
-import inspect
 import json
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def docs_of(source: str) -> dict[str, str]:
         for function in kind.body:
             if not isinstance(function, ast.FunctionDef) or function.name.startswith("_"):
                 continue
-            text = inspect.cleandoc(ast.get_docstring(function) or "")
+            text = ast.get_docstring(function)
             if not text:
                 continue
             is_property = any(getattr(d, "id", "") == "property" for d in function.decorator_list)

@@ -97,10 +97,7 @@ class Broker:
         config: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> None:
-        with scarce(
-            "settings"
-        ):  # of descriptors, for a file of settings or a module that is imported late
-            self._settings: Settings | None = Settings.load(settings, config=config)
+        self._settings: Settings | None = Settings.load(settings, config=config)
         self._anonymous = name is None
         self.name = (
             f"{ANONYMOUS_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"

@@ -21,7 +21,17 @@ from collections.abc import Iterator
 
 from shmq.errors import LimitReached, explain
 
-__all__ = ["SCARCE", "Kept", "identity", "lift", "limit_reached", "pipe", "scarce", "standing_in"]
+__all__ = [
+    "SCARCE",
+    "Kept",
+    "identity",
+    "lift",
+    "limit_reached",
+    "pipe",
+    "scarce",
+    "standing_in",
+    "stands_for",
+]
 
 # What fork, pipe, open and their like say when a limit is reached.
 SCARCE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
@@ -85,6 +95,14 @@ def identity(fd: int) -> tuple[object, ...]:
         return status.st_dev, status.st_ino, kind
 
 
+def stands_for(fd: int, what: object) -> bool:
+    """Return whether ``fd`` is open and its `identity` is still ``what``."""
+    try:
+        return identity(fd) == what
+    except OSError:
+        return False
+
+
 class Kept:
     """A descriptor of ours, above 2, as long as nobody else has closed it."""
 
@@ -97,12 +115,7 @@ class Kept:
 
     def ours(self) -> bool:
         """Return whether the number still stands for what it was."""
-        if self.fd < 0:
-            return False
-        try:
-            return identity(self.fd) == self._what
-        except OSError:
-            return False
+        return self.fd >= 0 and stands_for(self.fd, self._what)
 
     def is_that(self, other: Kept) -> bool:
         """Return whether this stands for the same as ``other``, or what that one stood for."""

@@ -164,7 +164,7 @@ class Queue(Sender, QueueBase):
         census = ffi.new("shmq_census *")
         self._call(lib.shmq_queue_census, census)
         info = ffi.new("shmq_queue_info *")
-        what = f"queue {self.name!r}"
+        what = self._what()
         self._client.check(
             lib.shmq_queue_snapshot(self._client.ctx, index_of(self._qref), info), what
         )
@@ -192,7 +192,7 @@ class Queue(Sender, QueueBase):
             if rc == lib.SHMQ_E_FORKED:
                 self._reattach()
                 continue
-            self._client.check(rc, f"queue {self.name!r}")
+            self._client.check(rc, self._what())
             try:
                 found.append(self._message(d))
             finally:
@@ -239,7 +239,7 @@ class Queue(Sender, QueueBase):
             self._reattach()
             rc = call(self._client.ctx, self._qref, *args)
         client: Client = self._client
-        return client.check(rc, f"queue {self.name!r}")
+        return client.check(rc, self._what())
 
     def __reduce__(self) -> Any:
         return _reopen, (self._client.name, self.name)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from shmq._native import lib
+from shmq.descriptors import scarce
 from shmq.errors import InvalidOption, InvalidOptionType, StorageError, explain
 from shmq.options import (
     MAX_DEPTH,
@@ -94,6 +95,7 @@ class Settings:
             )
 
     @classmethod
+    @scarce("settings")  # of descriptors, for a file of them or a module that is imported late
     def load(
         cls,
         keywords: Mapping[str, Any] | None = None,

@@ -13,7 +13,7 @@ from typing import Any
 from shmq._native import ffi, lib
 from shmq.counters import COUNTERS, NAMES, place_of_counter
 from shmq.errors import explain
-from shmq.figures import QueueStats, counts_of, stats_of
+from shmq.figures import QueueStats, stats_of
 from shmq.group import DISPATCH, place_of_member
 from shmq.options import NS
 from shmq.records import KINDS, OF_A_GROUP, is_alive, name_of, place_of
@@ -176,7 +176,8 @@ def progress_of(ctx: Any) -> tuple[int, int]:
     if lib.shmq_segment_snapshot(ctx, segment) != lib.SHMQ_OK:
         return 0, 0
     found = _records(ctx, segment.queues)
-    return sum(info.ready for info in found), sum(counts_of(info)["acked"] for info in found)
+    acked = place_of_counter("acked")
+    return sum(info.ready for info in found), sum(info.counters[acked] for info in found)
 
 
 # ---- records ------------------------------------------------------------------------------------

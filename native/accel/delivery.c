@@ -247,8 +247,9 @@ static PyGetSetDef delivery_getset[] = {
     {"_settled", (getter)delivery_settled, NULL, NULL, NULL},
     {"_thread", (getter)delivery_thread, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL}};
-#define PUBLIC(member, type) {#member, type, (Py_ssize_t)(offsetof(DeliveryObject, l) + offsetof(lease, d) + offsetof(shmq_delivery, member)), READONLY, DOC_DeliveryBase_##member}
-#define FIELD(name, type, member) {name, type, (Py_ssize_t)(offsetof(DeliveryObject, l) + offsetof(lease, d) + offsetof(shmq_delivery, member)), READONLY, NULL}
+#define MEMBER(name, type, member, doc) {name, type, (Py_ssize_t)(offsetof(DeliveryObject, l) + offsetof(lease, d) + offsetof(shmq_delivery, member)), READONLY, doc}
+#define PUBLIC(member, type) MEMBER(#member, type, member, DOC_DeliveryBase_##member)
+#define FIELD(name, type, member) MEMBER(name, type, member, NULL)
 static PyMemberDef delivery_members[] = {
     PUBLIC(attempt, T_UINT), PUBLIC(id, T_ULONGLONG), PUBLIC(priority, T_UINT), PUBLIC(size, T_UINT),
     FIELD("_queue", T_UINT, queue), FIELD("_reason", T_UINT, reason), FIELD("_origin", T_UINT, origin),

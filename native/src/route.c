@@ -38,7 +38,6 @@
 #include "room.h"
 #include "waiter.h"
 
-#define ROUNDS 64
 #define VAIN 4
 
 /* Has it been tried too often? A dead letter stays where it is, unless its queue has a dead-letter queue of its own. */

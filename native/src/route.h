@@ -3,6 +3,8 @@
 #define SHMQ_ROUTE_H
 #include "ctx.h"
 
+#define ROUNDS 64   /* of sending on what waits for room, in one call */
+
 int route_on(shmq_ctx *ctx, uint32_t idx, uint64_t ctl);
 int route_enter(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl);
 int route_dead(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason);

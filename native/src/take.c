@@ -93,8 +93,6 @@ static int take_next(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item
     return rc == SHMQ_OK ? rc : ring_find(ctx, *from = &q->work, item);
 }
 
-#define ROUNDS 64
-
 int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint32_t flags, shmq_delivery *out, uint32_t *freed) {
     uint32_t n = 0, entry = 0;
     uint64_t now = 0, deadline = 0;

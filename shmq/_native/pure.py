@@ -97,8 +97,9 @@ class SenderBase:
         With ``serializer``, a name such as "json" or an object (see `shmq.serializers`), ``message``
         is any object that it takes; the header `content-type` says how to read it.
 
-        Blocks only while the queue, or a topic's subscription, is full and its overflow policy is "block" (or "drop-oldest", and
-        there is nothing to drop); ``timeout`` seconds at most (None: for ever, 0: not at all).
+        Blocks only while the queue, or a topic's subscription, is full and its overflow policy is "block"
+        (or "drop-oldest", and there is nothing to drop); ``timeout`` seconds at most (None: for ever, 0:
+        not at all).
 
         Raises: QueueFull when the time is over, or at once with overflow="reject"; QueueClosed after
             shutdown(); MessageTooLarge; MessageExpired when its ttl, or the queue's, ends before it is

@@ -25,6 +25,7 @@ from typing import Any
 
 from shmq._native import ffi, lib
 from shmq.client import Client
+from shmq.counters import place_of_counter
 from shmq.descriptors import scarce
 from shmq.errors import BrokerNotRunning, ShmqError, printable
 from shmq.segment import (
@@ -40,7 +41,7 @@ from shmq.supervisor.handles import Handles
 from shmq.supervisor.liveness import Liveness
 from shmq.supervisor.registry import Registry
 
-ACKED: int = ffi.offsetof("shmq_counters", "acked") // 8
+ACKED = place_of_counter("acked")
 SWEEP_S = 1.0
 LOOK_S = 0.25  # between two looks at processes of which no descriptor is to be had
 SWEEP_SHARE = 500  # a sweep may cost at most this fraction of the time: its pause grows with it

@@ -13,7 +13,7 @@ import stat
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
-from shmq.descriptors import identity
+from shmq.descriptors import identity, stands_for
 
 __all__ = ["Lent", "Pipes", "close_pipes"]
 
@@ -31,7 +31,7 @@ class Lent:
 
     def intact(self) -> bool:
         """Return whether the numbers still stand for what they did."""
-        if self._what is not None and not _stands_for(self._arena, self._what):
+        if self._what is not None and not stands_for(self._arena, self._what):
             return False
         # These may have been replaced since, if the fork server or the tracker has died.
         return all(_is_pipe(fd) for fd in _pipes())
@@ -51,20 +51,13 @@ class Pipes:
 
     def let_go(self) -> None:
         """Before the worker, which has ended, is joined: what stands for something else by now is left alone."""
-        if all(_stands_for(fd, what) for fd, what in self._seen.items()):
+        if all(stands_for(fd, what) for fd, what in self._seen.items()):
             return
         self._finalizer.cancel()
         if self._popen.method == "forkserver":  # the exit code would come by such a pipe
             self._popen.returncode = 255
         else:
             self._popen.poll()
-
-
-def _stands_for(fd: int, what: object) -> bool:
-    try:
-        return identity(fd) == what
-    except OSError:
-        return False
 
 
 def _pipes() -> list[int]:

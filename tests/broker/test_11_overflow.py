@@ -277,9 +277,9 @@ def test_an_old_look_at_what_waits_does_not_let_a_later_message_overtake(
 
 
 def one_after_the_other(source: shmq.Queue, n: int) -> None:
-    for i in range(n):
-        source.publish(b"%d" % i)
-        with source.subscribe() as consumer:
+    with source.subscribe() as consumer:
+        for i in range(n):
+            source.publish(b"%d" % i)
             consumer.get(timeout=10).reject("bad")
 
 
