@@ -38,17 +38,17 @@ if TYPE_CHECKING:
     from shmq.errors import StaleDelivery as StaleDelivery
     from shmq.errors import StorageError as StorageError
     from shmq.errors import TopicNotFound as TopicNotFound
-    from shmq.figures import Latency as Latency
-    from shmq.figures import QueueStats as QueueStats
     from shmq.group import ConsumerGroup as ConsumerGroup
     from shmq.message import Message as Message
     from shmq.options import QueueOptions as QueueOptions
     from shmq.queue import Queue as Queue
     from shmq.settings import Settings as Settings
-    from shmq.stats import BrokerStats as BrokerStats
-    from shmq.stats import ClientStats as ClientStats
-    from shmq.stats import GroupStats as GroupStats
-    from shmq.stats import MemberStats as MemberStats
+    from shmq.stats.broker import BrokerStats as BrokerStats
+    from shmq.stats.broker import ClientStats as ClientStats
+    from shmq.stats.broker import GroupStats as GroupStats
+    from shmq.stats.broker import MemberStats as MemberStats
+    from shmq.stats.queue import Latency as Latency
+    from shmq.stats.queue import QueueStats as QueueStats
     from shmq.topic import Topic as Topic
     from shmq.topic import TopicStats as TopicStats
     from shmq.workers.death import WorkerDied as WorkerDied
@@ -64,11 +64,13 @@ _HOMES = {
     "ConsumerGroup": "shmq.group",
     "Delivery": "shmq.delivery",
     "Message": "shmq.message",
-    **dict.fromkeys(("Latency", "QueueStats"), "shmq.figures"),
+    **dict.fromkeys(("Latency", "QueueStats"), "shmq.stats.queue"),
     "Queue": "shmq.queue",
     "QueueOptions": "shmq.options",
     "Settings": "shmq.settings",
-    **dict.fromkeys(("BrokerStats", "ClientStats", "GroupStats", "MemberStats"), "shmq.stats"),
+    **dict.fromkeys(
+        ("BrokerStats", "ClientStats", "GroupStats", "MemberStats"), "shmq.stats.broker"
+    ),
     **dict.fromkeys(("Topic", "TopicStats"), "shmq.topic"),
     "Executor": "shmq.workers.executor",
     "WorkerPool": "shmq.workers.pool",

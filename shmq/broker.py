@@ -10,10 +10,21 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from shmq._client import Client, record_of
+from shmq._descriptors import scarce
 from shmq._native import ffi, lib
-from shmq.client import Client
+from shmq._records import (
+    dead_letter_place,
+    index_of,
+    info_of,
+    make_record,
+    options_of,
+    queue_defaults,
+    records,
+)
+from shmq._segment import ANONYMOUS_PREFIX, Owner, Process, owners_alive
+from shmq._segment.process import look
 from shmq.consumer import Consumer
-from shmq.descriptors import scarce
 from shmq.errors import (
     BrokerExists,
     Detached,
@@ -35,19 +46,8 @@ from shmq.options import (
     to_ns,
 )
 from shmq.queue import Queue
-from shmq.records import (
-    dead_letter_place,
-    index_of,
-    info_of,
-    make_record,
-    options_of,
-    queue_defaults,
-    records,
-)
-from shmq.segment import ANONYMOUS_PREFIX, Owner, Process, owners_alive
-from shmq.segment.process import look
 from shmq.settings import Settings
-from shmq.stats import BrokerStats, progress_of, read_stats
+from shmq.stats.broker import BrokerStats, progress_of, read_stats
 from shmq.supervisor.spawn import Started, start_supervisor
 from shmq.topic import Topic, refuse_reject, subscribe_pattern, unsubscribe
 
@@ -292,7 +292,7 @@ class Broker:
 
     def delete_topic(self, name: str) -> None:
         """Delete the topic ``name`` and its subscriptions with everything in them."""
-        self._call(lib.shmq_queue_delete, self.get_topic(name)._qref)
+        self._call(lib.shmq_queue_delete, record_of(self.get_topic(name)))
 
     def list_topics(self) -> list[str]:
         """Return the names of all topics, sorted."""

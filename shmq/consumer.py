@@ -17,9 +17,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from shmq._aio import task_number, wait_in_thread
+from shmq._client import ADAPTIVE, client_of, place_of
 from shmq._native import ConsumerBase, ffi, lib
-from shmq.aio import task_number, wait_in_thread
-from shmq.client import ADAPTIVE
 from shmq.delivery import ACK, NACK, Delivery, error_headers
 from shmq.errors import (
     BrokerNotRunning,
@@ -98,8 +98,14 @@ class Consumer(ConsumerBase):
         self.id = consumer_id
         self._passed = 0
         super().__init__(
-            queue._client, queue._ctx, queue._qref, mode, prefetch, max_unsettled or 0, ADAPTIVE, Delivery
-        )  # fmt: skip
+            client_of(queue),
+            *place_of(queue),
+            mode,
+            prefetch,
+            max_unsettled or 0,
+            ADAPTIVE,
+            Delivery,
+        )
         where = f"queue {self.queue_name!r}"
         todo = "wait longer (timeout=), or publish one"
         self._empty = QueueEmpty, explain(where, "no message in time", "one", todo)

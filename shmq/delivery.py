@@ -11,9 +11,14 @@ interpreter shuts down; it takes no lock and never raises.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from shmq._client import client_of, record_of
 from shmq._native import DeliveryBase, ffi, lib, names_of
+from shmq._records import name_then
+from shmq._sender import Sender, encode_for, levels_of, wait_for_room
 from shmq.errors import RESULTS, InvalidOption, StaleDelivery, explain
 from shmq.message import (
     Decoded,
@@ -25,14 +30,12 @@ from shmq.message import (
     message_of,
 )
 from shmq.options import MAX_SECONDS, NS, parse_duration
-from shmq.records import name_then
-from shmq.sender import Sender
 from shmq.serializers import CONTENT_TYPE, Serializer, find, find_by_content_type
 
 if TYPE_CHECKING:
     from shmq.keywords import HeaderValue
 
-__all__ = ["Delivery"]
+__all__ = ["Delivery", "attempts_of", "is_settled", "meta_of", "reason_of", "settle"]
 
 ACK, NACK, REJECT, RELEASE = (
     lib.SHMQ_ACK, lib.SHMQ_NACK, lib.SHMQ_REJECTED, lib.SHMQ_RELEASE,
@@ -47,6 +50,19 @@ _NO_ERROR = {
     "expired": "outlived its ttl",
     "overflow": "dropped from a full queue",
 }
+
+
+mode_of: Callable[[Any], int] = attrgetter("_mode")  # a consumer's way of settling
+
+# What a delivery keeps for the package. Its users do not see it: it is asked for here.
+meta_of: Callable[[Any], bytes | None] = attrgetter("_meta")  # its headers, encoded
+reason_of: Callable[[Any], int] = attrgetter(
+    "_reason"
+)  # why it died, a place in DEATHS; 0: it did not
+attempts_of: Callable[[Any], int] = attrgetter(
+    "_died_attempts"
+)  # how many there were before it died
+is_settled: Callable[[Any], bool] = attrgetter("_settled")
 
 
 class Delivery(DeliveryBase):
@@ -117,7 +133,7 @@ class Delivery(DeliveryBase):
         deadline = deadline_of(timeout)
         meta: bytes | None = self._meta
         ttl, delay = lib.SHMQ_DELAY_DEFAULT, 0
-        priority = min(self.priority, target._priorities - 1)
+        priority = min(self.priority, levels_of(target) - 1)
         key: bytes | None = None
         dedup: bytes | None = None
         if fields or meta:
@@ -128,19 +144,19 @@ class Delivery(DeliveryBase):
                     "dedup_id": own.dedup_id,
                 }  # fmt: skip
                 m = message_of(b"", inherited | fields)
-                _, meta, ttl, delay, priority, key, dedup = target._encoded(m)
+                _, meta, ttl, delay, priority, key, dedup = encode_for(target, m)
             else:
                 key, dedup = bytes_of(own.key), bytes_of(own.dedup_id)
         if payload is not None and type(payload) is not bytes:
             payload = contiguous(payload)
         last = False
         while True:
-            rc = self._forward(target._qref, payload, meta, ttl, delay, priority, key, dedup)
+            rc = self._forward(record_of(target), payload, meta, ttl, delay, priority, key, dedup)
             if rc >= 0:
                 return rc
             if rc in (lib.SHMQ_STALE, lib.SHMQ_E_FORKED):
                 self._ack_failed(rc)
-            last = target._wait_for_room(rc, deadline, last)
+            last = wait_for_room(target, rc, deadline, last)
 
     def _must_be_near(self, target: object) -> None:
         if not isinstance(target, Sender):
@@ -152,12 +168,13 @@ class Delivery(DeliveryBase):
                     "see Broker.get_queue and Broker.get_topic",
                 )
             )
-        if target._client is not self._consumer._client:
+        here, there = client_of(self._consumer), client_of(target)
+        if there is not here:
             raise ValueError(
                 explain(
                     f"target {target.name!r}",
-                    f"one of broker {target._client.name!r}",
-                    f"one of broker {self._consumer._client.name!r}, as the delivery",
+                    f"one of broker {there.name!r}",
+                    f"one of broker {here.name!r}, as the delivery",
                     "publish there, then ack: at least once",
                 )
             )
@@ -196,7 +213,7 @@ class Delivery(DeliveryBase):
                     "settle it in the process that got it",
                 )
             )
-        if rc == lib.SHMQ_STALE and self._consumer._mode == lib.SHMQ_ACK_NONE:
+        if rc == lib.SHMQ_STALE and mode_of(self._consumer) == lib.SHMQ_ACK_NONE:
             raise StaleDelivery(
                 explain(
                     what,
@@ -205,7 +222,7 @@ class Delivery(DeliveryBase):
                     "leave the call out, or subscribe with ack='manual'",
                 )
             )
-        self._consumer._client.check(rc, what)
+        client_of(self._consumer).check(rc, what)
         raise RESULTS["SHMQ_STALE"][0](what)
 
     # ---- reading ---------------------------------------------------------------------------
@@ -219,7 +236,7 @@ class Delivery(DeliveryBase):
 
         Raises: StaleDelivery when the delivery is settled already.
         """
-        if self._consumer._mode == lib.SHMQ_ACK_NONE:
+        if mode_of(self._consumer) == lib.SHMQ_ACK_NONE:
             return memoryview(self.payload)  # copied already: the block is gone
         return self._view()
 
@@ -253,7 +270,7 @@ class Delivery(DeliveryBase):
             self._meta,
             self._extra,
             self._reason,
-            lambda: name_then(self._consumer._client, self._origin, self._died_ns),
+            lambda: name_then(client_of(self._consumer), self._origin, self._died_ns),
             self._died_ns,
             self._died_attempts,
         )
@@ -299,6 +316,12 @@ class Delivery(DeliveryBase):
                 "a lease belongs to one process; send delivery.payload instead",
             )
         )
+
+
+def settle(delivery: Any, kind: int) -> int:
+    """Settle ``delivery`` as ``kind`` (`ACK`, `RELEASE`) says; return the result instead of raising it."""
+    rc: int = delivery._settle(kind, 0, None)
+    return rc
 
 
 def _as_error(reason: str | None) -> bytes | None:

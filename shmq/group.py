@@ -13,8 +13,10 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from shmq._client import Client, record_of
+from shmq._locks import Lock
 from shmq._native import ffi, lib
-from shmq.client import Client
+from shmq._records import OF_A_GROUP, is_alive, make_record, records
 from shmq.consumer import Consumer
 from shmq.errors import (
     InvalidOption,
@@ -24,12 +26,10 @@ from shmq.errors import (
     QueueNotFound,
     explain,
 )
-from shmq.figures import QueueStats
-from shmq.locks import Lock
 from shmq.message import deadline_of
 from shmq.options import NS, QueueOptions, check_record_name, check_share_name, parse_choice
 from shmq.queue import Queue
-from shmq.records import OF_A_GROUP, is_alive, make_record, records
+from shmq.stats.queue import QueueStats
 from shmq.topic import Ending, Topic
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class ConsumerGroup:
         check_record_name(
             name, f"consumer {label!r} of group {self.name!r}", "source, group and member"
         )
-        kind = (lib.SHMQ_KIND_MEMBER, self.queue._qref)
+        kind = (lib.SHMQ_KIND_MEMBER, record_of(self.queue))
         flags = 1 + DISPATCH.index(self.dispatch)
         rc = make_record(self._client, name, options, kind, ephemeral=True, flags=flags)
         if rc == lib.SHMQ_E_EXISTS:
@@ -206,7 +206,7 @@ class ConsumerGroup:
         prefix = self._prefix()
         return [
             (name[len(prefix) :], info)
-            for name, _, info in members_of(self._client, self.queue._qref)
+            for name, _, info in members_of(self._client, record_of(self.queue))
             if name.startswith(prefix)
         ]
 

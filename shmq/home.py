@@ -23,13 +23,13 @@ import os
 import sys
 from typing import Any, NamedTuple
 
+from shmq._client import Client, others_run
+from shmq._descriptors import Kept, lift, pipe, scarce
+from shmq._locks import Lock
+from shmq._segment import Process, living
+from shmq._segment.space import Limits, fits
 from shmq.broker import Broker
-from shmq.client import Client, others_run
-from shmq.descriptors import Kept, lift, pipe, scarce
 from shmq.errors import ShmqError
-from shmq.locks import Lock
-from shmq.segment import Process, living
-from shmq.segment.space import Limits, fits
 from shmq.settings import Settings
 from shmq.supervisor.spawn import Started, start_supervisor
 
@@ -70,9 +70,12 @@ class Home(Broker):
     @classmethod
     def _of(cls, name: str) -> Home:
         found: Home = cls._attach(name)  # type: ignore[assignment]
-        found._lease = None
-        found._anonymous = True
+        found._be_inherited()
         return found
+
+    def _be_inherited(self) -> None:
+        self._lease = None
+        self._anonymous = True
 
     def _launch(self, **more: object) -> Started:
         if "adopt" in more:  # for a supervisor that was killed: the pipe is still the same one
@@ -105,6 +108,9 @@ class Home(Broker):
             "max_queues": limits.queues,
             "max_processes": limits.processes,
         }
+
+    def _attached(self) -> Client | None:
+        return self._client if self._open else None
 
     def _usable(self) -> bool:
         return self._open and not self._client.closed and self._client.segment.current()
@@ -208,10 +214,10 @@ def unpack(parcel: Parcel) -> Client:
 
 def attach_here() -> Client | None:
     """Attach this process to the home that it inherited; return the client, None without a home."""
-    if _home is None or not _home._open:
-        return None
-    _home._client.reattach()
-    return _home._client
+    client = _home._attached() if _home is not None else None
+    if client is not None:
+        client.reattach()
+    return client
 
 
 # ---- end of the process, and its forks -----------------------------------------------------------
@@ -223,11 +229,12 @@ def _farewell() -> None:
     Not while daemon threads use it: the supervisor hears when the process is gone.
     """
     found = _home
-    if found is None or not found._open or others_run():
+    client = found._attached() if found is not None else None
+    if found is None or client is None or others_run():
         return
     with contextlib.suppress(Exception):
         name, me = found.name, os.getpid()
-        found._client.detach()
+        client.detach()
         found._drop_lease()
         owners = living(name)
         if any(owner.role == "client" and owner.pid != me for owner in owners):
@@ -261,7 +268,7 @@ def _at_exit() -> None:
 def _in_child_of_multiprocessing(_: object) -> None:
     global _registered_pid
     _registered_pid = 0  # it has forgotten what was registered before
-    if _home is not None and _home._open:
+    if _home is not None and _home._attached() is not None:
         _at_exit()
 
 

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from shmq.counters import COUNTERS, Counter
+from shmq._locks import Lock
+from shmq._segment import observe
 from shmq.errors import BrokerNotRunning, InvalidOption, ShmqError, explain, printable
-from shmq.figures import BOUNDS, Latency, QueueStats
-from shmq.locks import Lock
-from shmq.segment import observe
 from shmq.settings import unpack_metrics
-from shmq.stats import BrokerStats, ClientStats, GroupStats, read_stats
+from shmq.stats.broker import BrokerStats, ClientStats, GroupStats, read_stats
+from shmq.stats.counters import COUNTERS, Counter
+from shmq.stats.queue import BOUNDS, Latency, QueueStats
 from shmq.topic import TopicStats
 
 if TYPE_CHECKING:

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from shmq._client import Client
+from shmq._loan import Loan, publish_lent, refuse_referred
 from shmq._native import QueueBase, ffi, lib
-from shmq.client import Client
+from shmq._records import index_of, name_then
+from shmq._sender import Sender
 from shmq.consumer import Consumer
 from shmq.delivery import headers_of, ttl_of, wall_clock
 from shmq.errors import explain
-from shmq.figures import QueueStats, stats_of
-from shmq.loan import Loan
 from shmq.message import Message, deadline_of, decode_headers
 from shmq.options import parse_count
-from shmq.records import index_of, name_then
-from shmq.sender import Sender
 from shmq.serializers import Encoded
+from shmq.stats.queue import QueueStats, stats_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -107,29 +107,10 @@ class Queue(Sender, QueueBase):
         own = ffi.new("shmq_delivery *", ffi.cast("shmq_delivery *", address)[0])
         m = ffi.new("shmq_message *")
         m.size, m.ttl_ns = own.size, lib.SHMQ_DELAY_DEFAULT
-        self._publish_loan(own, m, deadline_of(None))
-
-    def _publish_loan(self, own: Any, m: Any, deadline: int) -> None:
-        try:
-            self._try_loan(own, m, deadline)
-        except BaseException:
-            lib.shmq_loan_abort(self._client.ctx, own)
-            raise
-
-    def _try_loan(self, own: Any, m: Any, deadline: int) -> None:
-        last = False
-        while (rc := lib.shmq_loan_publish(self._client.ctx, self._qref, own, m)) < 0:
-            last = self._wait_for_room(rc, deadline, last)
+        publish_lent(self, own, m, deadline_of(None))
 
     def _loan_refused(self) -> NoReturn:
-        raise BufferError(
-            explain(
-                f"loan of queue {self.name!r}",
-                "slices or arrays that still refer to the buffer",
-                "none at the end of the block",
-                "del them before; nothing was published",
-            )
-        )
+        refuse_referred(self.name)
 
     # ---- consuming -------------------------------------------------------------------------
 

@@ -20,8 +20,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
+from shmq._descriptors import scarce
 from shmq._native import lib
-from shmq.descriptors import scarce
+from shmq._segment.space import default_limits
 from shmq.errors import InvalidOption, InvalidOptionType, StorageError, explain
 from shmq.options import (
     MAX_DEPTH,
@@ -34,7 +35,6 @@ from shmq.options import (
     reject_unknown,
     to_ns,
 )
-from shmq.segment.space import default_limits
 
 STORAGES = ("memory", "disk", "hybrid")
 PROVIDERS = ("posix", "sysv")

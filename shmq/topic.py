@@ -14,10 +14,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from shmq._client import Client, record_of
 from shmq._native import ffi, lib
-from shmq.client import Client
+from shmq._records import (
+    index_of,
+    make_record,
+    name_of,
+    name_then,
+    options_of,
+    queue_defaults,
+    records,
+)
+from shmq._sender import Sender
 from shmq.consumer import Consumer
-from shmq.counters import COUNTERS, place_of_counter
 from shmq.errors import (
     InvalidOption,
     InvalidOptionType,
@@ -27,20 +36,11 @@ from shmq.errors import (
     TopicNotFound,
     explain,
 )
-from shmq.figures import QueueStats, counts_of
 from shmq.message import check_headers, decode_headers, encode_headers
 from shmq.options import QueueOptions, check_record_name, check_share_name, reject_unknown
 from shmq.queue import Queue
-from shmq.records import (
-    index_of,
-    make_record,
-    name_of,
-    name_then,
-    options_of,
-    queue_defaults,
-    records,
-)
-from shmq.sender import Sender
+from shmq.stats.counters import COUNTERS, place_of_counter
+from shmq.stats.queue import QueueStats, counts_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -302,7 +302,7 @@ class Ending(Consumer):
         self, queue: Queue, consumer_id: str | None, *, ends: int | None = None, **how: Any
     ) -> None:
         """``ends``: reference of the record; None: that of ``queue``."""
-        self._ends = queue._qref if ends is None else ends
+        self._ends = record_of(queue) if ends is None else ends
         self._maker = os.getpid()
         super().__init__(queue, consumer_id, **how)
 

@@ -18,14 +18,14 @@ import pytest
 
 from shmq import errors, message, options, settings
 from shmq._native import ffi, lib
+from shmq._records import KINDS, OF_A_GROUP
+from shmq._segment.owners import ROLES
 from shmq.consumer import ACK_MODES
-from shmq.counters import NAMES
 from shmq.delivery import DEATHS
-from shmq.figures import BOUNDS
 from shmq.mp import compact, pickling
-from shmq.records import KINDS, OF_A_GROUP
-from shmq.segment.owners import ROLES
 from shmq.settings import pack_defaults
+from shmq.stats.counters import NAMES
+from shmq.stats.queue import BOUNDS
 
 ROOT = Path(__file__).resolve().parent.parent
 

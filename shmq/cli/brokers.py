@@ -9,15 +9,15 @@ import os
 import sys
 from typing import Any
 
+from shmq._segment import Segment, list_segments, observe
+from shmq._segment import clean as clean_segments
 from shmq.broker import Broker, connect
 from shmq.cli.out import complain, say
 from shmq.errors import BrokerNotRunning, ShmqError, printable
-from shmq.figures import QueueStats
 from shmq.options import check_broker_name, parse_duration
-from shmq.segment import Segment, list_segments, observe
-from shmq.segment import clean as clean_segments
 from shmq.settings import Settings
-from shmq.stats import BrokerStats, read_stats
+from shmq.stats.broker import BrokerStats, read_stats
+from shmq.stats.queue import QueueStats
 from shmq.supervisor.spawn import command, environment
 
 SETTINGS = (

@@ -6,9 +6,9 @@ import argparse
 import signal
 import sys
 
+from shmq._locks import Latch
 from shmq.cli.out import say
 from shmq.errors import BrokerNotRunning, InvalidOption, explain
-from shmq.locks import Latch
 from shmq.metrics import Reader, serve, text
 from shmq.options import check_broker_name
 

@@ -8,13 +8,13 @@ import json
 import time
 from collections.abc import Iterable
 
+from shmq._segment import observe
 from shmq.cli.out import say
-from shmq.counters import COUNTERS
 from shmq.errors import InvalidOption, explain, printable
-from shmq.figures import Latency, QueueStats
 from shmq.options import check_broker_name, parse_duration
-from shmq.segment import observe
-from shmq.stats import CLIENT_COUNTERS, BrokerStats, ClientStats, read_stats
+from shmq.stats.broker import CLIENT_COUNTERS, BrokerStats, ClientStats, read_stats
+from shmq.stats.counters import COUNTERS
+from shmq.stats.queue import Latency, QueueStats
 
 COUNTS = tuple(counter.name for counter in COUNTERS if counter.shown)
 

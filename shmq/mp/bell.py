@@ -18,9 +18,9 @@ import contextlib
 import os
 import threading
 
+from shmq._client import Client
+from shmq._descriptors import Kept, pipe, scarce
 from shmq._native import lib
-from shmq.client import Client
-from shmq.descriptors import Kept, pipe, scarce
 
 PATIENCE_S = 0.1
 

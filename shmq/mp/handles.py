@@ -21,14 +21,15 @@ import os
 import sys
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import shmq.home as homes
+from shmq._locks import Lock
 from shmq._native import lib
-from shmq.locks import Lock
 
 if TYPE_CHECKING:
-    from shmq.client import Client
+    from shmq._client import Client
     from shmq.mp.items import Items
 
 _lock = Lock()
@@ -36,7 +37,9 @@ _lock = Lock()
 # to and written back would lose what a signal handler or a finalizer has counted in between.
 _marks: dict[tuple[str, str], list[None]] = {}
 _drops: deque[tuple[Client, str, int]] = deque()
-_live: weakref.WeakSet[Items] = weakref.WeakSet()
+_forked: Callable[[Items[Any]], None]
+_bound: Callable[[Items[Any]], Client]
+_live: weakref.WeakSet[Items[Any]] = weakref.WeakSet()
 
 
 class Note:
@@ -105,7 +108,13 @@ def _work_off_now() -> None:
             lib.shmq_ref(client.ctx, qref, 1)
 
 
-def remember(items: Items) -> None:
+def know(forked: Callable[[Items[Any]], None], bound: Callable[[Items[Any]], Client]) -> None:
+    """Hear from the handles' own module what they do after a fork, and how they are bound to their queue again."""
+    global _forked, _bound
+    _forked, _bound = forked, bound
+
+
+def remember(items: Items[Any]) -> None:
     """Keep in mind that ``items`` is alive, to count it again in a forked child."""
     _live.add(items)
     _listen()
@@ -158,8 +167,8 @@ def _take_stock(_: object = None) -> None:
             clients[client.name] = client
     for items in list(_live):
         with contextlib.suppress(Exception):  # who uses it hears why
-            items._settle_in()
-            clients[items._client.name] = items._client
+            client = _bound(items)
+            clients[client.name] = client
     for client in clients.values():
         with contextlib.suppress(Exception):
             settle_once(client)
@@ -169,7 +178,7 @@ def _after_fork_in_child() -> None:
     _marks.clear()
     _drops.clear()
     for items in list(_live):
-        items._forked()
+        _forked(items)
     _take_stock()
 
 

@@ -19,17 +19,18 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from shmq._client import ADAPTIVE, Client, client_of
 from shmq._native import ItemsBase, ffi, lib
 from shmq._native.pure_items import deadline_of
-from shmq.client import ADAPTIVE, Client
+from shmq._records import index_of
 from shmq.consumer import Consumer
+from shmq.delivery import meta_of
 from shmq.errors import CorruptSegment, QueueClosed, QueueEmpty, QueueFull, explain
 from shmq.home import Parcel, home, parcel, unpack
 from shmq.mp import handles, pickling, waiting
 from shmq.mp.bell import Bell
 from shmq.options import MAX_DEPTH, QueueOptions
 from shmq.queue import Queue as BrokerQueue
-from shmq.records import index_of
 
 if TYPE_CHECKING:
     from typing import Generic
@@ -94,7 +95,7 @@ class Items(Typed[T]):
         super().__init__(self._plain_takes)
         self._maxsize: int = SEM_VALUE_MAX if maxsize <= 0 else operator.index(maxsize)
         self._name = _new_name()
-        self._start(home()._client)
+        self._start(client_of(home()))
         self._create()
 
     def _start(self, client: Client | None) -> None:
@@ -314,7 +315,7 @@ class Items(Typed[T]):
                     break
                 if rc >= 0:  # an item to be pickled
                     try:
-                        self._put_slow(chunk[at], True, _seconds_until(deadline))
+                        self._put_slow(chunk[at], True, seconds_until(deadline))
                     except QueueFull:
                         self._full(done + at)
                     at += 1
@@ -369,7 +370,7 @@ class Items(Typed[T]):
 
     def _take_delivery(self, deadline: int) -> Any:
         try:
-            return self._consumer().get(_seconds_until(deadline))
+            return self._consumer().get(seconds_until(deadline))
         except QueueEmpty:
             self._none()
         except QueueClosed:
@@ -379,7 +380,7 @@ class Items(Typed[T]):
         delivery = self._take_delivery(deadline)
         if self._bell is not None:
             self._bell.ring()
-        meta = delivery._meta
+        meta = meta_of(delivery)
         obj = pickling.decode(meta, delivery.view, view=True) if meta else delivery.payload
         delivery.ack()
         return obj
@@ -491,7 +492,16 @@ def _spawning() -> bool:
     return context.get_spawning_popen() is not None
 
 
-def _seconds_until(deadline: int) -> float | None:
+def seconds_until(deadline: int) -> float | None:
+    """Return how long it is until ``deadline``: None for ever, 0.0 not at all."""
     if deadline == 0:
         return None
     return max(0.0, (deadline - lib.shmq_now()) / 1e9) if deadline != ONCE else 0.0
+
+
+def _bound(items: Items[Any]) -> Client:
+    items._settle_in()
+    return client_of(items)
+
+
+handles.know(forked=lambda items: items._forked(), bound=_bound)

@@ -13,13 +13,13 @@ import weakref
 from collections import deque
 from typing import Any
 
+from shmq._locks import Lock
 from shmq._native import lib
 from shmq._native.pure_items import deadline_of
-from shmq.delivery import ACK, RELEASE
+from shmq.delivery import ACK, RELEASE, meta_of, settle
 from shmq.errors import QueueClosed, QueueEmpty
-from shmq.locks import Lock
 from shmq.mp import pickling
-from shmq.mp.items import ONCE, T, _seconds_until
+from shmq.mp.items import ONCE, T, seconds_until
 from shmq.mp.queue import Queue
 
 
@@ -74,14 +74,14 @@ class JoinableQueue(Queue[T]):
         self._refuse_closed()
         self._ready()
         delivery = self._lease(deadline_of(block, timeout))
-        meta = delivery._meta
+        meta = meta_of(delivery)
         try:
             obj = pickling.decode(meta, delivery.view, view=not copy) if meta else delivery.payload
         except Exception:
             self._tasks().add(delivery)  # got, and to be done, though it is no object
             raise
         except BaseException:
-            delivery._settle(RELEASE, 0, None)
+            settle(delivery, RELEASE)
             raise
         self._tasks().add(delivery)
         if self._bell is not None:
@@ -95,7 +95,7 @@ class JoinableQueue(Queue[T]):
                 # A queue that was shut down waits for the others' items: they may come back. For
                 # our own we must not wait.
                 closed = self._tasks() and self._state() != lib.SHMQ_Q_LIVE
-                return consumer.get(0.0 if closed else _seconds_until(deadline))
+                return consumer.get(0.0 if closed else seconds_until(deadline))
             except QueueEmpty:
                 if closed:
                     self._shut_down()
@@ -124,7 +124,7 @@ class JoinableQueue(Queue[T]):
         delivery = self._tasks().take()
         if delivery is None:
             raise ValueError("task_done() called too many times")
-        rc = delivery._settle(ACK, 0, None)
+        rc = settle(delivery, ACK)
         if rc < 0 and rc not in (lib.SHMQ_STALE, lib.SHMQ_GONE):
             self._check(rc)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from shmq.aio import wait_in_thread
+from shmq._aio import wait_in_thread
 
 __all__ = ["breathe", "wait"]
 

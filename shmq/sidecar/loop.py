@@ -6,9 +6,9 @@ import signal
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from shmq._client import Client
 from shmq._native import ffi, lib
-from shmq.client import Client
-from shmq.segment import Segment
+from shmq._segment import Segment
 from shmq.sidecar.decide import (
     NEVER,
     REAP_ALONE,

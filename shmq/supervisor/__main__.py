@@ -8,7 +8,7 @@ def _fork() -> int:
     try:
         return os.fork()
     except OSError as error:
-        from shmq.descriptors import SCARCE, limit_reached
+        from shmq._descriptors import SCARCE, limit_reached
         from shmq.errors import ShmqError
 
         text = f"supervisor of broker {sys.argv[1]!r}"

@@ -23,12 +23,10 @@ import sys
 import time
 from typing import Any
 
+from shmq._client import Client
+from shmq._descriptors import scarce
 from shmq._native import ffi, lib
-from shmq.client import Client
-from shmq.counters import place_of_counter
-from shmq.descriptors import scarce
-from shmq.errors import BrokerNotRunning, ShmqError, printable
-from shmq.segment import (
+from shmq._segment import (
     ANONYMOUS_PREFIX,
     Process,
     Segment,
@@ -36,7 +34,9 @@ from shmq.segment import (
     create_segment,
     open_segment,
 )
+from shmq.errors import BrokerNotRunning, ShmqError, printable
 from shmq.sidecar.loop import run as run_sidecar
+from shmq.stats.counters import place_of_counter
 from shmq.supervisor.handles import Handles
 from shmq.supervisor.liveness import Liveness
 from shmq.supervisor.registry import Registry

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 
 import shmq.errors as errors
-from shmq.descriptors import SCARCE, pipe, scarce
+from shmq._descriptors import SCARCE, pipe, scarce
 from shmq.errors import BrokerNotRunning, ShmqError, explain
 
 START_TIMEOUT_S = 30.0

@@ -10,7 +10,7 @@ import weakref
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shmq.locks import enter
+from shmq._locks import enter
 
 if TYPE_CHECKING:
     from shmq.workers.engine import Engine

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from shmq.descriptors import SCARCE, Kept, pipe, scarce, standing_in
+from shmq._descriptors import SCARCE, Kept, pipe, scarce, standing_in
+from shmq._segment import Process
 from shmq.errors import LimitReached, explain
-from shmq.segment import Process
 from shmq.workers.death import Death, WorkersFailed
 from shmq.workers.lent import Lent, Pipes, close_pipes
 from shmq.workers.post import (

@@ -50,11 +50,11 @@ from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from shmq._descriptors import scarce
+from shmq._locks import Latch, Lock
 from shmq.broker import Broker
-from shmq.delivery import DEATHS, EAGER, Delivery
-from shmq.descriptors import scarce
+from shmq.delivery import DEATHS, EAGER, Delivery, attempts_of, reason_of
 from shmq.errors import QueueEmpty, ShmqError, explain
-from shmq.locks import Latch, Lock
 from shmq.options import MAX_RETRIES
 from shmq.queue import Queue
 from shmq.serializers import Encoded
@@ -302,7 +302,7 @@ class Engine:
         sinks: set[Sink] = set()
         for delivery in deliveries:
             data = delivery.payload if delivery.size <= EAGER else delivery.view
-            if delivery._reason:
+            if reason_of(delivery):
                 self._dead_letter(delivery, data)
                 continue
             number, _, kind, _, _ = wire.TRAILER.unpack_from(data, len(data) - wire.SIZE)
@@ -394,8 +394,10 @@ class Engine:
         if delivery.id not in self._deaths:
             self._tend()
         death = self._deaths.pop(delivery.id, None)
-        attempts = wire.before(data) + delivery._died_attempts
-        if DEATHS[delivery._reason] == "rejected":  # by a worker that has counted, and not begun it
+        attempts = wire.before(data) + attempts_of(delivery)
+        if (
+            DEATHS[reason_of(delivery)] == "rejected"
+        ):  # by a worker that has counted, and not begun it
             attempts -= 1
         self._ledger.fail(number, WorkerDied.of(wire.text_of(to.title, data), attempts, death))
 

@@ -13,8 +13,8 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from shmq._locks import Lock
 from shmq.errors import explain
-from shmq.locks import Lock
 from shmq.options import parse_count
 from shmq.workers import wire
 from shmq.workers.call import Call

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from shmq._client import client_of
 from shmq._native import lib
+from shmq._sender import send_some, wait_for_room
 from shmq.errors import OutOfSharedMemory
 from shmq.queue import Queue
 from shmq.serializers import Encoded
@@ -74,7 +76,7 @@ class Feeder:
         In the middle of that nothing is unsettled any more: the worker says itself when it is over. And what another
         worker had read ahead, and lost to an idle one, is free when that worker has gone on.
         """
-        ctx = self._queue._client.ctx
+        ctx = client_of(self._queue).ctx
         if not (
             self._queue.stats().unsettled or self._crew.at_work() or lib.shmq_leases_late(ctx) > 0
         ):
@@ -84,11 +86,11 @@ class Feeder:
 
     def _small(self, payloads: list[bytes]) -> int:
         queue = self._queue
-        while (rc := queue._send_many(payloads, 0)) <= 0:
+        while (rc := send_some(queue, payloads)) <= 0:
             if rc == lib.SHMQ_FULL:
-                queue._wait_for_room(rc, 0, False)
+                wait_for_room(queue, rc, 0, False)
             else:
-                queue._client.check(rc, f"queue {queue.name!r}")
+                client_of(queue).check(rc, f"queue {queue.name!r}")
         return rc
 
     def _large(self, payload: bytes | Encoded | bytearray) -> None:

@@ -22,7 +22,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from shmq.locks import Lock
+from shmq._locks import Lock
 from shmq.serializers import Encoded
 from shmq.workers.call import Call, Sink, fail, withdraw
 

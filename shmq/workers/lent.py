@@ -13,7 +13,7 @@ import stat
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
-from shmq.descriptors import identity, stands_for
+from shmq._descriptors import identity, stands_for
 
 __all__ = ["Lent", "Pipes", "close_pipes"]
 

@@ -10,8 +10,8 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from itertools import islice
 from typing import Any
 
+from shmq._locks import Lock
 from shmq.errors import explain
-from shmq.locks import Lock
 from shmq.serializers import Encoded
 from shmq.workers import wire
 from shmq.workers.engine import Engine

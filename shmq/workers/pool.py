@@ -15,11 +15,11 @@ from multiprocessing.util import Finalize
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from shmq._descriptors import scarce
+from shmq._locks import Latch
 from shmq._native import lib
 from shmq.delivery import Delivery
-from shmq.descriptors import scarce
 from shmq.errors import explain
-from shmq.locks import Latch
 from shmq.options import parse_count
 from shmq.queue import Queue
 from shmq.workers.crew import Crew, cpus

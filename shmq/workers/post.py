@@ -29,12 +29,13 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+from shmq._client import client_of
+from shmq._descriptors import Kept
 from shmq._native import lib
+from shmq._segment import Process
 from shmq.consumer import Consumer
 from shmq.delivery import Delivery
-from shmq.descriptors import Kept
 from shmq.errors import QueueClosed, QueueEmpty
-from shmq.segment import Process
 
 __all__ = ["Orphaned", "Post", "main"]
 
@@ -104,7 +105,7 @@ class Post:
 
         Raises when this process cannot attach to the broker: then none of its kind can.
         """
-        consumer._client.reattach()
+        client_of(consumer).reattach()
         self._consumer, self._get = consumer, consumer.get
         self.slot[STATE] = READY
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from itertools import repeat
 from typing import Any
 
+from shmq._client import client_of, record_of
 from shmq._native import ffi, lib
 from shmq.queue import Queue
 from shmq.workers import wire
@@ -42,7 +43,7 @@ class Recall:
 
     def _all_into(self, home: list[int]) -> None:
         queue = self._queue
-        ctx, qref = queue._client.ctx, queue._qref
+        ctx, qref = client_of(queue).ctx, record_of(queue)
         while (n := self._handful(ctx, qref, home)) > 0 or (
             # With a deadline that is over it does not sleep, but claims one call that was read ahead.
             n == lib.SHMQ_EMPTY and lib.shmq_wait_items(ctx, qref, 1, 0) == lib.SHMQ_OK

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from shmq.consumer import Consumer
-from shmq.delivery import Delivery
+from shmq.delivery import Delivery, is_settled
 from shmq.errors import StaleDelivery, explain
 from shmq.queue import Queue
 from shmq.workers.post import Post
@@ -117,7 +117,7 @@ def _check_result(result: object) -> None:
 
 def _settle(delivery: Delivery, error: str | None) -> None:
     try:
-        if not delivery._settled:
+        if not is_settled(delivery):
             if error is None:
                 delivery.ack()
             else:

@@ -17,7 +17,7 @@ from typing import TypeVar
 import pytest
 
 import shmq
-from shmq.segment import list_segments
+from shmq._segment import list_segments
 
 T = TypeVar("T")
 WATCHDOG_S = 30.0  # until a test that waits gives up; never a limit on speed

@@ -22,7 +22,7 @@ from kit import (
 
 import shmq
 from shmq._native import ffi, lib
-from shmq.segment import Found, clean, create_segment, list_segments, living
+from shmq._segment import Found, clean, create_segment, list_segments, living
 
 
 @pytest.fixture

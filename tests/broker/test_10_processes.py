@@ -352,9 +352,9 @@ FORKS = {
         def use(): assert reader.read()
         """,
     "client": """
-        import shmq.client
+        import shmq._client
         broker = shmq.Broker()
-        lock = shmq.client._lock
+        lock = shmq._client._lock
         def use(): assert shmq.connect(broker.name).list_queues() == []
         """,
     "home": """

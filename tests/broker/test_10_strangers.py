@@ -28,8 +28,8 @@ from kit import (
 
 import shmq
 from shmq._native import ffi, lib
-from shmq.segment import access, clean, cleaning, create_segment, list_segments, open_segment, sysv
-from shmq.segment.names import sysv_keys
+from shmq._segment import access, clean, cleaning, create_segment, list_segments, open_segment, sysv
+from shmq._segment.names import sysv_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 STRANGER = 54321
@@ -489,7 +489,7 @@ def test_clean_keeps_what_it_cannot_tell_about(
     path = Path(shm_path(broker_name))
     path.write_bytes(os.urandom(8192))
     try:
-        monkeypatch.setattr("shmq.segment.posix.PosixSegment.others", lambda self: None)
+        monkeypatch.setattr("shmq._segment.posix.PosixSegment.others", lambda self: None)
         monkeypatch.setattr(cleaning, "_proc_is_whole", lambda: False)
         (found,) = clean(names=[broker_name])
         assert not found.removable

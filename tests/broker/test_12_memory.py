@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import shmq
-from shmq.segment.space import Limits, bytes_of
+from shmq._segment.space import Limits, bytes_of
 
 MIB = 1 << 20
 SMALL = {"memory_limit": "16MB", "max_queues": 8, "max_processes": 8}

@@ -38,8 +38,8 @@ import shmq
 import shmq.home
 import shmq.mp
 from shmq._native import ffi, lib
+from shmq._segment import open_segment
 from shmq.cli.main import main as command_line
-from shmq.segment import open_segment
 
 SECOND = 1_000_000_000
 HANG_S = 60.0  # of a whole run; the core itself waits for an administrator for 10 s at most, several times
@@ -811,8 +811,8 @@ class World:
 
 @contextlib.contextmanager
 def shmq_observed(name: str) -> Any:
-    from shmq.segment import observe
-    from shmq.stats import read_stats
+    from shmq._segment import observe
+    from shmq.stats.broker import read_stats
 
     with observe(name) as (segment, ctx):
         yield read_stats(segment, ctx)

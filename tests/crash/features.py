@@ -32,7 +32,7 @@ from roles import Log, Role
 
 import shmq
 from shmq._native import ffi, lib
-from shmq.segment import owners_alive
+from shmq._segment import owners_alive
 
 ROLES = roles.ROLES | overflow.ROLES
 MAKERS = ("source", "-in", "publisher", "passer-by", "timer", "purger", "renewer")

@@ -27,13 +27,13 @@ from rig import Rig
 from world import CLIENTS, World, die, mortal
 
 import shmq
-import shmq.client
+import shmq._client
+from shmq._client import Client
 from shmq._native import lib
-from shmq.client import Client
+from shmq._segment import open_segment
 from shmq.consumer import Consumer
 from shmq.group import ConsumerGroup
 from shmq.queue import Queue
-from shmq.segment import open_segment
 from shmq.sidecar.decide import NEVER, Every
 from shmq.sidecar.loop import Sidecar
 from shmq.topic import Topic
@@ -124,13 +124,13 @@ class BrokerWorld(World):
 
     def attach(self) -> Client:
         """Connect, past the one attachment that a process has: this one stands for several."""
-        with shmq.client._lock:
-            kept = shmq.client._clients.pop(self.name)
+        with shmq._client._lock:
+            kept = shmq._client._clients.pop(self.name)
         try:
             self.brokers.append(shmq.connect(self.name))
         finally:
-            with shmq.client._lock:
-                shmq.client._clients[self.name] = kept
+            with shmq._client._lock:
+                shmq._client._clients[self.name] = kept
         return self.brokers[-1]._client
 
     def kill(self, client: int) -> None:

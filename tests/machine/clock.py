@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 
 from shmq._native import ffi, lib
-from shmq.segment import Segment
+from shmq._segment import Segment
 
 NOTHING_EXPIRES = (1 << 64) - 1
 RECORDS = 8

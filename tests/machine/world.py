@@ -16,13 +16,13 @@ from weakref import WeakKeyDictionary
 from clock import Clock
 from rig import Rig, memory
 
+from shmq._client import Client
 from shmq._native import ffi, lib
-from shmq.client import Client
+from shmq._segment import open_segment
 from shmq.consumer import Consumer
 from shmq.errors import QueueEmpty
 from shmq.group import ConsumerGroup
 from shmq.queue import Queue
-from shmq.segment import open_segment
 from shmq.topic import Topic, subscribe_pattern, unsubscribe
 
 CLIENTS = 3

@@ -175,7 +175,7 @@ def test_a_forked_child_whose_queue_has_a_damaged_record_comes_out_of_fork(tmp_p
         "fork",
         """
 from shmq._native import ffi, lib
-from shmq.records import index_of
+from shmq._records import index_of
 
 if __name__ == "__main__":
     q = queues.Queue()

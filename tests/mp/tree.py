@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shmq.segment import list_segments
+from shmq._segment import list_segments
 
 METHODS = ("fork", "spawn", "forkserver")
 WATCHDOG_S = 60.0
@@ -21,7 +21,7 @@ PROLOGUE = """
 import json, multiprocessing, os, signal, sys, threading, time
 import shmq.mp
 from shmq.home import home
-from shmq.segment import living
+from shmq._segment import living
 
 method = sys.argv[1]
 context = multiprocessing.get_context(method)

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from shmq._client import Client
 from shmq._native import ffi, lib
-from shmq.client import Client
+from shmq._records import dead_letter_place, make_record
+from shmq._segment import create_segment, open_segment
 from shmq.options import QueueOptions
 from shmq.queue import Queue
-from shmq.records import dead_letter_place, make_record
-from shmq.segment import create_segment, open_segment
 from shmq.topic import Topic
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from shmq._client import Client
 from shmq._native import ffi, lib
-from shmq.client import Client
+from shmq._segment import create_segment, owners_alive
 from shmq.errors import Detached, OutOfSharedMemory, QueueFull, ShmqError, StaleDelivery
-from shmq.segment import create_segment, owners_alive
 
 
 @pytest.fixture

@@ -19,12 +19,12 @@ import pytest
 from rig import Rig, interrupted, memory
 from test_queue import in_child
 
+from shmq._client import Client
 from shmq._native import ACCEL
-from shmq.client import Client
+from shmq._segment import open_segment
 from shmq.consumer import Consumer
 from shmq.errors import LimitReached, QueueClosed, QueueEmpty, StaleDelivery
 from shmq.queue import Queue
-from shmq.segment import open_segment
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import pytest
 from rig import Rig, memory
 
 from shmq._native import ffi, lib
+from shmq._records import index_of, info_of, options_of, records
 from shmq.errors import CorruptSegment, QueueNotFound, ShmqError
 from shmq.group import place_of_member
 from shmq.message import Message
 from shmq.mp import compact, pickling
 from shmq.queue import Queue
-from shmq.records import index_of, info_of, options_of, records
 from shmq.settings import pack_defaults, unpack_defaults, unpack_metrics
-from shmq.stats import read_stats
+from shmq.stats.broker import read_stats
 
 HUGE = 0xFFFFFFFF
 

@@ -12,8 +12,8 @@ import pytest
 from rig import Rig, memory
 
 from shmq.errors import MessageExpired
-from shmq.figures import BOUNDS, latency_of
 from shmq.message import Message
+from shmq.stats.queue import BOUNDS, latency_of
 
 
 @pytest.fixture

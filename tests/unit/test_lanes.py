@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from rig import Rig, memory
 
+from shmq._client import Client
 from shmq._native import lib
-from shmq.client import Client
 from shmq.errors import QueueEmpty, QueueFull
 from shmq.message import Message
 from shmq.queue import Queue

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from rig import interrupted
 
-from shmq.locks import Latch, Lock
+from shmq._locks import Latch, Lock
 from shmq.workers.call import _Condition
 
 WATCHDOG_S = 30.0

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from shmq._native import ffi, lib
+from shmq._segment import Segment, create_segment, list_segments, observe, open_segment
+from shmq._segment.header import HEAD_BYTES
+from shmq._segment.names import KEY_MARK, posix_name, sysv_keys
+from shmq._segment.posix import create_posix
 from shmq.errors import BrokerExists, BrokerNotRunning
-from shmq.segment import Segment, create_segment, list_segments, observe, open_segment
-from shmq.segment.header import HEAD_BYTES
-from shmq.segment.names import KEY_MARK, posix_name, sysv_keys
-from shmq.segment.posix import create_posix
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_an_unfinished_segment_that_is_taken_away_meanwhile_is_not_there(
     """Its creator gave up, or somebody cleaned, between two looks of one who wants to open it."""
     path = Path("/dev/shm") / posix_name(broker_name)[1:]
     path.write_bytes(bytes(HEAD_BYTES))
-    monkeypatch.setattr("shmq.segment.access.time.sleep", lambda _: path.unlink(missing_ok=True))
+    monkeypatch.setattr("shmq._segment.access.time.sleep", lambda _: path.unlink(missing_ok=True))
     try:
         with pytest.raises(BrokerNotRunning, match="none of that name"):
             open_segment(broker_name)

@@ -15,7 +15,7 @@ from rig import Rig, memory
 from test_queue import in_child
 
 from shmq._native import lib
-from shmq.counters import place_of_counter
+from shmq._records import info_of
 from shmq.errors import (
     InvalidOption,
     InvalidOptionType,
@@ -29,7 +29,7 @@ from shmq.errors import (
 )
 from shmq.group import ConsumerGroup
 from shmq.message import Message
-from shmq.records import info_of
+from shmq.stats.counters import place_of_counter
 from shmq.topic import Topic, subscribe_pattern, unsubscribe
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from shmq._client import Client
 from shmq._native import ffi, lib, names_of
-from shmq.client import Client
 from shmq.options import QueueOptions, from_ns
 from shmq.settings import unpack_defaults
 

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from shmq.descriptors import scarce
+from shmq._descriptors import scarce
 
 __all__ = ["task_number", "wait_in_thread"]
 

@@ -1,23 +1,25 @@
 """Loan: a message written where it will be read, in shared memory.
 
-The accelerator has its own for the plain case (native/accel/loan.c); what that one does not finish comes here.
+The accelerator has its own for the plain case (native/accel/loan.c); what that one does not finish comes here, through
+`Queue._loan_slow`, `Queue._loan_wait` and `Queue._loan_refused`.
 """
 
 from __future__ import annotations
 
 import weakref
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from shmq._client import Client, client_of, record_of
 from shmq._native import ffi, lib, message_struct
-from shmq.client import Client
+from shmq._sender import bind_again, encode_for, wait_for_room
 from shmq.errors import explain
 from shmq.message import deadline_of, message_of
 
 if TYPE_CHECKING:
     from shmq.queue import Queue
 
-__all__ = ["Loan"]
+__all__ = ["Loan", "publish_lent", "refuse_referred"]
 
 
 class Loan:
@@ -30,7 +32,7 @@ class Loan:
         self._queue = queue
         self._nbytes = nbytes
         if fields:
-            self._fields = queue._encoded(message_of(b"", fields))[1:]
+            self._fields = encode_for(queue, message_of(b"", fields))[1:]
         else:  # as for a plain Message, without making one
             self._fields = (None, lib.SHMQ_DELAY_DEFAULT, 0, 0, None, None)
         self._deadline = deadline_of(timeout)
@@ -51,18 +53,18 @@ class Loan:
             return self._lend(loan, size)
         except BaseException:
             # A signal handler may raise right after the call that took the block.
-            _abort(queue._client, queue._client.ctx, loan)
+            _abort(client_of(queue), client_of(queue).ctx, loan)
             raise
 
     def _lend(self, loan: Any, size: int) -> memoryview:
-        queue = self._queue
-        rc = lib.shmq_loan(queue._client.ctx, queue._qref, self._nbytes, size, loan)
+        queue, client = self._queue, client_of(self._queue)
+        rc = lib.shmq_loan(client.ctx, record_of(queue), self._nbytes, size, loan)
         if rc == lib.SHMQ_E_FORKED:
-            queue._reattach()
-            rc = lib.shmq_loan(queue._client.ctx, queue._qref, self._nbytes, size, loan)
-        queue._client.check(rc, f"queue {queue.name!r}", size=self._nbytes)
+            bind_again(queue)
+            rc = lib.shmq_loan(client.ctx, record_of(queue), self._nbytes, size, loan)
+        client.check(rc, f"queue {queue.name!r}", size=self._nbytes)
         self._loan = loan
-        ctx, client = queue._client.ctx, queue._client
+        ctx = client.ctx
         # Whatever becomes of this object, the block goes back when nothing can write to it any more.
         pointer = ffi.gc(ffi.cast("char *", loan.data), lambda _: _abort(client, ctx, loan))
         buffer = ffi.buffer(pointer, self._nbytes)
@@ -93,13 +95,37 @@ class Loan:
         try:
             if not _release(view) or self._buffer() is not None:
                 loan[0] = own[0]
-                queue._loan_refused()
-            queue._publish_loan(own, m, self._deadline)
+                refuse_referred(queue.name)
+            publish_lent(queue, own, m, self._deadline)
         except BaseException:
             if not loan.ctl:
-                _abort(queue._client, queue._client.ctx, own)
+                _abort(client_of(queue), client_of(queue).ctx, own)
             raise
         self.id: int = m.id
+
+
+def publish_lent(queue: Queue, own: Any, m: Any, deadline: int) -> None:
+    """Publish the block that ``own`` names, wait for room until ``deadline``; the block goes back if that fails."""
+    client = client_of(queue)
+    last = False
+    try:
+        while (rc := lib.shmq_loan_publish(client.ctx, record_of(queue), own, m)) < 0:
+            last = wait_for_room(queue, rc, deadline, last)
+    except BaseException:
+        lib.shmq_loan_abort(client.ctx, own)
+        raise
+
+
+def refuse_referred(name: str) -> NoReturn:
+    """Raise what a loan of queue ``name`` raises whose buffer is still referred to."""
+    raise BufferError(
+        explain(
+            f"loan of queue {name!r}",
+            "slices or arrays that still refer to the buffer",
+            "none at the end of the block",
+            "del them before; nothing was published",
+        )
+    )
 
 
 def _release(view: memoryview) -> bool:

@@ -20,11 +20,11 @@ import time
 from typing import Any
 
 from shmq._native import ffi, lib
+from shmq._segment.handle import Segment
+from shmq._segment.header import NAME_OFFSET
+from shmq._segment.names import KEY_MARK, sysv_keys
+from shmq._segment.refusals import raise_for
 from shmq.errors import BrokerNotRunning, ForeignSegment, StorageError, explain
-from shmq.segment.handle import Segment
-from shmq.segment.header import NAME_OFFSET
-from shmq.segment.names import KEY_MARK, sysv_keys
-from shmq.segment.refusals import raise_for
 
 SYSV_TABLE = "/proc/sysvipc/shm"
 SHM_NORESERVE = 0o10000

@@ -7,8 +7,9 @@ import os
 import resource
 from typing import Any
 
+from shmq._descriptors import limit_reached
 from shmq._native import ffi, lib
-from shmq.descriptors import limit_reached
+from shmq._segment.names import DEV_SHM, posix_name
 from shmq.errors import (
     BrokerExists,
     CorruptSegment,
@@ -19,7 +20,6 @@ from shmq.errors import (
     StorageError,
     explain,
 )
-from shmq.segment.names import DEV_SHM, posix_name
 
 
 def refusal(name: str, provider: str, rc: int, detail: Any, size: int) -> ShmqError:

@@ -8,13 +8,13 @@ import time
 from typing import Any, NamedTuple
 
 from shmq._native import ffi, lib
+from shmq._segment.handle import Segment
+from shmq._segment.header import NAME_OFFSET, USER_WORD_OFFSET
+from shmq._segment.names import DEV_SHM, posix_prefix
+from shmq._segment.posix import create_posix, open_posix
+from shmq._segment.refusals import exists, no_room, raise_for
+from shmq._segment.sysv import attach_sysv, create_sysv, name_in, open_sysv, sysv_ids
 from shmq.errors import BrokerNotRunning, ForeignSegment, explain
-from shmq.segment.handle import Segment
-from shmq.segment.header import NAME_OFFSET, USER_WORD_OFFSET
-from shmq.segment.names import DEV_SHM, posix_prefix
-from shmq.segment.posix import create_posix, open_posix
-from shmq.segment.refusals import exists, no_room, raise_for
-from shmq.segment.sysv import attach_sysv, create_sysv, name_in, open_sysv, sysv_ids
 
 CONTENTION_S = 2.0  # how long makers and removers of one name may be in each other's way
 

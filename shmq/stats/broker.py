@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from shmq._native import ffi, lib
-from shmq.counters import COUNTERS, NAMES, place_of_counter
+from shmq._records import KINDS, OF_A_GROUP, is_alive, name_of, place_of
+from shmq._segment import Owner, Segment, owners_alive
 from shmq.errors import explain
-from shmq.figures import QueueStats, stats_of
 from shmq.group import DISPATCH, place_of_member
 from shmq.options import NS
-from shmq.records import KINDS, OF_A_GROUP, is_alive, name_of, place_of
-from shmq.segment import Owner, Segment, owners_alive
+from shmq.stats.counters import COUNTERS, NAMES, place_of_counter
+from shmq.stats.queue import QueueStats, stats_of
 from shmq.topic import TopicStats, topic_stats_of
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from shmq._native import ffi, lib, names_of
-from shmq.segment.refusals import refusal
+from shmq._segment.refusals import refusal
 
 HEAD_BYTES = 4096
 PROVIDERS = names_of("shmq_provider", "SHMQ_")

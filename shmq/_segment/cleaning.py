@@ -13,12 +13,12 @@ import os
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
+from shmq._segment.access import list_segments
+from shmq._segment.handle import Segment
+from shmq._segment.owners import mapped, owners_alive
+from shmq._segment.posix import PosixSegment, open_posix
+from shmq._segment.sysv import open_sysv
 from shmq.errors import ForeignSegment, ShmqError
-from shmq.segment.access import list_segments
-from shmq.segment.handle import Segment
-from shmq.segment.owners import mapped, owners_alive
-from shmq.segment.posix import PosixSegment, open_posix
-from shmq.segment.sysv import open_sysv
 
 FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of linux/proc_ns.h
 

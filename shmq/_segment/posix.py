@@ -17,13 +17,13 @@ import stat
 import time
 from typing import Any
 
+from shmq._descriptors import SCARCE, Kept, limit_reached, scarce
 from shmq._native import lib
-from shmq.descriptors import SCARCE, Kept, limit_reached, scarce
+from shmq._segment.handle import Segment
+from shmq._segment.header import Header
+from shmq._segment.names import DEV_SHM, posix_name
+from shmq._segment.refusals import raise_for
 from shmq.errors import BrokerNotRunning, ForeignSegment, ShmqError, StorageError, explain
-from shmq.segment.handle import Segment
-from shmq.segment.header import Header
-from shmq.segment.names import DEV_SHM, posix_name
-from shmq.segment.refusals import raise_for
 
 OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # What open says of a thing that is no file of ours; want of descriptors or memory is not among it.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from shmq._native import ffi, lib
-from shmq.counters import NAMES
+from shmq._records import name_of, place_of
 from shmq.errors import explain
 from shmq.options import NS
-from shmq.records import name_of, place_of
+from shmq.stats.counters import NAMES
 
 __all__ = ["BOUNDS", "Latency", "QueueStats", "counts_of", "latency_of", "stats_of"]
 

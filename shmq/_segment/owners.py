@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from shmq._native import ffi, lib, names_of
-from shmq.segment.access import open_segment
-from shmq.segment.handle import Segment
-from shmq.segment.refusals import raise_for
+from shmq._segment.access import open_segment
+from shmq._segment.handle import Segment
+from shmq._segment.refusals import raise_for
 
 ROLES = names_of("shmq_role", "SHMQ_")
 

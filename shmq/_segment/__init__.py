@@ -21,13 +21,13 @@ Nothing here is ever registered with multiprocessing's resource tracker.
 
 from __future__ import annotations
 
-from shmq.segment.access import Found, create_segment, list_segments, open_segment
-from shmq.segment.cleaning import Stale, clean
-from shmq.segment.handle import Segment
-from shmq.segment.header import Header
-from shmq.segment.names import ANONYMOUS_PREFIX
-from shmq.segment.owners import Owner, living, observe, owners_alive
-from shmq.segment.process import Process
+from shmq._segment.access import Found, create_segment, list_segments, open_segment
+from shmq._segment.cleaning import Stale, clean
+from shmq._segment.handle import Segment
+from shmq._segment.header import Header
+from shmq._segment.names import ANONYMOUS_PREFIX
+from shmq._segment.owners import Owner, living, observe, owners_alive
+from shmq._segment.process import Process
 
 __all__ = [
     "ANONYMOUS_PREFIX",

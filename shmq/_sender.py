@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from shmq._aio import wait_in_thread
+from shmq._client import ADAPTIVE, Client
 from shmq._native import SenderBase, lib
-from shmq.aio import wait_in_thread
-from shmq.client import ADAPTIVE, Client
 from shmq.errors import MessageExpired, QueueFull, explain
 from shmq.message import Message, bytes_of, deadline_of, message_of
 from shmq.options import NS
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from shmq.keywords import MessageKeywords, Seconds
 
-__all__ = ["Sender"]
+__all__ = ["Sender", "bind_again", "encode_for", "levels_of", "send_some", "wait_for_room"]
 
 CHUNK = 256
 
@@ -253,3 +253,36 @@ class Sender(SenderBase):
     def _reattach(self) -> None:
         self._client.reattach()
         self._bind(self._client.address, self._qref)
+
+
+# ---- for the rest of the package ----------------------------------------------------------------
+
+
+def levels_of(target: Sender) -> int:
+    """Return how many levels of priority ``target`` has."""
+    return target._priorities
+
+
+def encode_for(
+    target: Sender, m: Message
+) -> tuple[Any, bytes | None, int, int, int, bytes | None, bytes | None]:
+    """Return payload, headers, ttl, delay, level, key and dedup id of ``m`` as the core wants them.
+
+    Raises what `publish` raises for a message that ``target`` cannot take.
+    """
+    return target._encoded(m)
+
+
+def send_some(target: Sender, payloads: list[bytes]) -> int:
+    """Publish the first of ``payloads``; return how many there was room for, or a result below 0."""
+    return target._send_many(payloads, 0)
+
+
+def wait_for_room(target: Sender, rc: int, deadline: int, last: bool) -> bool:
+    """Return for another attempt (whether it is the last one), or raise what ``rc`` stands for."""
+    return target._wait_for_room(rc, deadline, last)
+
+
+def bind_again(target: Sender) -> None:
+    """Attach again, after a fork."""
+    target._reattach()

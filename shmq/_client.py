@@ -24,16 +24,17 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
+from shmq._descriptors import SCARCE, limit_reached
+from shmq._locks import Lock
 from shmq._native import ffi, lib
-from shmq.descriptors import SCARCE, limit_reached
+from shmq._segment import Segment, open_segment, owners_alive
+from shmq._segment.refusals import refusal
 from shmq.errors import RESULTS, BrokerNotRunning, Detached, ShmqError, explain
-from shmq.locks import Lock
-from shmq.segment import Segment, open_segment, owners_alive
-from shmq.segment.refusals import refusal
 
-__all__ = ["ADAPTIVE", "Client"]
+__all__ = ["ADAPTIVE", "Client", "client_of", "place_of", "record_of"]
 
 ADAPTIVE = (1 << 64) - 1  # spin before sleeping as long as spinning pays, 50 µs at most
 
@@ -41,6 +42,13 @@ ADAPTIVE = (1 << 64) - 1  # spin before sleeping as long as spinning pays, 50 µ
 RC_NAMES: dict[int, str] = {
     int(value): name for value, name in ffi.typeof("enum shmq_rc").elements.items()
 }
+
+# What a handle (queue, topic, consumer, mp.Queue) keeps for the package. Its users do not see it: it is asked for here.
+client_of: Callable[[Any], Client] = attrgetter("_client")
+record_of: Callable[[Any], int] = attrgetter("_qref")  # the reference of its record in the segment
+place_of: Callable[[Any], tuple[int, int]] = attrgetter(
+    "_ctx", "_qref"
+)  # context as an address, and record
 
 _lock = Lock()
 _clients: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()

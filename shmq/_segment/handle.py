@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shmq.segment.header import HEAD_BYTES, USER_WORD_OFFSET, Header, check_header
+from shmq._segment.header import HEAD_BYTES, USER_WORD_OFFSET, Header, check_header
 
 
 class Segment:
