@@ -1,0 +1,67 @@
+"""Handles that a former version has pickled: into messages, files, arguments of a job that waits."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+
+import pytest
+
+import shmq
+import shmq.mp
+from shmq._client import client_of
+
+
+def text(value: str) -> bytes:
+    """Return a text as pickle protocol 2 writes it."""
+    data = value.encode()
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def called(module: str, name: str, *args: str) -> bytes:
+    """Return the pickle of what ``module.name(*args)`` makes, from the first version on."""
+    stop = {1: b"\x85", 2: b"\x86"}[len(args)]
+    return f"\x80\x02c{module}\n{name}\n".encode("latin-1") + b"".join(map(text, args)) + stop + b"R."
+
+
+def test_a_broker_a_queue_and_a_topic_open(broker_name: str) -> None:
+    with shmq.Broker(broker_name) as broker:
+        queue, topic = broker.create_queue("jobs"), broker.create_topic("news")
+        billing = topic.subscribe("billing")
+        there = pickle.loads(called("shmq.broker", "connect", f"shm://{broker_name}"))
+        assert there.list_queues() == ["jobs"]
+        there.close()
+        queue.publish(b"one")
+        again = pickle.loads(called("shmq.queue", "_reopen", broker_name, "jobs"))
+        assert again.subscribe().get(timeout=10).payload == b"one"
+        same = pickle.loads(called("shmq.topic", "_reopen", broker_name, "news"))
+        same.publish(b"two")
+        assert billing.get(timeout=10).payload == b"two"
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "rest"),
+    [
+        ("shmq.mp.queue", "Queue", b"K\x05\x89"),
+        ("shmq.mp.joinable", "JoinableQueue", b"J\xff\xff\xff\x7f\x89"),
+        ("shmq.mp.simple", "SimpleQueue", b"J\xff\xff\xff\x7f"),
+    ],
+)
+def test_a_queue_of_objects_opens(module: str, kind: str, rest: bytes) -> None:
+    queue = getattr(shmq.mp, kind)()
+    queue.put(("a", os.getpid()))
+    pickled = (
+        f"\x80\x02c{module}\n{kind}\n)\x81(cshmq.home\nParcel\n".encode("latin-1")
+        + text(client_of(queue).name)
+        + b"N\x86\x81"
+        + text(repr(queue).split("'")[1])
+        + rest
+        + b"tb."
+    )
+    other = pickle.loads(pickled)
+    assert type(other) is type(queue)
+    assert other.get() == ("a", os.getpid())
+    if kind == "JoinableQueue":
+        other.task_done()
+        queue.join()
