@@ -34,7 +34,7 @@ from shmq._segment import Segment, open_segment, owners_alive
 from shmq._segment.refusals import refusal
 from shmq.errors import RESULTS, BrokerNotRunning, Detached, ShmqError, explain
 
-__all__ = ["ADAPTIVE", "Client", "client_of", "place_of", "record_of"]
+__all__ = ["ADAPTIVE", "Client", "client_of", "context_of", "record_of"]
 
 ADAPTIVE = (1 << 64) - 1  # spin before sleeping as long as spinning pays, 50 µs at most
 
@@ -46,9 +46,7 @@ RC_NAMES: dict[int, str] = {
 # What a handle (queue, topic, consumer, mp.Queue) keeps for the package. Its users do not see it: it is asked for here.
 client_of: Callable[[Any], Client] = attrgetter("_client")
 record_of: Callable[[Any], int] = attrgetter("_qref")  # the reference of its record in the segment
-place_of: Callable[[Any], tuple[int, int]] = attrgetter(
-    "_ctx", "_qref"
-)  # context as an address, and record
+context_of: Callable[[Any], int] = attrgetter("_ctx")  # the context in C, as an address
 
 _lock = Lock()
 _clients: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()

@@ -10,7 +10,8 @@ from typing import Any
 
 from shmq._client import Client
 from shmq._native import ffi, lib, names_of
-from shmq.options import QueueOptions, from_ns
+from shmq._values import from_ns
+from shmq.options import QueueOptions
 from shmq.settings import unpack_defaults
 
 __all__ = [

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from shmq._aio import wait_in_thread
 from shmq._client import ADAPTIVE, Client
 from shmq._native import SenderBase, lib
+from shmq._values import NS
 from shmq.errors import MessageExpired, QueueFull, explain
 from shmq.message import Message, bytes_of, deadline_of, message_of
-from shmq.options import NS
 from shmq.serializers import CONTENT_TYPE, Encoded, Serializer, find
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmq._client import Client, record_of
 from shmq._descriptors import scarce
+from shmq._names import check_broker_name, check_pattern, check_queue_name, check_topic_name
 from shmq._native import ffi, lib
 from shmq._records import (
     dead_letter_place,
@@ -24,6 +25,7 @@ from shmq._records import (
 )
 from shmq._segment import ANONYMOUS_PREFIX, Owner, Process, owners_alive
 from shmq._segment.process import look
+from shmq._values import to_ns
 from shmq.consumer import Consumer
 from shmq.errors import (
     BrokerExists,
@@ -37,14 +39,7 @@ from shmq.errors import (
     explain,
 )
 from shmq.group import ConsumerGroup
-from shmq.options import (
-    QueueOptions,
-    check_broker_name,
-    check_pattern,
-    check_queue_name,
-    check_topic_name,
-    to_ns,
-)
+from shmq.options import QueueOptions
 from shmq.queue import Queue
 from shmq.settings import Settings
 from shmq.stats.broker import BrokerStats, progress_of, read_stats

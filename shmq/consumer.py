@@ -18,8 +18,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmq._aio import task_number, wait_in_thread
-from shmq._client import ADAPTIVE, client_of, place_of
+from shmq._client import ADAPTIVE, client_of, context_of, record_of
 from shmq._native import ConsumerBase, ffi, lib
+from shmq._values import parse_choice, parse_count
 from shmq.delivery import ACK, NACK, Delivery, error_headers
 from shmq.errors import (
     BrokerNotRunning,
@@ -32,7 +33,6 @@ from shmq.errors import (
     explain,
 )
 from shmq.message import deadline_of
-from shmq.options import parse_choice, parse_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,7 +99,8 @@ class Consumer(ConsumerBase):
         self._passed = 0
         super().__init__(
             client_of(queue),
-            *place_of(queue),
+            context_of(queue),
+            record_of(queue),
             mode,
             prefetch,
             max_unsettled or 0,

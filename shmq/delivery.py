@@ -19,6 +19,7 @@ from shmq._client import client_of, record_of
 from shmq._native import DeliveryBase, ffi, lib, names_of
 from shmq._records import name_then
 from shmq._sender import Sender, encode_for, levels_of, wait_for_room
+from shmq._values import MAX_SECONDS, NS, parse_duration
 from shmq.errors import RESULTS, InvalidOption, StaleDelivery, explain
 from shmq.message import (
     Decoded,
@@ -29,7 +30,6 @@ from shmq.message import (
     encode_headers,
     message_of,
 )
-from shmq.options import MAX_SECONDS, NS, parse_duration
 from shmq.serializers import CONTENT_TYPE, Serializer, find, find_by_content_type
 
 if TYPE_CHECKING:

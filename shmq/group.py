@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from shmq._client import Client, record_of
 from shmq._locks import Lock
+from shmq._names import check_record_name, check_share_name
 from shmq._native import ffi, lib
 from shmq._records import OF_A_GROUP, is_alive, make_record, records
+from shmq._values import NS, parse_choice
 from shmq.consumer import Consumer
 from shmq.errors import (
     InvalidOption,
@@ -27,7 +29,7 @@ from shmq.errors import (
     explain,
 )
 from shmq.message import deadline_of
-from shmq.options import NS, QueueOptions, check_record_name, check_share_name, parse_choice
+from shmq.options import QueueOptions
 from shmq.queue import Queue
 from shmq.stats.queue import QueueStats
 from shmq.topic import Ending, Topic

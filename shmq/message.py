@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmq._native import decode_fields, lib
+from shmq._values import MAX_SECONDS, NS, parse_duration
 from shmq.errors import CorruptSegment, MessageTooLarge, explain
-from shmq.options import MAX_SECONDS, NS, parse_duration
 
 if TYPE_CHECKING:
     import datetime

@@ -13,11 +13,11 @@ from shmq._loan import Loan, publish_lent, refuse_referred
 from shmq._native import QueueBase, ffi, lib
 from shmq._records import index_of, name_then
 from shmq._sender import Sender
+from shmq._values import parse_count
 from shmq.consumer import Consumer
 from shmq.delivery import headers_of, ttl_of, wall_clock
 from shmq.errors import explain
 from shmq.message import Message, deadline_of, decode_headers
-from shmq.options import parse_count
 from shmq.serializers import Encoded
 from shmq.stats.queue import QueueStats, stats_of
 

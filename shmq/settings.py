@@ -23,10 +23,7 @@ from typing import Any, ClassVar
 from shmq._descriptors import scarce
 from shmq._native import lib
 from shmq._segment.space import default_limits
-from shmq.errors import InvalidOption, InvalidOptionType, StorageError, explain
-from shmq.options import (
-    MAX_DEPTH,
-    MAX_RETRIES,
+from shmq._values import (
     nearest,
     parse_choice,
     parse_count,
@@ -35,6 +32,8 @@ from shmq.options import (
     reject_unknown,
     to_ns,
 )
+from shmq.errors import InvalidOption, InvalidOptionType, StorageError, explain
+from shmq.options import MAX_DEPTH, MAX_RETRIES
 
 STORAGES = ("memory", "disk", "hybrid")
 PROVIDERS = ("posix", "sysv")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shmq._client import Client, record_of
+from shmq._names import check_record_name, check_share_name
 from shmq._native import ffi, lib
 from shmq._records import (
     index_of,
@@ -26,6 +27,7 @@ from shmq._records import (
     records,
 )
 from shmq._sender import Sender
+from shmq._values import reject_unknown
 from shmq.consumer import Consumer
 from shmq.errors import (
     InvalidOption,
@@ -37,7 +39,7 @@ from shmq.errors import (
     explain,
 )
 from shmq.message import check_headers, decode_headers, encode_headers
-from shmq.options import QueueOptions, check_record_name, check_share_name, reject_unknown
+from shmq.options import QueueOptions
 from shmq.queue import Queue
 from shmq.stats.counters import COUNTERS, place_of_counter
 from shmq.stats.queue import QueueStats, counts_of

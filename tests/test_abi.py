@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from shmq import errors, message, options, settings
+from shmq import _names, _values, errors, message, options, settings
 from shmq._native import ffi, lib
 from shmq._records import KINDS, OF_A_GROUP
 from shmq._segment.owners import ROLES
@@ -173,7 +173,7 @@ def enum(name: str) -> dict[str, int]:
 
 
 TWINS = {
-    "options.MAX_NAME_BYTES": (options.MAX_NAME_BYTES, lib.SHMQ_NAME_MAX),
+    "names.MAX_NAME_BYTES": (_names.MAX_NAME_BYTES, lib.SHMQ_NAME_MAX),
     "options.MAX_DEPTH": (options.MAX_DEPTH, lib.SHMQ_BLOCKS // 2),
     "options.MAX_DEDUP_IDS": (options.MAX_DEDUP_IDS, lib.SHMQ_DEDUP_MOST),
     "options.dedup_capacity": (options.QueueOptions.dedup_capacity, lib.SHMQ_DEDUP_DEFAULT),
@@ -185,7 +185,7 @@ TWINS = {
     "figures.BOUNDS": (len(BOUNDS) + 1, lib.SHMQ_BUCKETS),
     "message.QUEUE_DEFAULT": (message.QUEUE_DEFAULT, lib.SHMQ_DELAY_DEFAULT),
     "compact.DEPTH": (compact.DEPTH, defined("native/accel/compact.c", "COMPACT_DEPTH")),
-    "message.MAX_SECONDS": (defined("native/accel/fields.c", "SECONDS_MOST") < options.MAX_SECONDS, True),
+    "message.MAX_SECONDS": (defined("native/accel/fields.c", "SECONDS_MOST") < _values.MAX_SECONDS, True),
     "pickling._HEAD": (tuple(pickling._HEAD)[:2], meta_compact()),
     "overflow": (
         {f"SHMQ_{name.upper().replace('-', '_')}": i for i, name in enumerate(options.OVERFLOWS)},

@@ -24,6 +24,8 @@ FLOORS = {
     # 0: words and pure rules: no native code, no clock, no I/O
     "shmq._version": 0,
     "shmq.errors": 0,
+    "shmq._values": 0,
+    "shmq._names": 0,
     "shmq.options": 0,
     "shmq.keywords": 0,
     "shmq.stats": 0,

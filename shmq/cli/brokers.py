@@ -9,12 +9,13 @@ import os
 import sys
 from typing import Any
 
+from shmq._names import check_broker_name
 from shmq._segment import Segment, list_segments, observe
 from shmq._segment import clean as clean_segments
+from shmq._values import parse_duration
 from shmq.broker import Broker, connect
 from shmq.cli.out import complain, say
 from shmq.errors import BrokerNotRunning, ShmqError, printable
-from shmq.options import check_broker_name, parse_duration
 from shmq.settings import Settings
 from shmq.stats.broker import BrokerStats, read_stats
 from shmq.stats.queue import QueueStats

@@ -7,10 +7,10 @@ import signal
 import sys
 
 from shmq._locks import Latch
+from shmq._names import check_broker_name
 from shmq.cli.out import say
 from shmq.errors import BrokerNotRunning, InvalidOption, explain
 from shmq.metrics import Reader, serve, text
-from shmq.options import check_broker_name
 
 
 def address(value: str) -> tuple[str, int]:

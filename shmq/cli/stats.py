@@ -8,10 +8,11 @@ import json
 import time
 from collections.abc import Iterable
 
+from shmq._names import check_broker_name
 from shmq._segment import observe
+from shmq._values import parse_duration
 from shmq.cli.out import say
 from shmq.errors import InvalidOption, explain, printable
-from shmq.options import check_broker_name, parse_duration
 from shmq.stats.broker import CLIENT_COUNTERS, BrokerStats, ClientStats, read_stats
 from shmq.stats.counters import COUNTERS
 from shmq.stats.queue import Latency, QueueStats

@@ -13,9 +13,9 @@ from typing import Any
 from shmq._native import ffi, lib
 from shmq._records import KINDS, OF_A_GROUP, is_alive, name_of, place_of
 from shmq._segment import Owner, Segment, owners_alive
+from shmq._values import NS
 from shmq.errors import explain
 from shmq.group import DISPATCH, place_of_member
-from shmq.options import NS
 from shmq.stats.counters import COUNTERS, NAMES, place_of_counter
 from shmq.stats.queue import QueueStats, stats_of
 from shmq.topic import TopicStats, topic_stats_of

@@ -8,8 +8,8 @@ from typing import Any
 
 from shmq._native import ffi, lib
 from shmq._records import name_of, place_of
+from shmq._values import NS
 from shmq.errors import explain
-from shmq.options import NS
 from shmq.stats.counters import NAMES
 
 __all__ = ["BOUNDS", "Latency", "QueueStats", "counts_of", "latency_of", "stats_of"]

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmq._locks import Lock
+from shmq._values import parse_count
 from shmq.errors import explain
-from shmq.options import parse_count
 from shmq.workers import wire
 from shmq.workers.call import Call
 from shmq.workers.crew import cpus

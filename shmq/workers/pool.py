@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from shmq._descriptors import scarce
 from shmq._locks import Latch
 from shmq._native import lib
+from shmq._values import parse_count
 from shmq.delivery import Delivery
 from shmq.errors import explain
-from shmq.options import parse_count
 from shmq.queue import Queue
 from shmq.workers.crew import Crew, cpus
 from shmq.workers.death import Death

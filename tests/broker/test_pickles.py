@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import struct
 
-import pytest
-
 import shmq
-import shmq.mp
-from shmq._client import client_of
 
 
 def text(value: str) -> bytes:
@@ -22,7 +17,9 @@ def text(value: str) -> bytes:
 def called(module: str, name: str, *args: str) -> bytes:
     """Return the pickle of what ``module.name(*args)`` makes, from the first version on."""
     stop = {1: b"\x85", 2: b"\x86"}[len(args)]
-    return f"\x80\x02c{module}\n{name}\n".encode("latin-1") + b"".join(map(text, args)) + stop + b"R."
+    return (
+        f"\x80\x02c{module}\n{name}\n".encode("latin-1") + b"".join(map(text, args)) + stop + b"R."
+    )
 
 
 def test_a_broker_a_queue_and_a_topic_open(broker_name: str) -> None:
@@ -38,30 +35,3 @@ def test_a_broker_a_queue_and_a_topic_open(broker_name: str) -> None:
         same = pickle.loads(called("shmq.topic", "_reopen", broker_name, "news"))
         same.publish(b"two")
         assert billing.get(timeout=10).payload == b"two"
-
-
-@pytest.mark.parametrize(
-    ("module", "kind", "rest"),
-    [
-        ("shmq.mp.queue", "Queue", b"K\x05\x89"),
-        ("shmq.mp.joinable", "JoinableQueue", b"J\xff\xff\xff\x7f\x89"),
-        ("shmq.mp.simple", "SimpleQueue", b"J\xff\xff\xff\x7f"),
-    ],
-)
-def test_a_queue_of_objects_opens(module: str, kind: str, rest: bytes) -> None:
-    queue = getattr(shmq.mp, kind)()
-    queue.put(("a", os.getpid()))
-    pickled = (
-        f"\x80\x02c{module}\n{kind}\n)\x81(cshmq.home\nParcel\n".encode("latin-1")
-        + text(client_of(queue).name)
-        + b"N\x86\x81"
-        + text(repr(queue).split("'")[1])
-        + rest
-        + b"tb."
-    )
-    other = pickle.loads(pickled)
-    assert type(other) is type(queue)
-    assert other.get() == ("a", os.getpid())
-    if kind == "JoinableQueue":
-        other.task_done()
-        queue.join()

@@ -8,17 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shmq._names import check_broker_name, check_queue_name
 from shmq._native import ffi, lib
+from shmq._values import from_ns, parse_duration, parse_size, to_ns
 from shmq.errors import InvalidOption, InvalidOptionType
-from shmq.options import (
-    QueueOptions,
-    check_broker_name,
-    check_queue_name,
-    from_ns,
-    parse_duration,
-    parse_size,
-    to_ns,
-)
+from shmq.options import QueueOptions
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""Queues of objects that a former version has pickled."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+
+import pytest
+
+import shmq.mp
+from shmq._client import client_of
+
+
+def text(value: str) -> bytes:
+    """Return a text as pickle protocol 2 writes it."""
+    data = value.encode()
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "rest"),
+    [
+        ("shmq.mp.queue", "Queue", b"K\x05\x89"),
+        ("shmq.mp.joinable", "JoinableQueue", b"J\xff\xff\xff\x7f\x89"),
+        ("shmq.mp.simple", "SimpleQueue", b"J\xff\xff\xff\x7f"),
+    ],
+)
+def test_a_queue_of_objects_opens(module: str, kind: str, rest: bytes) -> None:
+    queue = getattr(shmq.mp, kind)()
+    queue.put(("a", os.getpid()))
+    pickled = (
+        f"\x80\x02c{module}\n{kind}\n)\x81(cshmq.home\nParcel\n".encode("latin-1")
+        + text(client_of(queue).name)
+        + b"N\x86\x81"
+        + text(repr(queue).split("'")[1])
+        + rest
+        + b"tb."
+    )
+    other = pickle.loads(pickled)
+    assert type(other) is type(queue)
+    assert other.get() == ("a", os.getpid())
+    if kind == "JoinableQueue":
+        other.task_done()
+        queue.join()
