@@ -6,20 +6,23 @@ A record is a queue, a topic ("/topic"), a subscription ("/topic/name"), a patte
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from shmq._client import Client
 from shmq._native import ffi, lib, names_of
 from shmq._values import from_ns
+from shmq.errors import ShmqError, explain
 from shmq.options import QueueOptions
 from shmq.settings import unpack_defaults
 
 __all__ = [
-    "KINDS", "OF_A_GROUP", "dead_letter_place", "index_of", "info_of", "is_alive", "make_record",
+    "KINDS", "OF_A_GROUP", "dead_letter_place", "find_or_make", "index_of", "info_of", "is_alive", "make_queue", "make_record",
     "name_of", "name_then", "options_of", "place_of", "queue_defaults", "records",
 ]  # fmt: skip
 
 KINDS = names_of("shmq_kind", "SHMQ_KIND_")
+TRIES = 100  # against others who make and delete the same at the same time
 OF_A_GROUP = 4  # in the flags of a subscription that was made for a group
 
 
@@ -116,6 +119,15 @@ def dead_letter_place(client: Client, name: str | None) -> tuple[int, int]:
     return index, int(info_of(client, index).word)
 
 
+def make_queue(client: Client, name: str, options: QueueOptions) -> int:
+    """Make a queue; return its reference or a negative result."""
+
+    def make(core: Any) -> int:
+        return client.call(lib.shmq_queue_create, name.encode(), core)
+
+    return _with_dead_letters(client, options, make)
+
+
 def make_record(
     client: Client,
     name: str,
@@ -131,14 +143,55 @@ def make_record(
     ``kind`` is a `shmq_kind` and the reference of what the record belongs to (0: nothing).
     """
     blob = ffi.from_buffer(filter)
-    for _ in range(100):  # against others who delete the dead-letter queue at the same time
-        dead = dead_letter_place(client, options.dead_letter)
-        core = ffi.new("shmq_queue_options *", options.to_core(*dead))
+
+    def make(core: Any) -> int:
         core.kind, core.topic = kind
         core.flags = flags
-        rc = client.call(
+        return client.call(
             lib.shmq_topic_subscribe, name.encode(), core, blob, len(filter), int(ephemeral)
         )
+
+    return _with_dead_letters(client, options, make)
+
+
+def _with_dead_letters(client: Client, options: QueueOptions, make: Callable[[Any], int]) -> int:
+    """Call ``make`` with ``options`` as the core wants them, anew while others delete the dead-letter queue."""
+    for _ in range(TRIES):
+        dead = dead_letter_place(client, options.dead_letter)
+        rc = make(ffi.new("shmq_queue_options *", options.to_core(*dead)))
         if rc != lib.SHMQ_GONE:
             break
     return rc
+
+
+def find_or_make(
+    client: Client,
+    name: str,
+    what: str,
+    make: Callable[[], int],
+    fits: Callable[[int], bool],
+) -> int:
+    """Return the reference of record ``name``, made if it does not exist.
+
+    ``fits`` is asked about one that was found: it raises for one that is not what was asked for, and returns False for
+    one that has ended meanwhile. Others may make and delete it all the time; who always comes too late hears that.
+    """
+    for _ in range(TRIES):
+        rc = make()
+        if rc >= 0:
+            return rc
+        if rc != lib.SHMQ_E_EXISTS:
+            client.check(rc, f"creating {what}")
+        rc = client.call(lib.shmq_queue_open, name.encode())
+        if rc in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
+            continue
+        if fits(client.check(rc, what)):
+            return rc
+    raise ShmqError(
+        explain(
+            what,
+            "others that delete it again and again",
+            "a moment of peace",
+            "agree on who makes and who deletes it",
+        )
+    )

@@ -7,17 +7,20 @@ import os
 import secrets
 import signal
 import time
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from shmq._client import Client, record_of
 from shmq._descriptors import scarce
+from shmq._drain import Calm, close_queues
 from shmq._names import check_broker_name, check_pattern, check_queue_name, check_topic_name
 from shmq._native import ffi, lib
 from shmq._records import (
-    dead_letter_place,
+    find_or_make,
     index_of,
     info_of,
+    make_queue,
     make_record,
     options_of,
     queue_defaults,
@@ -34,7 +37,6 @@ from shmq.errors import (
     InvalidOptionType,
     OptionsMismatch,
     QueueNotFound,
-    ShmqError,
     TopicNotFound,
     explain,
 )
@@ -42,7 +44,7 @@ from shmq.group import ConsumerGroup
 from shmq.options import QueueOptions
 from shmq.queue import Queue
 from shmq.settings import Settings
-from shmq.stats.broker import BrokerStats, progress_of, read_stats
+from shmq.stats.broker import BrokerStats, read_stats
 from shmq.supervisor.spawn import Started, start_supervisor
 from shmq.topic import Topic, refuse_reject, subscribe_pattern, unsubscribe
 
@@ -55,7 +57,6 @@ __all__ = ["Broker", "connect"]
 
 SCHEME = "shm"
 SHUTDOWN_S = 10.0
-CALM_S = 0.2  # nothing moved for so long: what is left waits for consumers that do not come
 END_S = 10.0
 SIDECAR_S = 5.0
 
@@ -166,36 +167,20 @@ class Broker:
                     "choose another name for dead messages",
                 )
             )
-        for _ in range(100):  # against others who delete it at the same time
-            dead = dead_letter_place(self._live_client(), wanted.dead_letter)
-            core = ffi.new("shmq_queue_options *", wanted.to_core(*dead))
-            rc = self._call(lib.shmq_queue_create, name.encode(), core)
-            if rc >= 0:
-                return Queue(self._client, name, rc)
-            if rc == lib.SHMQ_GONE:  # its dead-letter queue, which somebody deletes
-                continue
-            if rc != lib.SHMQ_E_EXISTS:
-                self._client.check(rc, f"creating queue {name!r}")
-            rc = self._call(lib.shmq_queue_open, name.encode())
-            if rc in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
-                continue
-            self._client.check(rc, f"queue {name!r}")
-            found = self._options_of(index_of(rc))
-            self._compare(name, found, QueueOptions.from_core(core, wanted.dead_letter))
-            return Queue(self._client, name, rc)
-        raise ShmqError(
-            explain(
-                f"queue {name!r}",
-                "others that delete it again and again",
-                "a moment of peace",
-                "agree on who creates and deletes it",
-            )
-        )
+        client = self._live_client()
+
+        def is_as_wanted(ref: int) -> bool:
+            self._compare(name, self._options_of(index_of(ref)), wanted)
+            return True
+
+        make = partial(make_queue, client, name, wanted)
+        ref = find_or_make(client, name, f"queue {name!r}", make, is_as_wanted)
+        return Queue(client, name, ref)
 
     def _compare(
         self, name: str, found: QueueOptions, wanted: QueueOptions, kind: str = "queue"
     ) -> None:
-        differences = found.differences(wanted)
+        differences = found.differences(wanted.kept())
         if not differences:
             return
         raise OptionsMismatch(
@@ -253,26 +238,15 @@ class Broker:
         wanted = QueueOptions.make(self._queue_defaults(), options)
         refuse_reject(wanted, f"topic {name!r}")
         client = self._live_client()
-        for _ in range(100):  # against others who delete it at the same time
-            rc = make_record(client, f"/{name}", wanted, (lib.SHMQ_KIND_TOPIC, 0))
-            if rc >= 0:
-                return Topic(client, name, rc)
-            if rc != lib.SHMQ_E_EXISTS:
-                client.check(rc, f"creating topic {name!r}")
-            rc = self._call(lib.shmq_queue_open, f"/{name}".encode())
-            if rc in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
-                continue
-            client.check(rc, f"topic {name!r}")
-            self._compare(name, self._options_of(index_of(rc)), wanted, "topic")
-            return Topic(client, name, rc)
-        raise ShmqError(
-            explain(
-                f"topic {name!r}",
-                "others that delete it again and again",
-                "a moment of peace",
-                "agree on who creates and deletes it",
-            )
-        )
+
+        def is_as_wanted(ref: int) -> bool:
+            self._compare(name, self._options_of(index_of(ref)), wanted, "topic")
+            return True
+
+        kind = (lib.SHMQ_KIND_TOPIC, 0)
+        make = partial(make_record, client, f"/{name}", wanted, kind)
+        ref = find_or_make(client, f"/{name}", f"topic {name!r}", make, is_as_wanted)
+        return Topic(client, name, ref)
 
     def get_topic(self, name: str) -> Topic:
         """Return the topic ``name``. Raises TopicNotFound when there is none."""
@@ -408,7 +382,8 @@ class Broker:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
         client = self._live_client()
-        self._close_queues()
+        self._segment_info()  # attaches anew in a forked child
+        close_queues(client.ctx)
         if timeout != 0:
             self._await_calm(deadline)
         self._call(lib.shmq_set_flag, lib.SHMQ_CLOSING, 1)
@@ -417,34 +392,16 @@ class Broker:
         self._open = False
         client.detach()
 
-    def _close_queues(self) -> None:
-        for index in range(self._segment_info().queues):
-            info = ffi.new("shmq_queue_info *")
-            if self._call(lib.shmq_queue_snapshot, index, info) != lib.SHMQ_OK:
-                continue
-            if info.state == lib.SHMQ_Q_LIVE:
-                qref = self._call(lib.shmq_queue_adopt, index)
-                if qref >= 0:
-                    self._call(lib.shmq_queue_close, qref)
-
     def _await_calm(self, deadline: float | None) -> None:
-        me = os.getpid()
-        progress: object = None
-        since = time.monotonic()
+        me, calm = os.getpid(), Calm()
         while deadline is None or time.monotonic() < deadline:
             ctx = self._client.ctx
             clients = [owner for owner in owners_alive(ctx) if owner.role == "client"]
-            ready, acked = progress_of(ctx)
-            held = sum(owner.held for owner in clients)
-            alone = all(owner.pid == me for owner in clients)
-            if held == 0 and (alone or not ready):
-                return
-            now_progress = (held, ready, acked)
-            if now_progress != progress:
-                progress, since = now_progress, time.monotonic()
             # What this process holds may be in the hands of the very thread that waits here.
-            in_other_hands = any(owner.held for owner in clients if owner.pid != me)
-            if not in_other_hands and time.monotonic() - since > CALM_S:
+            elsewhere = any(owner.held for owner in clients if owner.pid != me)
+            alone = all(owner.pid == me for owner in clients)
+            held = sum(owner.held for owner in clients)
+            if calm.is_there(ctx, held, elsewhere=elsewhere, alone=alone):
                 return
             time.sleep(0.002)
 

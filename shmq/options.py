@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from shmq._names import MAX_NAME_BYTES, check_name
@@ -243,6 +244,11 @@ class QueueOptions:
             if declared.member is not None:
                 core[declared.member] = declared.to_core(getattr(self, name))
         return core
+
+    def kept(self) -> QueueOptions:
+        """Return the options as a queue that is made with them has them: times in whole nanoseconds."""
+        core = SimpleNamespace(**self.to_core(0))
+        return QueueOptions.from_core(core, self.dead_letter)
 
     @classmethod
     def from_core(cls, core: Any, dead_letter: str | None = None) -> QueueOptions:

@@ -12,12 +12,14 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shmq._client import Client, record_of
 from shmq._names import check_record_name, check_share_name
 from shmq._native import ffi, lib
 from shmq._records import (
+    find_or_make,
     index_of,
     make_record,
     name_of,
@@ -34,7 +36,6 @@ from shmq.errors import (
     InvalidOptionType,
     OptionsMismatch,
     QueueNotFound,
-    ShmqError,
     TopicNotFound,
     explain,
 )
@@ -389,50 +390,39 @@ def _subscription(
             )
         )
     mortal = passing if ephemeral is None else bool(ephemeral)
-    for _ in range(100):  # against others who delete it at the same time
-        how: Any = {"filter": blob, "ephemeral": mortal, "flags": flags}
-        rc = make_record(client, full_name, wanted, kind, **how)
-        if rc >= 0:
-            return rc, full_name, passing
-        if rc != lib.SHMQ_E_EXISTS:
-            client.check(rc, what)
-        rc = client.call(lib.shmq_queue_open, full_name.encode())
-        if rc in (lib.SHMQ_E_NOTFOUND, lib.SHMQ_GONE):
-            continue
-        client.check(rc, what)
+
+    def is_as_asked(ref: int) -> bool:
         info = ffi.new("shmq_queue_info *")
-        if client.call(lib.shmq_queue_snapshot, index_of(rc), info) != lib.SHMQ_OK:
-            continue
+        if client.call(lib.shmq_queue_snapshot, index_of(ref), info) != lib.SHMQ_OK:
+            return False
         of_another_life = kind[1] and info.options.topic != kind[1]
         # One that a shutdown has closed keeps what is in it.
         cut_off = info.state != lib.SHMQ_Q_LIVE and info.counters[_DISCONNECTED] and not over()
         if cut_off or of_another_life:
-            client.call(lib.shmq_queue_delete, rc)
-            continue
-        found = options_of(info)
+            client.call(lib.shmq_queue_delete, ref)
+            return False
+        differences = [
+            each for each in options_of(info).differences(wanted.kept()) if each[0] in options
+        ]
         here = bytes(ffi.buffer(info.filter, info.filter_size))
-        differences = [each for each in found.differences(wanted) if each[0] in options]
         if filter is not None and here != blob:
             old = dict(decode_headers(here).headers) if here else {}
             differences.append(("filter", old, asked))
-        if differences:
-            raise OptionsMismatch(
-                explain(
-                    what,
-                    ", ".join(f"{option}={old!r}" for option, old, _ in differences),
-                    ", ".join(f"{option}={new!r}" for option, _, new in differences),
-                    "ask for the same options, for none, or unsubscribe() first",
-                )
+        if not differences:
+            return True
+        raise OptionsMismatch(
+            explain(
+                what,
+                ", ".join(f"{option}={old!r}" for option, old, _ in differences),
+                ", ".join(f"{option}={new!r}" for option, _, new in differences),
+                "ask for the same options, for none, or unsubscribe() first",
             )
-        return rc, full_name, passing
-    raise ShmqError(
-        explain(
-            what,
-            "others that end it again and again",
-            "a moment of peace",
-            "agree on who subscribes and unsubscribes",
         )
+
+    make = partial(
+        make_record, client, full_name, wanted, kind, filter=blob, ephemeral=mortal, flags=flags
     )
+    return find_or_make(client, full_name, what, make, is_as_asked), full_name, passing
 
 
 def unsubscribe(client: Client, source: str, name: str) -> None:

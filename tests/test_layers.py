@@ -51,6 +51,7 @@ FLOORS = {
     "shmq.consumer": 3,
     "shmq.topic": 3,
     "shmq._records": 3,
+    "shmq._drain": 3,
     "shmq.group": 3,
     "shmq.store": 3,
     # 4: the processes that serve a broker

@@ -21,7 +21,7 @@ from shmq.stats.queue import QueueStats, stats_of
 from shmq.topic import TopicStats, topic_stats_of
 
 __all__ = [
-    "BrokerStats", "ClientStats", "GroupStats", "MemberStats", "progress_of", "read_stats",
+    "BrokerStats", "ClientStats", "GroupStats", "MemberStats", "read_stats",
 ]  # fmt: skip
 
 CLIENT_COUNTERS = tuple(counter.name for counter in COUNTERS if counter.client)
@@ -168,16 +168,6 @@ def read_stats(segment: Segment, ctx: Any) -> BrokerStats:
         groups=tuple(_groups(ctx, found, streams)),
         clients=tuple(_clients(segment, ctx, owners, found)),
     )
-
-
-def progress_of(ctx: Any) -> tuple[int, int]:
-    """Return (messages ready, messages acked) in all queues: whether anything still moves."""
-    segment = ffi.new("shmq_segment_info *")
-    if lib.shmq_segment_snapshot(ctx, segment) != lib.SHMQ_OK:
-        return 0, 0
-    found = _records(ctx, segment.queues)
-    acked = place_of_counter("acked")
-    return sum(info.ready for info in found), sum(info.counters[acked] for info in found)
 
 
 # ---- records ------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from typing import Any
 
 from shmq._client import Client
 from shmq._descriptors import scarce
+from shmq._drain import Calm, close_queues
 from shmq._native import ffi, lib
 from shmq._segment import (
     ANONYMOUS_PREFIX,
@@ -36,19 +37,16 @@ from shmq._segment import (
 )
 from shmq.errors import BrokerNotRunning, ShmqError, printable
 from shmq.sidecar.loop import run as run_sidecar
-from shmq.stats.counters import place_of_counter
 from shmq.supervisor.handles import Handles
 from shmq.supervisor.liveness import Liveness
 from shmq.supervisor.registry import Registry
 
-ACKED = place_of_counter("acked")
 SWEEP_S = 1.0
 LOOK_S = 0.25  # between two looks at processes of which no descriptor is to be had
 SWEEP_SHARE = 500  # a sweep may cost at most this fraction of the time: its pause grows with it
 YOUNG_S = 1.0  # a sidecar that dies younger than this is restarted after a growing pause
 SIDECAR_START_NS = 5_000_000_000
 GRACE_S = 5.0  # for deliveries in hand and consumers at work, after SIGTERM
-CALM_S = 0.2  # nothing moved for so long: what is left waits for consumers that do not come
 SIDECAR_END_S = 0.2  # from asking to SIGKILL; nothing it holds can be lost
 
 
@@ -176,8 +174,7 @@ class Supervisor:
         self._terminate = 0
         self._drain_until: float | None = None
         self._grace = float(options.get("grace", GRACE_S))
-        self._progress: object = None
-        self._progress_at = 0.0
+        self._calm = Calm()
         self._sweep_at = 0.0
         self._look_at = 0.0
         self._first_sweep = True
@@ -302,7 +299,7 @@ class Supervisor:
             if self._drain_until is None:
                 self._drain_until = time.monotonic() + self._grace
                 close_queues(self.ctx)
-            return time.monotonic() >= self._drain_until or self._calm()
+            return time.monotonic() >= self._drain_until or self._all_calm()
         if (self.anonymous or self._abandoned) and self.registry.count(lib.SHMQ_CLIENT) == 0:
             # Its starter may be on the way: ready was said, it has not attached yet. And whoever has
             # the other end of the lease may have inherited handles that it has not used yet.
@@ -310,19 +307,11 @@ class Supervisor:
         self._abandoned = False
         return False
 
-    def _calm(self) -> bool:
+    def _all_calm(self) -> bool:
         """Return whether nobody is at work any more: nothing in hand, and nothing moves."""
         held = self.registry.held(lib.SHMQ_CLIENT)
-        queues = queue_progress(self.ctx)
-        if held == 0 and (
-            self.registry.count(lib.SHMQ_CLIENT) == 0 or not any(ready for ready, _ in queues)
-        ):
-            return True
-        now = time.monotonic()
-        if self._progress != (held, queues):
-            self._progress = (held, queues)
-            self._progress_at = now
-        return held == 0 and now - self._progress_at > CALM_S
+        alone = self.registry.count(lib.SHMQ_CLIENT) == 0
+        return self._calm.is_there(self.ctx, held, elsewhere=held > 0, alone=alone)
 
     def _drop_hello(self) -> None:
         # A byte: the starter has attached. None: it died or gave up between "ready" and then.
@@ -450,34 +439,6 @@ def _see_off(sidecar: Process) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         if not sidecar.send(number) or sidecar.wait(SIDECAR_END_S):
             break
-
-
-def close_queues(ctx: Any) -> None:
-    """Shut all queues down: nothing more comes in, sleepers wake."""
-    info = ffi.new("shmq_segment_info *")
-    queue = ffi.new("shmq_queue_info *")
-    if lib.shmq_segment_snapshot(ctx, info) != lib.SHMQ_OK:
-        return
-    for index in range(info.queues):
-        if lib.shmq_queue_snapshot(ctx, index, queue) != lib.SHMQ_OK:
-            continue
-        if queue.state == lib.SHMQ_Q_LIVE:
-            qref = lib.shmq_queue_adopt(ctx, index)
-            if qref >= 0:
-                lib.shmq_queue_close(ctx, qref)
-
-
-def queue_progress(ctx: Any) -> list[tuple[int, int]]:
-    """Return (ready, acked) of all queues."""
-    info = ffi.new("shmq_segment_info *")
-    queue = ffi.new("shmq_queue_info *")
-    if lib.shmq_segment_snapshot(ctx, info) != lib.SHMQ_OK:
-        return []
-    return [
-        (int(queue.ready), int(queue.counters[ACKED]))
-        for index in range(info.queues)
-        if lib.shmq_queue_snapshot(ctx, index, queue) == lib.SHMQ_OK
-    ]
 
 
 def _raise_descriptor_limit() -> None:

@@ -147,6 +147,18 @@ def test_names_of_topics_queues_and_subscriptions_do_not_mix(broker_name: str) -
         assert (broker.list_queues(), broker.list_topics()) == (["orders"], [])
 
 
+@pytest.mark.parametrize(
+    "option", ["ttl", "ack_timeout", "retry_backoff", "retry_jitter", "aging", "dedup_window"]
+)
+def test_times_that_are_no_whole_nanoseconds_are_found_again(broker_name: str, option: str) -> None:
+    with shmq.Broker(broker_name) as broker:
+        for _ in range(2):  # the second one finds what the first one made
+            broker.create_queue("jobs", **{option: 1 / 3})
+            topic = broker.create_topic("news", **{option: 2 / 3})
+            topic.subscribe("billing", **{option: 1 / 3}).close()
+            broker.subscribe("news.*", "mail", **{option: 1 / 3}).close()
+
+
 def test_broker_shutdown_ends_subscribers_loops(broker_name: str) -> None:
     with shmq.Broker(broker_name) as broker:
         topic = broker.create_topic("news")
