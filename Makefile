@@ -29,9 +29,9 @@ WERROR ?= 1
 # Users get by without the accelerator; a checkout in which it fails to build is to be mended.
 export SHMQ_REQUIRE_ACCEL ?= 1
 
-# pure.py has the docstrings of the accelerator.
+# The pure binding has the docstrings of the accelerator.
 NATIVE := $(shell find native -name '*.[ch]' -not -path 'native/tests/*' 2>/dev/null) native/build_ffi.py \
-    native/accel_docs.py shmq/_native/pure.py shmq/_native/pure_items.py
+    native/accel_docs.py $(wildcard shmq/_native/pure/*.py)
 EXTRAS := test,cli,examples,metrics,otel
 
 # The first Python >= 3.10 among these, unless PYTHON is given. Each is run, not only looked up:

@@ -1,6 +1,6 @@
 """Writes build/accel/docs.h: the docstrings and signatures of the accelerator's public methods.
 
-They are written once, in shmq/_native/pure.py and pure_items.py, its reference: DOC_SenderBase_publish is the text of
+They are written once, in shmq/_native/pure, its reference: DOC_SenderBase_publish is the text of
 `SenderBase.publish` there, in the form in which CPython keeps the signature of what is written in C.
 """
 
@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("shmq/_native/pure.py", "shmq/_native/pure_items.py")
+SOURCE = "shmq/_native/pure"
 OUT = "build/accel"
 
 
@@ -47,8 +47,8 @@ def docs_of(source: str) -> dict[str, str]:
 def write() -> str:
     """Write the header if it would change; return its folder, relative to the root."""
     lines = ["/* Made by native/accel_docs.py. */"]
-    for source in SOURCES:
-        for name, text in docs_of((ROOT / source).read_text(encoding="utf-8")).items():
+    for path in sorted((ROOT / SOURCE).glob("*.py")):
+        for name, text in docs_of(path.read_text(encoding="utf-8")).items():
             lines.append(f"#define DOC_{name} {json.dumps(text, ensure_ascii=False)}")
     out = ROOT / OUT / "docs.h"
     wanted = "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """Sender: what a queue and a topic have in common: publishing into it.
 
 The parts called for every message, `publish` of bytes and `publish_many` of lists of bytes, are in
-`SenderBase` (native/accel/queue.c or shmq/_native/pure.py); what they do not finish at once, because there
+`SenderBase` (native/accel/queue.c or shmq/_native/pure); what they do not finish at once, because there
 is no room, the message has headers, or this process was forked, comes to the `_slow` methods.
 """
 

@@ -1,7 +1,7 @@
 """Consumer: a stream of deliveries from one queue.
 
 The parts called for every message, `get`, `get_many` and iteration, are in `ConsumerBase`
-(native/accel/consumer.c or shmq/_native/pure.py); what they cannot finish comes to `_recover`.
+(native/accel/consumer.c or shmq/_native/pure); what they cannot finish comes to `_recover`.
 
 What a consumer holds is written down in shared memory and in its own list of leases before any
 Python code runs, so Ctrl-C anywhere loses nothing: `close` gives back whatever is not settled.

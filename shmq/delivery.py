@@ -1,7 +1,7 @@
 """Delivery: one message in one consumer's hands, until it is settled.
 
 The parts called for every message, `payload` and `ack`, are in `DeliveryBase` (native/accel/delivery.c or
-shmq/_native/pure.py). Everything else is here, over cffi.
+shmq/_native/pure). Everything else is here, over cffi.
 
 A view may outlive the settle, and even the Delivery: what `_view` makes holds the block until the last
 memoryview that reads it is gone. Its end may come in any thread, in a forked child and while the

@@ -1,6 +1,6 @@
 /* accel.h: what the files of the accelerator share: its objects, leases, and the names that it calls in Python.
  *
- * shmq/_sender.py, queue.py, consumer.py, delivery.py and mp/items.py build on these base types. shmq/_native/pure.py has the
+ * shmq/_sender.py, queue.py, consumer.py, delivery.py and mp/items.py build on these base types. shmq/_native/pure has the
  * same over cffi; both must behave alike, tests/unit run over both. Everything rare goes to a Python method of the subclass:
  *
  *   SenderBase    publish(bytes, **fields) and publish_many(list of bytes) that just work; the rest: _publish_slow, _publish_many_slow    queue.c
@@ -93,7 +93,7 @@ typedef struct {
 /* What a message is made of, as both _send and _forward get it: payload, meta or None, ttl, delay, priority, key, dedup. */
 typedef struct { shmq_message m; Py_buffer payload, meta; } message_parts;
 
-#include "docs.h"   /* made from shmq/_native/pure.py by native/accel_docs.py */
+#include "docs.h"   /* made from shmq/_native/pure by native/accel_docs.py */
 
 extern PyTypeObject SenderType, QueueType, ConsumerType, DeliveryType, ItemsType;
 

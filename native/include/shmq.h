@@ -123,7 +123,7 @@ enum shmq_reason { SHMQ_R_NONE = 0, SHMQ_R_RETRIES = 1, SHMQ_R_REJECTED = 2, SHM
 enum shmq_expired { SHMQ_EXPIRED_DIES = 0, SHMQ_EXPIRED_DROPS = 1 };
 enum shmq_durability { SHMQ_DURABILITY_NONE = 0, SHMQ_DURABILITY_SNAPSHOT = 1, SHMQ_DURABILITY_INTERVAL = 2, SHMQ_DURABILITY_SYNC = 3 };
 enum shmq_setting { SHMQ_ANONYMOUS = 0, SHMQ_CLOSING = 1, SHMQ_USER_WORD = 2 };   /* words of the header that shmq_set_flag stores */
-/* What the two language bindings (native/accel and shmq/_native/pure.py) agree about; the core knows nothing of it. */
+/* What the two language bindings (native/accel and shmq/_native/pure) agree about; the core knows nothing of it. */
 #define SHMQ_EAGER 4096                 /* payloads up to this size are copied at once, larger ones on first use */
 #define SHMQ_CHUNK 64                   /* messages in one crossing */
 enum shmq_consumer_rc { SHMQ_CONSUMER_CLOSED = -101, SHMQ_CONSUMER_LIMIT = -102 };   /* outcomes beside shmq_rc */

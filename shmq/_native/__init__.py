@@ -20,8 +20,7 @@ from shmq._native.structs import message_struct
 
 if TYPE_CHECKING:
     from shmq._native._shmq import CData as CData
-    from shmq._native.pure import ConsumerBase, DeliveryBase, QueueBase, SenderBase
-    from shmq._native.pure_items import ItemsBase
+    from shmq._native.pure import ConsumerBase, DeliveryBase, ItemsBase, QueueBase, SenderBase
 
 __all__ = [
     "ACCEL", "ConsumerBase", "DeliveryBase", "ItemsBase", "QueueBase", "SenderBase", "decode_fields", "ffi", "lib",
@@ -70,5 +69,4 @@ if not TYPE_CHECKING:
             ACCEL.SenderBase,
         )
     else:
-        from shmq._native.pure import ConsumerBase, DeliveryBase, QueueBase, SenderBase
-        from shmq._native.pure_items import ItemsBase
+        from shmq._native.pure import ConsumerBase, DeliveryBase, ItemsBase, QueueBase, SenderBase

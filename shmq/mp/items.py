@@ -1,7 +1,7 @@
 """What all queues of shmq.mp are: a queue of the process tree's broker, and handles on it.
 
 The parts called for every item, `put` and `get`, are in `ItemsBase` (native/accel/items.c or
-shmq/_native/pure_items.py); what they do not finish comes to the `_slow` methods here.
+shmq/_native/pure); what they do not finish comes to the `_slow` methods here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmq._client import ADAPTIVE, Client, client_of
 from shmq._native import ItemsBase, ffi, lib
-from shmq._native.pure_items import deadline_of
+from shmq._native.pure.items import deadline_of
 from shmq._records import index_of
 from shmq.consumer import Consumer
 from shmq.delivery import meta_of
