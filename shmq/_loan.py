@@ -70,6 +70,8 @@ class Loan:
         buffer = ffi.buffer(pointer, self._nbytes)
         self._buffer = weakref.ref(buffer)
         self._view = memoryview(buffer)
+        # Somebody may keep this frame: a debugger, or an exception raised in a finalizer that ran below it.
+        del buffer, pointer
         return self._view
 
     def __exit__(

@@ -8,6 +8,7 @@ import math
 import os
 import pickle
 import queue as stdlib_queue
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -349,6 +350,22 @@ def test_an_exception_at_any_moment_keeps_no_loan(rig: Rig, fields: dict[str, An
         assert interrupted(for_a_while, 20)  # one that hits a finalizer is swallowed by Python
         queue.purge()
     assert sum(rig.states()[2:]) == 0
+
+
+@pytest.mark.parametrize("fields", [{}, {"key": "k"}])
+def test_a_loan_does_not_mind_who_keeps_its_frames(rig: Rig, fields: dict[str, Any]) -> None:
+    # As a debugger does, or whoever keeps an exception that was raised in a finalizer below one of them.
+    queue = rig.queue()
+    kept: list[Any] = []
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, arg: kept.append(frame))
+    try:
+        with queue.loan(100, **fields) as buffer:
+            buffer[0] = 1
+    finally:
+        sys.setprofile(before)
+    assert kept
+    assert queue.depth() == 1
 
 
 def test_empty_and_too_large_loans(rig: Rig) -> None:
