@@ -22,12 +22,13 @@ DEVIATIONS = {
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def suite(method: str, level: str, *arguments: str) -> tuple[int, str]:
-    """Run the program in a session of its own, which is killed whole afterwards."""
+def suite(folder: Path, method: str, level: str, *arguments: str) -> tuple[int, str]:
+    """Run the program in ``folder``, in a session of its own, which is killed whole afterwards."""
     environment = {k: v for k, v in os.environ.items() if k != "SHMQ_HOME"}
     process = subprocess.Popen(
         [sys.executable, str(SUITE), *arguments],
         env={**environment, "SUITE": f"{method} {level}"},
+        cwd=folder,  # some of the tests make folders there, and several of these run at a time
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True, text=True, errors="replace",
     )  # fmt: skip
@@ -46,16 +47,16 @@ def suite(method: str, level: str, *arguments: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("level", ["factory", "class"])
 @pytest.mark.parametrize("method", METHODS)
-def test_cpythons_own_tests_pass(method: str, level: str) -> None:
+def test_cpythons_own_tests_pass(tmp_path: Path, method: str, level: str) -> None:
     before = homes()
-    code, names = suite(method, level)
+    code, names = suite(tmp_path, method, level)
     if code != 0 and "No module named 'test" in names:
         pytest.skip("this interpreter was installed without its tests")
     assert code == 0, names
     assert len(names.split()) > 10
     failed = {}
     for name in names.split():
-        code, said = suite(method, level, name)
+        code, said = suite(tmp_path, method, level, name)
         if code not in (0, 2):
             failed[name] = said
     unexpected = {name: said for name, said in failed.items() if name not in DEVIATIONS}
