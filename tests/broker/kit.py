@@ -1,26 +1,21 @@
-"""What tests about processes need: waiting for a condition, programs in processes of their own."""
+"""What tests about processes need: programs in processes of their own, and their ends."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 import pytest
+from waiting import WATCHDOG_S, alive, wait_until
 
 import shmq
 from shmq._segment import list_segments
-
-T = TypeVar("T")
-WATCHDOG_S = 30.0  # until a test that waits gives up; never a limit on speed
 
 # In front of every program below: errors as in production, deaths of the test end it as well.
 PROLOGUE = """
@@ -30,29 +25,6 @@ name = sys.argv[1]
 def say(text):
     sys.stdout.write(f"{text}\\n"); sys.stdout.flush()
 """
-
-
-def wait_until(condition: Callable[[], T], what: str = "", timeout: float = WATCHDOG_S) -> T:
-    """Return the first true value of ``condition``."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"waited {timeout:g} s in vain: {what or condition}"
-        time.sleep(0.002)
-
-
-def alive(pid: int) -> bool:
-    """Return whether a process runs: a zombie does not, one with a thread left does."""
-    try:
-        fd = os.pidfd_open(pid)
-    except OSError:
-        return False
-    try:
-        return not select.select([fd], [], [], 0)[0]
-    finally:
-        os.close(fd)
 
 
 def kill(pid: int) -> None:

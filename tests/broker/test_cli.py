@@ -11,7 +11,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from kit import alive, ended, kill, processes_of, shm_path, wait_until
+from kit import ended, kill, processes_of, shm_path
+from waiting import alive, wait_until
 
 import shmq
 

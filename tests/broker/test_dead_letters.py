@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from kit import wait_until
+from waiting import wait_until
 
 import shmq
 

@@ -6,7 +6,8 @@ import contextlib
 import os
 
 import pytest
-from kit import alive, ended, exists, kill, processes_of, program, wait_until
+from kit import ended, exists, kill, processes_of, program
+from waiting import alive, wait_until
 
 import shmq
 

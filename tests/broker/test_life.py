@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from kit import alive, ended, exists, kill, processes_of, program, shm_path, wait_until
+from kit import ended, exists, kill, processes_of, program, shm_path
+from waiting import alive, wait_until
 
 import shmq
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kit import WATCHDOG_S, kill, program, wait_until
+from kit import kill, program
+from waiting import WATCHDOG_S, wait_until
 
 import shmq
 import shmq.metrics

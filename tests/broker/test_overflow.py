@@ -10,7 +10,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from kit import program, wait_until
+from kit import program
+from waiting import wait_until
 
 import shmq
 

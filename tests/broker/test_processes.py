@@ -11,7 +11,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from kit import PROLOGUE, ended, processes_of, program, wait_until
+from kit import PROLOGUE, ended, processes_of, program
+from waiting import wait_until
 
 import shmq
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from kit import ended, exists, processes_of, program, wait_until
+from kit import ended, exists, processes_of, program
+from waiting import wait_until
 
 import shmq
 

@@ -9,16 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kit import (
-    can_unshare,
-    ended,
-    in_a_tmpfs,
-    needs_root,
-    processes_of,
-    program,
-    shm_path,
-    wait_until,
-)
+from kit import can_unshare, ended, in_a_tmpfs, needs_root, processes_of, program, shm_path
+from waiting import wait_until
 
 import shmq
 from shmq._native import ffi, lib

@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from kit import Program, ended, processes_of, program, wait_until
+from kit import Program, ended, processes_of, program
+from waiting import wait_until
 
 import shmq
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit import kill, processes_of, wait_until
+from kit import kill, processes_of
+from waiting import wait_until
 
 import shmq
 from shmq.sidecar.decide import (

@@ -23,8 +23,8 @@ from kit import (
     processes_of,
     program,
     shm_path,
-    wait_until,
 )
+from waiting import wait_until
 
 import shmq
 from shmq._native import ffi, lib

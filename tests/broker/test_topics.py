@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from kit import kill, program, wait_until
+from kit import kill, program
+from waiting import wait_until
 
 import shmq
 from shmq._native import lib

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from clock import Clock
-from kit import processes_of, shm_path, wait_until
+from kit import processes_of, shm_path
 from rig import Rig
+from waiting import wait_until
 from world import CLIENTS, World, die, mortal
 
 import shmq

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tree import METHODS, homes, wait_until
+from tree import METHODS, homes
+from waiting import wait_until
 
 SUITE = Path(__file__).with_name("cpython_suite.py")
 TIMEOUT_S = 90.0

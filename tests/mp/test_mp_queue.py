@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tree import wait_until
+from waiting import wait_until
 
 import shmq.mp
 from shmq.errors import MessageTooLarge, QueueClosed, ShmqError

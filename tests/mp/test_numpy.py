@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tree import METHODS, run, wait_until
+from tree import METHODS, run
+from waiting import wait_until
 
 from shmq._native import ffi, lib
 from shmq.home import home

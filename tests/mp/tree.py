@@ -7,15 +7,14 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from waiting import WATCHDOG_S, alive, wait_until
 
 from shmq._segment import list_segments
 
 METHODS = ("fork", "spawn", "forkserver")
-WATCHDOG_S = 60.0
 
 PROLOGUE = """
 import json, multiprocessing, os, signal, sys, threading, time
@@ -41,23 +40,6 @@ def until(condition):
         assert time.monotonic() < deadline
         time.sleep(0.001)
 """
-
-
-def alive(pid: int) -> bool:
-    """Return whether a process runs; a zombie does not."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Return when ``condition`` is true."""
-    deadline = time.monotonic() + WATCHDOG_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.002)
 
 
 def homes() -> set[str]:

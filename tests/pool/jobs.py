@@ -1,4 +1,4 @@
-"""What the tests have called in workers, and what they wait with; importable by spawned ones."""
+"""What the tests have called in workers; importable by spawned ones."""
 
 from __future__ import annotations
 
@@ -6,24 +6,12 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from waiting import wait_until
 
 import shmq
-
-T = TypeVar("T")
-WATCHDOG_S = 60.0
-
-
-def wait_until(condition: Callable[[], T], what: str = "", timeout: float = WATCHDOG_S) -> T:
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"waited {timeout:g} s in vain: {what or condition}"
-        time.sleep(0.002)
 
 
 def square(x: int) -> int:

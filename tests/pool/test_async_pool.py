@@ -15,6 +15,7 @@ import jobs
 import pytest
 from jobs import to
 from test_worker_kills import program
+from waiting import WATCHDOG_S, wait_until
 
 import shmq
 
@@ -42,7 +43,7 @@ def drained(queue: shmq.Queue) -> list[bytes]:
 
 def begun(folder: Path, n: int) -> None:
     """Wait until ``n`` handlers have begun and wait for a go in ``folder``."""
-    jobs.wait_until(lambda: len(list(folder.glob("begun-*"))) == n, f"{n} begun handlers")
+    wait_until(lambda: len(list(folder.glob("begun-*"))) == n, f"{n} begun handlers")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,7 +77,7 @@ def test_so_many_at_a_time_and_each_acked_when_its_own_is_done(
         begun(slow, 3)
         for i in range(20):
             queue.publish(f"wait {quick} {i}".encode())
-        jobs.wait_until(lambda: queue.stats().acked == 20)
+        wait_until(lambda: queue.stats().acked == 20)
         assert queue.stats().unsettled == 3
         for i in range(3, 7):
             queue.publish(f"wait {slow} {i}".encode())
@@ -85,8 +86,8 @@ def test_so_many_at_a_time_and_each_acked_when_its_own_is_done(
         assert queue.stats().unsettled == 4
         assert queue.depth() == 3
         (slow / "go").touch()
-        jobs.wait_until(lambda: queue.stats().acked == 27)
-        jobs.wait_until(lambda: list(pool.in_hand.values()) == [None])
+        wait_until(lambda: queue.stats().acked == 27)
+        wait_until(lambda: list(pool.in_hand.values()) == [None])
     assert pool.deaths == []
 
 
@@ -99,7 +100,7 @@ def test_what_is_raised_in_one_is_its_own_messages(broker: shmq.Broker) -> None:
     queue.publish(b"do it")
     with shmq.WorkerPool(queue, jobs.ahandle, 1, concurrency=3, **to(out)) as pool:
         dead = broker.get_queue("dead")
-        jobs.wait_until(lambda: dead.depth() == 3 and out.depth() == 2)
+        wait_until(lambda: dead.depth() == 3 and out.depth() == 2)
         assert pool.deaths == []
     errors = {message.payload: str(message.headers["x-error"]) for message in dead.peek(9)}
     assert errors[b"fail the oven is cold"].endswith("ValueError: the oven is cold\n")
@@ -131,7 +132,7 @@ def test_an_idle_pool_stops_at_once(broker: shmq.Broker) -> None:
     queue, out = broker.create_queue("q"), broker.create_queue("out")
     with shmq.WorkerPool(queue, jobs.ahandle, 2, concurrency=4, **to(out)) as pool:
         queue.publish(b"do it")
-        jobs.wait_until(lambda: out.depth() == 1)
+        wait_until(lambda: out.depth() == 1)
         assert pool.stop()
     assert pool.deaths == []
     assert queue.stats().unsettled == 0
@@ -162,10 +163,10 @@ def test_a_worker_that_dies_gives_all_it_has_to_another(
     with shmq.WorkerPool(queue, jobs.ahandle, 1, concurrency=3, **to(out)) as pool:
         begun(tmp_path, 3)
         os.kill(pool.pids[0], signal.SIGKILL)
-        jobs.wait_until(lambda: len(pool.deaths) == 1)
+        wait_until(lambda: len(pool.deaths) == 1)
         (tmp_path / "go").touch()
-        jobs.wait_until(lambda: out.depth() == 3)
-        jobs.wait_until(lambda: queue.stats().acked == 3)
+        wait_until(lambda: out.depth() == 3)
+        wait_until(lambda: queue.stats().acked == 3)
 
 
 def clients(broker: shmq.Broker) -> set[int]:
@@ -206,7 +207,7 @@ def test_the_first_signal_finishes_and_the_second_gives_back(
         begun(tmp_path, 4)
         send = os.killpg if number == signal.SIGINT else os.kill
         send(owner.pid, number)
-        deadline = time.monotonic() + jobs.WATCHDOG_S
+        deadline = time.monotonic() + WATCHDOG_S
         if not twice:
             (tmp_path / "go").touch()
         while twice and owner.poll() is None:
@@ -215,7 +216,7 @@ def test_the_first_signal_finishes_and_the_second_gives_back(
                 owner.wait(0.1)
             except subprocess.TimeoutExpired:
                 assert time.monotonic() < deadline
-        output, err = owner.communicate(timeout=jobs.WATCHDOG_S)
+        output, err = owner.communicate(timeout=WATCHDOG_S)
     assert (output, owner.returncode) == (f"finished {not twice}\n", 0), err
     assert err == ""
     assert out.depth() + queue.depth() == 9
@@ -235,10 +236,10 @@ def test_workers_whose_owner_is_killed_finish_what_they_have(
         owner.kill()
         owner.wait()
         # They have heard of its death: what is in hand is finished all the same.
-        jobs.wait_until(lambda: not any(map(signals_pending, workers)), "the workers' handlers")
+        wait_until(lambda: not any(map(signals_pending, workers)), "the workers' handlers")
         (tmp_path / "go").touch()
     assert len(workers) == 2
-    jobs.wait_until(lambda: clients(broker) == {os.getpid()}, "the end of the workers")
+    wait_until(lambda: clients(broker) == {os.getpid()}, "the end of the workers")
     assert out.depth() == len(list(tmp_path.glob("begun-*")))
     assert out.depth() + queue.depth() == 9
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import jobs
 import pytest
 from test_worker_kills import program
+from waiting import WATCHDOG_S, wait_until
 
 import shmq
 
@@ -27,7 +28,7 @@ def after_short_calls(executor: shmq.Executor, folder: Path) -> list[futures.Fut
     for future in [executor.submit(pow, i, 2) for i in range(4000)]:
         future.result(60)
     found = [executor.submit(jobs.begin_and_wait, str(folder), str(i)) for i in range(LONG)]
-    jobs.wait_until(lambda: len(list(folder.glob("begun-*"))) == 2, "two calls that have begun")
+    wait_until(lambda: len(list(folder.glob("begun-*"))) == 2, "two calls that have begun")
     return found
 
 
@@ -40,7 +41,7 @@ def test_after_short_calls_all_long_ones_that_wait_can_be_cancelled(
 ) -> None:
     with shmq.Executor(2, method) as executor:
         found = after_short_calls(executor, tmp_path)
-        jobs.wait_until(lambda: sum(future.running() for future in found) == 2)
+        wait_until(lambda: sum(future.running() for future in found) == 2)
         running = {i for i, future in enumerate(found) if future.running()}
         assert running == begun(tmp_path)
         cancelled = {i for i, future in enumerate(found) if future.cancel()}
@@ -60,7 +61,7 @@ def test_what_waits_keeps_its_order_when_some_of_it_is_cancelled(tmp_path: Path)
         for future in [executor.submit(pow, i, 2) for i in range(3000)]:
             future.result(60)
         first = executor.submit(jobs.begin_and_wait, str(tmp_path), "0")
-        jobs.wait_until((tmp_path / "begun-0").exists)
+        wait_until((tmp_path / "begun-0").exists)
         line = str(tmp_path / "line")
         found = [executor.submit(jobs.append, line, i) for i in range(200)]
         assert all(future.cancel() for future in found[::3])
@@ -108,7 +109,7 @@ def test_ctrl_c_withdraws_all_that_waits_after_short_calls(tmp_path: Path) -> No
         os.killpg(owner.pid, signal.SIGINT)
         assert owner.stdout.readline() == "cancelled\n"
         (folder / "go").touch()
-        out, err = owner.communicate(timeout=jobs.WATCHDOG_S)
+        out, err = owner.communicate(timeout=WATCHDOG_S)
     assert (owner.returncode, err) == (0, "")
     assert out.endswith(f"interrupted {LONG - 2}\n")  # the lines before may be in readline's buffer
     assert len(begun(folder)) == 2
@@ -119,7 +120,7 @@ def test_a_map_that_is_given_up_makes_no_more_calls(tmp_path: Path) -> None:
         assert list(executor.map(jobs.square, range(4000))) == [i * i for i in range(4000)]
         folder = str(tmp_path)
         results = executor.map(jobs.begin_and_wait, [folder] * LONG, map(str, range(LONG)))
-        jobs.wait_until(lambda: len(begun(tmp_path)) == 2)
+        wait_until(lambda: len(begun(tmp_path)) == 2)
         nothing = executor.map(jobs.square, [1], timeout=0)
         with pytest.raises(futures.TimeoutError):
             next(nothing)
@@ -139,7 +140,7 @@ def test_a_map_that_times_out_makes_no_more_calls(tmp_path: Path) -> None:
         results = executor.map(
             jobs.begin_and_wait, [folder] * LONG, map(str, range(LONG)), timeout=0.5
         )
-        jobs.wait_until(lambda: len(begun(tmp_path)) == 2)
+        wait_until(lambda: len(begun(tmp_path)) == 2)
         with pytest.raises(futures.TimeoutError):
             next(results)
         (tmp_path / "go").touch()
@@ -151,7 +152,7 @@ def test_a_call_that_was_withdrawn_and_sent_again_keeps_its_attempts(tmp_path: P
     """One worker waits, the other dies of a call again and again; meanwhile others are cancelled."""
     with shmq.Executor(2, retries=5) as executor:
         blocker = executor.submit(jobs.begin_and_wait, str(tmp_path), "0")
-        jobs.wait_until((tmp_path / "begun-0").exists)
+        wait_until((tmp_path / "begun-0").exists)
         deaths = str(tmp_path / "deaths")
         killer = executor.submit(jobs.die_noting, deaths)
         cancelled = 0
@@ -273,7 +274,7 @@ def test_ctrl_c_at_any_moment_of_submit_and_cancel_leaves_an_executor_that_ends(
     """
     with program(tmp_path, source) as owner:
         try:
-            out, err = owner.communicate(timeout=jobs.WATCHDOG_S)
+            out, err = owner.communicate(timeout=WATCHDOG_S)
         finally:
             owner.kill()
     assert (owner.returncode, out, err) == (0, "True 8\n", "")
@@ -282,6 +283,7 @@ def test_ctrl_c_at_any_moment_of_submit_and_cancel_leaves_an_executor_that_ends(
 def test_ctrl_c_amid_recalls_leaves_every_call_somewhere(tmp_path: Path) -> None:
     source = """
     import os, signal, sys, jobs, shmq
+    from waiting import wait_until
 
     armed = False
 
@@ -296,7 +298,7 @@ def test_ctrl_c_amid_recalls_leaves_every_call_somewhere(tmp_path: Path) -> None
         folder, interrupted, futures = sys.argv[1], 0, []
         with shmq.Executor(1) as executor:
             first = executor.submit(jobs.begin_and_wait, folder, "0")
-            jobs.wait_until(lambda: os.path.exists(f"{folder}/begun-0"))
+            wait_until(lambda: os.path.exists(f"{folder}/begun-0"))
             ledger = executor._engine._ledger
             for i in range(1000):
                 if interrupted == 60:
@@ -321,7 +323,7 @@ def test_ctrl_c_amid_recalls_leaves_every_call_somewhere(tmp_path: Path) -> None
     """
     with program(tmp_path, source, str(tmp_path)) as owner:
         try:
-            out, err = owner.communicate(timeout=2 * jobs.WATCHDOG_S)
+            out, err = owner.communicate(timeout=2 * WATCHDOG_S)
         finally:
             owner.kill()
     assert (owner.returncode, out, err) == (0, "True\n", "")
@@ -331,7 +333,7 @@ def test_asyncio_and_the_modules_functions_see_what_is_cancelled(tmp_path: Path)
     async def run(executor: shmq.Executor) -> None:
         loop = asyncio.get_running_loop()
         first = loop.run_in_executor(executor, jobs.begin_and_wait, str(tmp_path), "0")
-        jobs.wait_until((tmp_path / "begun-0").exists)
+        wait_until((tmp_path / "begun-0").exists)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(loop.run_in_executor(executor, Path.touch, tmp_path / "no"), 0.1)
         (tmp_path / "go").touch()
@@ -342,7 +344,7 @@ def test_asyncio_and_the_modules_functions_see_what_is_cancelled(tmp_path: Path)
         (tmp_path / "go").unlink()
         (tmp_path / "begun-0").unlink()
         first = executor.submit(jobs.begin_and_wait, str(tmp_path), "0")
-        jobs.wait_until((tmp_path / "begun-0").exists)
+        wait_until((tmp_path / "begun-0").exists)
         told: list[bool] = []
         more = [executor.submit(jobs.square, i) for i in range(5)]
         more[2].add_done_callback(lambda future: told.append(future.cancelled()))
@@ -366,5 +368,5 @@ def test_an_executor_dropped_amid_cancelling_callbacks_ends() -> None:
     more.extend(executor.submit(jobs.square, i) for i in range(3000))
     del executor
     futures.wait(more, 60)
-    jobs.wait_until(lambda: set(threading.enumerate()) == before, "the collector's end")
+    wait_until(lambda: set(threading.enumerate()) == before, "the collector's end")
     assert pickle.dumps([future.cancelled() or future.result() for future in more])

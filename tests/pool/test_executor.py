@@ -16,6 +16,7 @@ from typing import Any
 import jobs
 import numpy
 import pytest
+from waiting import wait_until
 
 import shmq
 from shmq.workers.wire import RemoteError, RemoteTraceback
@@ -60,7 +61,7 @@ def test_an_executor_that_is_dropped_ends_when_its_calls_are_done() -> None:
     future = executor.submit(jobs.square, 3)
     del executor
     assert future.result(60) == 9
-    jobs.wait_until(lambda: set(threading.enumerate()) == before, "the collector's end")
+    wait_until(lambda: set(threading.enumerate()) == before, "the collector's end")
 
 
 # ---- exceptions -----------------------------------------------------------------------------------
@@ -305,7 +306,7 @@ def test_what_waits_can_be_cancelled_and_is_never_called(tmp_path: Path) -> None
     with shmq.Executor(1) as executor:
         running = executor.submit(jobs.begin_and_wait, str(tmp_path), "first")
         more = [executor.submit(jobs.begin_and_wait, str(tmp_path), f"{i}") for i in range(10)]
-        jobs.wait_until((tmp_path / "begun-first").exists)
+        wait_until((tmp_path / "begun-first").exists)
         assert running.running()
         assert not running.cancel()
         assert more[-1].cancel()
@@ -322,7 +323,7 @@ def test_what_waits_can_be_cancelled_and_is_never_called(tmp_path: Path) -> None
 def test_shutdown_cancels_what_waits_if_told_so(tmp_path: Path) -> None:
     executor = shmq.Executor(1)
     found = [executor.submit(jobs.begin_and_wait, str(tmp_path), f"{i}") for i in range(20)]
-    jobs.wait_until((tmp_path / "begun-0").exists)
+    wait_until((tmp_path / "begun-0").exists)
     executor.shutdown(wait=False, cancel_futures=True)
     assert found[-1].cancelled()
     (tmp_path / "go").touch()

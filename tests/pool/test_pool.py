@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
 from jobs import handle, to
-from test_worker_kills import gone, program
+from test_worker_kills import program
+from waiting import WATCHDOG_S, alive, wait_until
 
 import shmq
 from shmq.workers.death import Death
@@ -91,10 +91,10 @@ def test_a_dead_worker_is_reported_and_replaced(
     ) as pool:
         message_id = queue.publish(payload)
         assert broker.get_queue("dead").subscribe().get(60).payload == payload
-        jobs.wait_until(lambda: len(pool.deaths) == 2, "two reports")
+        wait_until(lambda: len(pool.deaths) == 2, "two reports")
         queue.publish_many([b"do"] * 20)
-        jobs.wait_until(lambda: out.depth() == 20)
-        jobs.wait_until(lambda: len(pool.pids) == 2)
+        wait_until(lambda: out.depth() == 20)
+        wait_until(lambda: len(pool.pids) == 2)
     assert [(death.exitcode, death.message_id) for death in pool.deaths] == [
         (exitcode, message_id)
     ] * 2
@@ -106,7 +106,7 @@ def test_what_a_worker_has_in_hand_can_be_seen(broker: shmq.Broker, tmp_path: Pa
     queue, out = broker.create_queue("q"), broker.create_queue("out")
     message_id = queue.publish(f"wait {tmp_path} a".encode())
     with shmq.WorkerPool(queue, handle, 2, **to(out)) as pool:
-        jobs.wait_until((tmp_path / "begun-a").exists)
+        wait_until((tmp_path / "begun-a").exists)
         assert sorted(pool.in_hand.values(), key=bool) == [None, message_id]
         assert sorted(pool.in_hand) == sorted(pool.pids)
         (tmp_path / "go").touch()
@@ -120,14 +120,14 @@ def test_stop_finishes_what_is_in_hand_and_leaves_the_rest(
         queue.publish(f"wait {tmp_path} {i}".encode())
     pool = shmq.WorkerPool(queue, handle, 2, mp_context=method, prefetch=3, **to(out))
     pool.start()
-    jobs.wait_until(lambda: len(list(tmp_path.glob("begun-*"))) == 2)
+    wait_until(lambda: len(list(tmp_path.glob("begun-*"))) == 2)
     pids = pool.pids
     (tmp_path / "go").touch()
     assert pool.stop()
     assert out.depth() + queue.depth() == 10
     assert out.depth() >= 2
     assert [message.headers for message in broker.get_queue("dead").peek(5)] == []
-    assert all(gone(pid) for pid in pids)
+    assert not any(alive(pid) for pid in pids)
     assert pool.stop()
 
 
@@ -138,7 +138,7 @@ def test_stop_with_a_timeout_gives_back_what_takes_longer(
     queue.publish(f"wait {tmp_path} a".encode())
     pool = shmq.WorkerPool(queue, handle, 1, mp_context=method, **to(out))
     pool.start()
-    jobs.wait_until((tmp_path / "begun-a").exists)
+    wait_until((tmp_path / "begun-a").exists)
     assert not pool.stop(timeout=0.05)
     assert out.depth() == 0
     again = queue.subscribe().get(60)
@@ -201,11 +201,11 @@ def test_a_storm_of_deaths_is_slowed_down(broker: shmq.Broker) -> None:
     with shmq.WorkerPool(queue, handle, 1, **to(out)) as pool:
         crew = pool._crew
         assert crew is not None
-        jobs.wait_until(lambda: crew.pause() > 0.3, "a growing pause")
+        wait_until(lambda: crew.pause() > 0.3, "a growing pause")
         assert len(pool.deaths) < 20
         queue.purge()
         queue.publish(b"do it")
-        jobs.wait_until(lambda: queue.purge() or out.depth() or not queue.publish(b"do it"))
+        wait_until(lambda: queue.purge() or out.depth() or not queue.publish(b"do it"))
 
 
 def test_no_message_is_lost_whoever_is_killed_when(broker: shmq.Broker, method: str) -> None:
@@ -223,7 +223,7 @@ def test_no_message_is_lost_whoever_is_killed_when(broker: shmq.Broker, method: 
             # Some work between any two kills: workers killed at their start only are slowed down.
             before = queue.stats().acked
             queue.publish_many(sent[start : start + 100])
-            jobs.wait_until(lambda n=before: queue.stats().acked > n, "work")  # type: ignore[misc]
+            wait_until(lambda n=before: queue.stats().acked > n, "work")  # type: ignore[misc]
             for pid in dice.sample(pool.pids, min(1, len(pool.pids))):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -267,7 +267,7 @@ def test_the_first_signal_finishes_and_the_second_gives_back(
         for i in range(5):
             queue.publish(f"wait {folder} {i}".encode())
         with program(tmp_path, RUN, broker.name, method) as owner:
-            jobs.wait_until(lambda f=folder: len(list(f.glob("begun-*"))) == 2)  # type: ignore[misc]
+            wait_until(lambda f=folder: len(list(f.glob("begun-*"))) == 2)  # type: ignore[misc]
             started = time.monotonic()
             # Ctrl-C reaches the whole group, kill only the owner.
             send = os.killpg if number == signal.SIGINT else os.kill
@@ -278,10 +278,10 @@ def test_the_first_signal_finishes_and_the_second_gives_back(
                     try:
                         owner.wait(0.1)
                     except subprocess.TimeoutExpired:
-                        assert time.monotonic() < started + jobs.WATCHDOG_S
+                        assert time.monotonic() < started + WATCHDOG_S
             else:
                 (folder / "go").touch()
-            output, err = owner.communicate(timeout=jobs.WATCHDOG_S)
+            output, err = owner.communicate(timeout=WATCHDOG_S)
         assert (output, owner.returncode) == (f"finished {not twice}\n", 0), err
         assert "Traceback" not in err
         assert out.depth() + queue.depth() == 5
@@ -298,13 +298,13 @@ def test_workers_whose_owner_is_killed_finish_what_they_have(
     for i in range(5):
         queue.publish(f"wait {tmp_path} {i}".encode())
     with program(tmp_path, RUN, broker.name, method) as owner:
-        jobs.wait_until(lambda: len(list(tmp_path.glob("begun-*"))) == 2)
+        wait_until(lambda: len(list(tmp_path.glob("begun-*"))) == 2)
         owner.kill()
         owner.wait()
         (tmp_path / "go").touch()  # the workers keep its pipes open
-    jobs.wait_until(lambda: out.depth() == 2)
+    wait_until(lambda: out.depth() == 2)
     clients = lambda: {o.pid for o in broker.stats().attached if o.role == "client"}  # noqa: E731
-    jobs.wait_until(lambda: clients() == {os.getpid()}, "the end of the workers")
+    wait_until(lambda: clients() == {os.getpid()}, "the end of the workers")
     assert (out.depth(), queue.depth()) == (2, 3)
 
 
@@ -343,7 +343,7 @@ def test_a_pool_whose_wait_was_interrupted_at_any_moment_stops(
     """
     with program(tmp_path, source, broker.name) as owner:
         try:
-            out, err = owner.communicate(timeout=jobs.WATCHDOG_S)
+            out, err = owner.communicate(timeout=WATCHDOG_S)
         finally:
             owner.kill()
     assert (owner.returncode, out, err) == (0, "True True\n", "")

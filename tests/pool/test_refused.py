@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
-import jobs
 import pytest
-from test_worker_kills import gone, program
+from test_worker_kills import program
+from waiting import WATCHDOG_S, alive, wait_until
 
 HEAD = """
 import os, signal, sys, time
 import jobs, refuse, shmq
+from waiting import wait_until
 
 if __name__ == "__main__":
     method, number, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -30,7 +30,7 @@ EXECUTOR = (
         print(list(executor.map(jobs.square, range(50))) == [i * i for i in range(50)])
         executor.submit(jobs.begin_and_wait, folder, "a")
         waiting = [executor.submit(jobs.begin_and_wait, folder, "a") for _ in range(9)]
-        jobs.wait_until(lambda: os.path.exists(folder + "/begun-a"))
+        wait_until(lambda: os.path.exists(folder + "/begun-a"))
         print(sum(future.cancel() for future in waiting) >= 8)
         executor.shutdown(wait=False, cancel_futures=True)
         open(folder + "/go", "w").close()
@@ -49,9 +49,9 @@ POOL = (
         pool.start()
         dead = broker.get_queue("dead").subscribe()
         print(sorted(dead.get(60).payload for _ in range(2)))
-        jobs.wait_until(lambda: len(pool.deaths) == 2 and len(pool.pids) == 2)
+        wait_until(lambda: len(pool.deaths) == 2 and len(pool.pids) == 2)
         queue.publish(f"wait {folder} a".encode())
-        jobs.wait_until(lambda: os.path.exists(folder + "/begun-a"))
+        wait_until(lambda: os.path.exists(folder + "/begun-a"))
         before = time.monotonic()
         print(pool.stop(timeout=0.2), out.depth())
         assert time.monotonic() < before + 20
@@ -65,7 +65,7 @@ OWNER = (
     executor = shmq.Executor(2, method)
     for i in range(2):
         executor.submit(jobs.begin_and_wait, folder, str(i))
-    jobs.wait_until(lambda: len(os.listdir(folder)) == 2)
+    wait_until(lambda: len(os.listdir(folder)) == 2)
     print(*executor.pids, flush=True)
     sys.stdin.readline()
 """
@@ -79,13 +79,13 @@ BROKER = (
     held = {o.role: o.pid for o in broker.stats().attached if o.role != "client"}
     assert sorted(held) == ["sidecar", "supervisor"], held
     os.kill(held["sidecar"], signal.SIGKILL)
-    jobs.wait_until(lambda: held["sidecar"] not in [o.pid for o in broker.stats().attached])
-    jobs.wait_until(lambda: "sidecar" in [o.role for o in broker.stats().attached])
+    wait_until(lambda: held["sidecar"] not in [o.pid for o in broker.stats().attached])
+    wait_until(lambda: "sidecar" in [o.role for o in broker.stats().attached])
     pids = [o.pid for o in broker.stats().attached if o.role != "client"]
     before = time.monotonic()
     broker.shutdown()
-    jobs.wait_until(lambda: not os.path.exists(f"/dev/shm/shmq.{os.getuid()}.{name}"))
-    jobs.wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    wait_until(lambda: not os.path.exists(f"/dev/shm/shmq.{os.getuid()}.{name}"))
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
     print("over", flush=True)
 """
 )
@@ -96,7 +96,7 @@ def run(tmp_path: Path, source: str, method: str, number: int) -> str:
     folder.mkdir()
     with program(tmp_path, source, method, str(number), str(folder)) as running:
         try:
-            out, err = running.communicate(timeout=jobs.WATCHDOG_S)
+            out, err = running.communicate(timeout=WATCHDOG_S)
         finally:
             running.kill()
     if running.returncode == 77:
@@ -132,6 +132,4 @@ def test_workers_end_when_their_owner_is_killed_without_pidfds(method: str, tmp_
             pytest.skip("no seccomp filters here")
         assert len(pids) == 2, owner.communicate()
         os.kill(owner.pid, signal.SIGKILL)
-        before = time.monotonic()
-        jobs.wait_until(lambda: all(gone(int(pid)) for pid in pids), "the end of the workers")
-        assert time.monotonic() < before + jobs.WATCHDOG_S
+        wait_until(lambda: not any(alive(int(pid)) for pid in pids), "the end of the workers")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jobs
 import pytest
+from waiting import WATCHDOG_S, alive, wait_until
 
 import shmq
 
@@ -77,7 +78,7 @@ def test_a_worker_that_gets_sigterm_finishes_its_call_and_is_replaced(
 ) -> None:
     with shmq.Executor(1, method, retries=0) as executor:
         future = executor.submit(jobs.begin_and_wait, str(tmp_path), "a")
-        jobs.wait_until((tmp_path / "begun-a").exists)
+        wait_until((tmp_path / "begun-a").exists)
         (pid,) = executor.pids
         os.kill(pid, signal.SIGTERM)
         (tmp_path / "go").touch()
@@ -175,6 +176,7 @@ OWNER = """
 import os, sys, time
 import jobs
 import shmq
+from waiting import wait_until
 from shmq.workers import engine
 
 if __name__ == "__main__":
@@ -190,7 +192,7 @@ if __name__ == "__main__":
     if busy == "busy":
         for i in range(2):
             executor.submit(jobs.begin_and_wait, folder, str(i))
-        jobs.wait_until(lambda: len(os.listdir(folder)) == 2)
+        wait_until(lambda: len(os.listdir(folder)) == 2)
     print("ready", *executor.pids, flush=True)
     sys.stdin.readline()
 """
@@ -199,7 +201,7 @@ if __name__ == "__main__":
 def program(tmp_path: Path, source: str, *arguments: str) -> subprocess.Popen[str]:
     script = tmp_path / "program.py"
     script.write_text(textwrap.dedent(source))
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "pool")))
     environment = {name: value for name, value in os.environ.items() if name != "SHMQ_HOME"}
     return subprocess.Popen(
         [sys.executable, str(script), *arguments],
@@ -210,14 +212,6 @@ def program(tmp_path: Path, source: str, *arguments: str) -> subprocess.Popen[st
         env={**environment, "PYTHONPATH": path},
         start_new_session=True,
     )
-
-
-def gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state in "ZX"
 
 
 @pytest.mark.parametrize("busy", ["busy", "idle"])
@@ -233,8 +227,8 @@ def test_workers_end_when_their_owner_is_killed(method: str, busy: str, tmp_path
         segment = Path(f"/dev/shm/shmq.{os.getuid()}.{name}")
         assert segment.exists()
         owner.kill()
-        jobs.wait_until(lambda: all(gone(int(pid)) for pid in pids), "the end of the workers")
-        jobs.wait_until(lambda: not segment.exists(), "the end of the broker")
+        wait_until(lambda: not any(alive(int(pid)) for pid in pids), "the end of the workers")
+        wait_until(lambda: not segment.exists(), "the end of the broker")
 
 
 def test_a_program_that_fails_amid_its_results_tells_nothing_but_that(tmp_path: Path) -> None:
@@ -260,7 +254,7 @@ def test_a_program_that_forgets_the_shutdown_ends_when_its_calls_are_done(tmp_pa
         futures[-1].add_done_callback(lambda future: print("done", future.result()))
     """
     with program(tmp_path, source) as owner:
-        out, err = owner.communicate(timeout=jobs.WATCHDOG_S)
+        out, err = owner.communicate(timeout=WATCHDOG_S)
     assert (out, err, owner.returncode) == ("done 9801\n", "", 0)
 
 
@@ -286,18 +280,18 @@ def test_ctrl_c_lets_running_calls_finish_and_a_second_one_does_not(tmp_path: Pa
         with program(tmp_path, source, str(folder)) as owner:
             assert owner.stdout is not None
             pids = [int(pid) for pid in owner.stdout.readline().split()[1:]]
-            jobs.wait_until(lambda f=folder: len(list(f.glob("begun-*"))) == 2)  # type: ignore[misc]
+            wait_until(lambda f=folder: len(list(f.glob("begun-*"))) == 2)  # type: ignore[misc]
             os.killpg(owner.pid, signal.SIGINT)
             assert owner.stdout.readline() == "cancelled True\n"
             if twice:
                 os.killpg(owner.pid, signal.SIGINT)
             else:
                 (folder / "go").touch()
-            out, err = owner.communicate(timeout=jobs.WATCHDOG_S)
+            out, err = owner.communicate(timeout=WATCHDOG_S)
             assert (owner.returncode, err) == (0, "")
             assert ("first: 0" in out) is not twice
             assert "interrupted True" in out
-            assert all(gone(pid) for pid in pids)
+            assert not any(alive(pid) for pid in pids)
 
 
 # ---- arguments that end or block whoever reads them -----------------------------------------------
@@ -346,7 +340,7 @@ if __name__ == "__main__":
 def test_arguments_are_never_read_by_the_owner(how: str, road: str, tmp_path: Path) -> None:
     with program(tmp_path, POISON, how, road) as owner:
         try:
-            out, err = owner.communicate(timeout=jobs.WATCHDOG_S)
+            out, err = owner.communicate(timeout=WATCHDOG_S)
         finally:
             owner.kill()
     first = "SystemExit " if how == "exit" else "WorkerDied __main__.f(…)"
