@@ -14,12 +14,10 @@ from typing import Any
 import jobs
 import pytest
 from jobs import to
-from test_worker_kills import program
+from owner import QUICK, clients, drained, program
 from waiting import WATCHDOG_S, wait_until
 
 import shmq
-
-QUICK: dict[str, Any] = {"retry_backoff": 0.0, "dead_letter": "dead"}
 
 KINDS: dict[str, Callable[[shmq.Queue], Any]] = {
     "function": lambda _: jobs.ahandle,
@@ -29,16 +27,6 @@ KINDS: dict[str, Callable[[shmq.Queue], Any]] = {
     "method": lambda out: jobs.AsyncHandler(out).method,
     "returns one": lambda _: jobs.returns_coroutine,
 }
-
-
-@pytest.fixture
-def broker(broker_name: str) -> Iterator[shmq.Broker]:
-    with shmq.Broker(broker_name) as made:
-        yield made
-
-
-def drained(queue: shmq.Queue) -> list[bytes]:
-    return sorted(message.payload for message in queue.peek(100_000))
 
 
 def begun(folder: Path, n: int) -> None:
@@ -169,10 +157,6 @@ def test_a_worker_that_dies_gives_all_it_has_to_another(
         wait_until(lambda: queue.stats().acked == 3)
 
 
-def clients(broker: shmq.Broker) -> set[int]:
-    return {owner.pid for owner in broker.stats().attached if owner.role == "client"}
-
-
 def signals_pending(pid: int) -> bool:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     masks = [line.split()[1] for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
@@ -281,9 +265,10 @@ def test_a_generator_that_is_only_returned_nacks(broker: shmq.Broker) -> None:
 
 def test_initializers_and_listeners_that_would_not_run_are_refused(broker: shmq.Broker) -> None:
     queue = broker.create_queue("q")
-    for wrong in ({"initializer": jobs.ainitializer}, {"on_death": jobs.ainitializer}):
-        with pytest.raises(TypeError, match="of which a call runs nothing"):
-            shmq.WorkerPool(queue, jobs.handle, **wrong)
+    with pytest.raises(TypeError, match="of which a call runs nothing"):
+        shmq.WorkerPool(queue, jobs.handle, initializer=jobs.ainitializer)
+    with pytest.raises(TypeError, match="of which a call runs nothing"):
+        shmq.WorkerPool(queue, jobs.handle, on_death=jobs.ainitializer)
     with pytest.raises(TypeError, match="of which a call runs nothing"):
         shmq.Executor(1, initializer=jobs.ainitializer)
     with pytest.raises(shmq.InvalidOption, match="concurrency"):

@@ -12,10 +12,11 @@ import threading
 import time
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import jobs
 import pytest
-from test_worker_kills import program
+from owner import program
 from waiting import WATCHDOG_S, wait_until
 
 import shmq
@@ -355,7 +356,8 @@ def test_asyncio_and_the_modules_functions_see_what_is_cancelled(tmp_path: Path)
         with pytest.raises(futures.CancelledError):
             more[2].result(0)
         (tmp_path / "go").touch()
-        assert set(futures.as_completed([first, *more], 60)) == {first, *more}
+        every: list[futures.Future[Any]] = [first, *more]
+        assert set(futures.as_completed(every, 60)) == {first, *more}
     assert not (tmp_path / "no").exists()
 
 

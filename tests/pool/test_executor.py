@@ -85,7 +85,7 @@ def test_what_cannot_be_pickled_is_the_calls_exception_and_nothing_else() -> Non
     with shmq.Executor(1) as executor:
         for future in (
             executor.submit(lambda: 1),
-            executor.submit(jobs.square, lambda: 1),
+            executor.submit(jobs.square, lambda: 1),  # type: ignore[arg-type]
             executor.submit(jobs.lambda_of, 1),
         ):
             assert isinstance(future.exception(60), (pickle.PicklingError, AttributeError))

@@ -9,29 +9,16 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jobs import handle, to
-from test_worker_kills import program
+from owner import QUICK, clients, drained, program
 from waiting import WATCHDOG_S, alive, wait_until
 
 import shmq
 from shmq.workers.death import Death
-
-QUICK: dict[str, Any] = {"retry_backoff": 0.0, "dead_letter": "dead"}
-
-
-@pytest.fixture
-def broker(broker_name: str) -> Iterator[shmq.Broker]:
-    with shmq.Broker(broker_name) as made:
-        yield made
-
-
-def drained(queue: shmq.Queue) -> list[bytes]:
-    return sorted(message.payload for message in queue.peek(100_000))
 
 
 def test_every_message_is_handled_and_acked(broker: shmq.Broker, method: str) -> None:
@@ -303,8 +290,7 @@ def test_workers_whose_owner_is_killed_finish_what_they_have(
         owner.wait()
         (tmp_path / "go").touch()  # the workers keep its pipes open
     wait_until(lambda: out.depth() == 2)
-    clients = lambda: {o.pid for o in broker.stats().attached if o.role == "client"}  # noqa: E731
-    wait_until(lambda: clients() == {os.getpid()}, "the end of the workers")
+    wait_until(lambda: clients(broker) == {os.getpid()}, "the end of the workers")
     assert (out.depth(), queue.depth()) == (2, 3)
 
 

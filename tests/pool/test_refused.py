@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from test_worker_kills import program
+from owner import program
 from waiting import WATCHDOG_S, alive, wait_until
 
 HEAD = """

@@ -6,9 +6,6 @@ import os
 import pickle
 import random
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from concurrent import futures
@@ -16,12 +13,10 @@ from pathlib import Path
 
 import jobs
 import pytest
+from owner import program
 from waiting import WATCHDOG_S, alive, wait_until
 
 import shmq
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-
 
 # ---- retries --------------------------------------------------------------------------------------
 
@@ -196,22 +191,6 @@ if __name__ == "__main__":
     print("ready", *executor.pids, flush=True)
     sys.stdin.readline()
 """
-
-
-def program(tmp_path: Path, source: str, *arguments: str) -> subprocess.Popen[str]:
-    script = tmp_path / "program.py"
-    script.write_text(textwrap.dedent(source))
-    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "pool")))
-    environment = {name: value for name, value in os.environ.items() if name != "SHMQ_HOME"}
-    return subprocess.Popen(
-        [sys.executable, str(script), *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**environment, "PYTHONPATH": path},
-        start_new_session=True,
-    )
 
 
 @pytest.mark.parametrize("busy", ["busy", "idle"])
