@@ -124,7 +124,8 @@ def test_cffi_and_the_compiler_agree_on_every_field(tmp_path: Path) -> None:
         pytest.skip("no C compiler")
     expected, body = [], []
     for struct in SHARED + PRIVATE:
-        expected.append(f"{struct} {ffi.sizeof(struct)} {ffi.alignof(struct)}")
+        align = ffi.alignof(struct)  # type: ignore[attr-defined]
+        expected.append(f"{struct} {ffi.sizeof(struct)} {align}")
         body.append(f'printf("{struct} %zu %zu\\n", sizeof({struct}), _Alignof({struct}));')
         for name, offset, size in fields(struct):
             expected.append(f"{struct}.{name} {offset} {size}")
@@ -267,13 +268,13 @@ def test_no_number_is_written_in_both_languages_unseen() -> None:
                 if isinstance(node, ast.AnnAssign)
                 else []
             )
-            value = getattr(node, "value", None)
-            literal = value is not None and not any(
-                isinstance(part, (ast.Name, ast.Attribute, ast.Call)) for part in ast.walk(value)
+            value: ast.expr | None = getattr(node, "value", None)
+            parts = [] if value is None else list(ast.walk(value))
+            literal = not any(
+                isinstance(part, (ast.Name, ast.Attribute, ast.Call)) for part in parts
             )
             number = literal and any(
-                isinstance(part, ast.Constant) and type(part.value) is int
-                for part in ast.walk(value)
+                isinstance(part, ast.Constant) and type(part.value) is int for part in parts
             )
             names = {
                 part.id

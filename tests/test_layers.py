@@ -341,7 +341,7 @@ def test_no_c_file_includes_upwards_or_in_a_circle() -> None:
 
 
 def test_the_c_floors_are_those_of_the_architecture() -> None:
-    told = {}
+    told: dict[str, int] = {}
     for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
         if row := re.match(r"\| C (\d) \| (.*?) \|", line):
             told |= dict.fromkeys(re.findall(r"\[src/(\w+)\.[ch]\]", row[2]), int(row[1]))

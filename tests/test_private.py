@@ -65,7 +65,7 @@ def trespasses(source: str, modules: set[str]) -> Iterator[str]:
     tree = ast.parse(source)
     own = own_names(tree)
     for node in ast.walk(tree):
-        taken: list[str] = []
+        taken: list[str]
         if isinstance(node, ast.Attribute):
             taken = [node.attr]
         elif isinstance(node, ast.ImportFrom):
@@ -77,6 +77,8 @@ def trespasses(source: str, modules: set[str]) -> Iterator[str]:
             and isinstance(node.args[1], ast.Constant)
         ):
             taken = [str(node.args[1].value)]
+        else:
+            continue
         for name in taken:
             if private(name) and not {name} & (own | modules | FOREIGN):
                 yield f"line {node.lineno}: {name}"

@@ -34,7 +34,7 @@ def test_a_killed_sidecar_is_replaced(broker_name: str) -> None:
             supervisor, sidecar = processes_of(broker)
             kill(sidecar)
             round_trip(queue)
-            wait_until(lambda old=sidecar: broker.stats().sidecar_pid not in (None, old))
+            wait_until(lambda old=sidecar: broker.stats().sidecar_pid not in (None, old))  # type: ignore[misc]
             assert broker.stats().supervisor_pid == supervisor
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ import shmq
 from shmq._segment.space import Limits, bytes_of
 
 MIB = 1 << 20
-SMALL = {"memory_limit": "16MB", "max_queues": 8, "max_processes": 8}
+SMALL: dict[str, Any] = {"memory_limit": "16MB", "max_queues": 8, "max_processes": 8}
 
 
 def run(source: str, *words: str, limit: int | None = None) -> str:

@@ -8,12 +8,16 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from kit import program
 from waiting import wait_until
 
 import shmq
+from shmq.keywords import Overflow, QueueKeywords
+
+Order = Literal["fifo", "key", "strict"]
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def rest(consumer: shmq.Consumer) -> list[int]:
 
 @pytest.mark.parametrize("order", ["fifo", "key", "strict"])
 def test_the_oldest_message_goes_also_when_it_waits_for_its_key(
-    broker: shmq.Broker, order: str
+    broker: shmq.Broker, order: Order
 ) -> None:
     queue = broker.create_queue("orders", order=order, max_depth=3, overflow="drop-oldest")
     with queue.subscribe() as consumer:
@@ -48,7 +52,7 @@ def test_the_oldest_message_goes_also_when_it_waits_for_its_key(
 
 @pytest.mark.parametrize("order", ["fifo", "key", "strict"])
 def test_a_slow_subscription_that_drops_never_holds_a_publisher_back(
-    broker: shmq.Broker, order: str
+    broker: shmq.Broker, order: Order
 ) -> None:
     topic = broker.create_topic("news")
     other = topic.subscribe("other")
@@ -75,7 +79,9 @@ def test_what_was_given_back_is_not_what_is_dropped(broker: shmq.Broker) -> None
 
 
 @pytest.mark.parametrize("overflow", ["block", "reject"])
-def test_a_full_queue_never_advises_what_it_has_already(broker: shmq.Broker, overflow: str) -> None:
+def test_a_full_queue_never_advises_what_it_has_already(
+    broker: shmq.Broker, overflow: Overflow
+) -> None:
     queue = broker.create_queue("orders", max_depth=1, overflow=overflow)
     queue.publish(b"1")
     with pytest.raises(shmq.QueueFull) as caught:
@@ -110,7 +116,7 @@ def test_a_message_that_needs_more_bytes_than_are_free_waits_its_timeout(
 
 @pytest.mark.parametrize("order", ["key", "strict"])
 def test_who_waits_behind_an_unsettled_message_waits_its_timeout(
-    broker: shmq.Broker, order: str
+    broker: shmq.Broker, order: Order
 ) -> None:
     """It keeps the places behind it, though few messages are in them."""
     queue = broker.create_queue("orders", order=order, max_depth=4)
@@ -188,14 +194,13 @@ def flood(source: shmq.Queue, n: int) -> None:
     ],
 )
 def test_the_bounds_of_a_dead_letter_queue_hold_for_dead_letters(
-    broker: shmq.Broker, options: dict[str, object], kept: range
+    broker: shmq.Broker, options: QueueKeywords, kept: range
 ) -> None:
     dead = broker.create_queue("dead", **options)
     source = broker.create_queue("source", dead_letter="dead")
     flood(source, 1000)
     figures = dead.stats()
     bound = options.get("max_depth", 10)
-    assert isinstance(bound, int)
     assert figures.ready == min(bound, len(kept))
     assert figures.parked == len(kept) - figures.ready
     assert figures.dropped == 1000 - len(kept)
@@ -221,7 +226,8 @@ def test_what_waits_for_room_arrives_in_order_though_a_producer_keeps_the_queue_
         for i in range(20):
             queue.publish(b"%d" % i, delay=0.001)
         wait_until(lambda: queue.stats().parked == 20, "all to be due")
-        taken, arrived = 0, []
+        taken = 0
+        arrived: list[int] = []
         with queue.subscribe(ack="auto") as consumer:
             while len(arrived) < 20:
                 payload = consumer.get(timeout=10).payload

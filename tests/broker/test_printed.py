@@ -26,6 +26,7 @@ def test_nothing_that_a_name_holds_reaches_the_terminal_raw(broker_name: str) ->
         topic.subscribe(f"sub{NASTY}").close()
         group = broker.create_consumer_group(f"group{NASTY}", queue)
         with group.add_consumer(f"member{NASTY}"):
+            command: tuple[str, ...]
             for command in (
                 ("status", broker_name),
                 ("stats", broker_name),

@@ -484,8 +484,8 @@ def test_who_execs_and_attaches_again_has_given_back_what_it_held(broker_name: s
                 )  # which would see it between exec and attach, if quick
                 for helper in helpers:
                     os.kill(helper, signal.SIGSTOP)
+                    stack.callback(os.kill, helper, signal.SIGCONT)
                 one.tell()
-                stack.callback(lambda: [os.kill(helper, signal.SIGCONT) for helper in helpers])
                 # What was handed out is delivered a second time, what was read ahead a first time.
                 told = [("0", 2), ("1", 2), ("2", 1), ("3", 1), ("4", 1)]
                 assert one.line() == f"{pid} {told}"

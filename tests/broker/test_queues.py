@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import shmq
+from shmq.keywords import QueueKeywords
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_other_options_are_named_with_both_values(broker: shmq.Broker) -> None:
 
 def test_defaults_are_the_brokers_whoever_creates(broker: shmq.Broker) -> None:
     broker.create_queue("orders")
-    same = {"max_depth": 77, "max_retries": 5, "ttl": 7200}
+    same: QueueKeywords = {"max_depth": 77, "max_retries": 5, "ttl": 7200}
     shmq.connect(broker.name).create_queue("orders", **same)
 
 
@@ -81,7 +82,7 @@ def test_create_and_delete_can_alternate_for_long(broker: shmq.Broker) -> None:
 def test_queue_names_that_cannot_be_are_refused(broker: shmq.Broker, name: object) -> None:
     for use in (broker.create_queue, broker.get_queue, broker.delete_queue):
         with pytest.raises(shmq.InvalidOption, match="queue name"):
-            use(name)  # type: ignore[operator]
+            use(name)  # type: ignore[arg-type]
 
 
 def test_a_queue_name_may_have_255_bytes(broker: shmq.Broker) -> None:
@@ -93,13 +94,13 @@ def test_a_queue_name_may_have_255_bytes(broker: shmq.Broker) -> None:
 
 def test_misspelt_options_are_refused_with_a_hint(broker: shmq.Broker) -> None:
     with pytest.raises(TypeError, match="did you mean 'max_depth'"):
-        broker.create_queue("orders", max_dept=5)
+        broker.create_queue("orders", max_dept=5)  # type: ignore[call-arg]
     assert broker.list_queues() == []
 
 
 @pytest.mark.parametrize("option", [{"durability": "sync"}])
 def test_what_this_version_lacks_is_refused_not_ignored(
-    broker: shmq.Broker, option: dict[str, object]
+    broker: shmq.Broker, option: QueueKeywords
 ) -> None:
     with pytest.raises(shmq.InvalidOption, match="no storage on disk yet"):
         broker.create_queue("orders", **option)

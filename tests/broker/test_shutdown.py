@@ -57,11 +57,11 @@ def last_words(worker: Program) -> str:
     return out.rstrip("\n").rpartition("\n")[2]
 
 
-def publish(name: str, n: int, **fields: float) -> None:
+def publish(name: str, n: int, delay: float | None = None) -> None:
     broker = shmq.connect(name)
     queue = broker.create_queue("orders")
     for _ in range(n):
-        queue.publish(b"x", **fields)
+        queue.publish(b"x", delay=delay)
     broker.close()
 
 

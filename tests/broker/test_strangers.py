@@ -323,6 +323,7 @@ def test_what_is_no_file_of_ours_is_refused_and_left_alone(thing: str) -> None:
     for use in (shmq.connect, shmq.Broker):
         with pytest.raises(shmq.ForeignSegment, match=r"found a.*expected a regular file"):
             use(thing)
+    command: tuple[str, ...]
     for command in (("status", thing), ("up", thing), ("up", "--detach", thing), ("stats", thing)):
         code, out, err = cli(*command)
         assert code == 1

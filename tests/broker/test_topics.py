@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from kit import kill, program
@@ -14,6 +15,7 @@ from waiting import wait_until
 
 import shmq
 from shmq._native import lib
+from shmq.keywords import Dispatch
 
 PUBLISHER = """
     topic = shmq.connect(name).get_topic("news")
@@ -104,7 +106,9 @@ def test_a_stopped_subscriber_holds_back_only_those_that_chose_to_wait(broker_na
 
 
 @pytest.mark.parametrize("dispatch", ["ready", "round-robin"])
-def test_a_dead_members_message_goes_to_another_at_once(broker_name: str, dispatch: str) -> None:
+def test_a_dead_members_message_goes_to_another_at_once(
+    broker_name: str, dispatch: Dispatch
+) -> None:
     with shmq.Broker(broker_name) as broker:
         queue = broker.create_queue("jobs")
         group = broker.create_consumer_group("workers", queue, dispatch=dispatch)
@@ -152,12 +156,14 @@ def test_names_of_topics_queues_and_subscriptions_do_not_mix(broker_name: str) -
     "option", ["ttl", "ack_timeout", "retry_backoff", "retry_jitter", "aging", "dedup_window"]
 )
 def test_times_that_are_no_whole_nanoseconds_are_found_again(broker_name: str, option: str) -> None:
+    third: dict[str, Any] = {option: 1 / 3}
+    two_thirds: dict[str, Any] = {option: 2 / 3}
     with shmq.Broker(broker_name) as broker:
         for _ in range(2):  # the second one finds what the first one made
-            broker.create_queue("jobs", **{option: 1 / 3})
-            topic = broker.create_topic("news", **{option: 2 / 3})
-            topic.subscribe("billing", **{option: 1 / 3}).close()
-            broker.subscribe("news.*", "mail", **{option: 1 / 3}).close()
+            broker.create_queue("jobs", **third)
+            topic = broker.create_topic("news", **two_thirds)
+            topic.subscribe("billing", **third).close()
+            broker.subscribe("news.*", "mail", **third).close()
 
 
 def test_broker_shutdown_ends_subscribers_loops(broker_name: str) -> None:
@@ -197,7 +203,7 @@ WRONG: dict[str, tuple[Callable[[shmq.Broker], object], type[Exception], str]] =
         "dedup_capacity: found no dedup_window, expected one; ",
     ),
     "an order that is none": (
-        lambda broker: broker.create_queue("a", order="keys"),
+        lambda broker: broker.create_queue("a", order="keys"),  # type: ignore[arg-type]
         shmq.InvalidOption,
         "order: found 'keys', expected one of .*; did you mean 'key'",
     ),
@@ -212,12 +218,12 @@ WRONG: dict[str, tuple[Callable[[shmq.Broker], object], type[Exception], str]] =
         "durability: found 'sync', expected 'none'; ",
     ),
     "a misspelt filter": (
-        lambda broker: broker.get_topic("t").subscribe("a", fliter={"a": 1}),
+        lambda broker: broker.get_topic("t").subscribe("a", fliter={"a": 1}),  # type: ignore[call-arg]
         shmq.InvalidOption,
         "subscription option 'fliter': .*; did you mean 'filter'",
     ),
     "a filter that is no mapping": (
-        lambda broker: broker.get_topic("t").subscribe("a", filter="region"),
+        lambda broker: broker.get_topic("t").subscribe("a", filter="region"),  # type: ignore[arg-type]
         TypeError,
         "filter: found str, expected a mapping; ",
     ),
@@ -232,7 +238,7 @@ WRONG: dict[str, tuple[Callable[[shmq.Broker], object], type[Exception], str]] =
         r"found filter=\{'a': 1\}, expected filter=\{'a': 2\}; ",
     ),
     "ephemeral by a text": (
-        lambda broker: broker.get_topic("t").subscribe("a", ephemeral="yes"),
+        lambda broker: broker.get_topic("t").subscribe("a", ephemeral="yes"),  # type: ignore[arg-type]
         shmq.InvalidOption,
         "ephemeral: found 'yes', expected True or False; ",
     ),
@@ -287,7 +293,7 @@ WRONG: dict[str, tuple[Callable[[shmq.Broker], object], type[Exception], str]] =
         "consumer_id: found an empty text, expected ",
     ),
     "a dispatch that is none": (
-        lambda broker: broker.create_consumer_group("g", "q", dispatch="roundrobin"),
+        lambda broker: broker.create_consumer_group("g", "q", dispatch="roundrobin"),  # type: ignore[arg-type]
         shmq.InvalidOption,
         "dispatch: found 'roundrobin', expected .*; did you mean 'round-robin'",
     ),

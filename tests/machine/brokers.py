@@ -34,6 +34,7 @@ from shmq._native import lib
 from shmq._segment import open_segment
 from shmq.consumer import Consumer
 from shmq.group import ConsumerGroup
+from shmq.keywords import Dispatch
 from shmq.queue import Queue
 from shmq.sidecar.decide import NEVER, Every
 from shmq.sidecar.loop import Sidecar
@@ -118,7 +119,9 @@ class BrokerWorld(World):
     def unsubscribe(self, source: str, name: str) -> None:
         self.brokers[0].unsubscribe(source, name)
 
-    def group(self, name: str, source: Queue | Topic, client: int, dispatch: str) -> ConsumerGroup:
+    def group(
+        self, name: str, source: Queue | Topic, client: int, dispatch: Dispatch
+    ) -> ConsumerGroup:
         return self.brokers[client].create_consumer_group(name, source.name, dispatch=dispatch)
 
     # ---- processes -----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import mmap
 
 from shmq._native import ffi, lib
 from shmq._segment import Segment
+from shmq._segment.posix import PosixSegment
 
 NOTHING_EXPIRES = (1 << 64) - 1
 RECORDS = 8
@@ -19,6 +20,7 @@ class Clock:
     """
 
     def __init__(self, segment: Segment) -> None:
+        assert isinstance(segment, PosixSegment)
         self._map = mmap.mmap(segment.fd, segment.size)
         self._base = ffi.cast("char *", ffi.from_buffer(self._map))
         self._header = ffi.cast("shmq_header *", self._base)

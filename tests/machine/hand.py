@@ -57,10 +57,10 @@ class Hand:
                 shelf.release(note)
                 shelf.kill(note, "expired")
             for _ in range(self.prefetch if not shelf.gone else 0):
-                note = shelf.take(self, more or bool(self.ahead))
-                if note is not None:
-                    self.ahead.append(note)
-                    self.moved.pop(note, None)
+                taken = shelf.take(self, more or bool(self.ahead))
+                if taken is not None:
+                    self.ahead.append(taken)
+                    self.moved.pop(taken, None)
             if not self.ahead:
                 return None
 

@@ -91,7 +91,8 @@ class Shelf:
         ready = sum(len(note.payload) for note in self.new + self.back)
         if self.max_bytes and ready and ready + size > self.max_bytes:
             return False
-        return self.filled() < self.max_depth
+        most: int = self.max_depth
+        return self.filled() < most
 
     def span(self, ring: list[Note], tail: int) -> int:
         """Places between the first message and the end of its ring: what expired behind the first one

@@ -11,6 +11,7 @@ from hypothesis.stateful import precondition, rule
 from stage import Stage
 
 import shmq
+from shmq.keywords import Dispatch
 
 
 class TopicRules(Stage):
@@ -112,7 +113,7 @@ class TopicRules(Stage):
     @rule(name=queue_names | st.sampled_from(["t.a/g"]), client=clients, turns=st.booleans())
     def join(self, name: str, client: int, turns: bool) -> None:
         source: Any = self.topic("t.a", client) if "/" in name else self.handle(name, client)
-        dispatch = "round-robin" if turns else "ready"
+        dispatch: Dispatch = "round-robin" if turns else "ready"
         if "/" in name and self.shelves.get(f"/{name}") is None:
             shelf = self.put(f"/{name}", {"ttl": None})
             self.subs[shelf.name] = ("t.a", None, None)

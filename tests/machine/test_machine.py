@@ -407,7 +407,7 @@ class Machine(TopicRules, CareRules):
 
 def run(world: Callable[[], World], steps: int, derandomize: bool) -> None:
     run_state_machine_as_test(
-        lambda: Machine(world()),
+        lambda: Machine(world()),  # type: ignore[arg-type]  # makes one
         settings=settings(
             max_examples=max(1, steps // STEPS),
             stateful_step_count=STEPS,

@@ -22,6 +22,7 @@ from shmq._segment import open_segment
 from shmq.consumer import Consumer
 from shmq.errors import QueueEmpty
 from shmq.group import ConsumerGroup
+from shmq.keywords import Dispatch
 from shmq.queue import Queue
 from shmq.topic import Topic, subscribe_pattern, unsubscribe
 
@@ -66,7 +67,9 @@ class World:
     def unsubscribe(self, source: str, name: str) -> None:
         unsubscribe(self.clients[0], source, name)
 
-    def group(self, name: str, source: Queue | Topic, client: int, dispatch: str) -> ConsumerGroup:
+    def group(
+        self, name: str, source: Queue | Topic, client: int, dispatch: Dispatch
+    ) -> ConsumerGroup:
         return ConsumerGroup.on(self.clients[client], name, source, dispatch, {})
 
     # ---- time and death ------------------------------------------------------------------------
@@ -184,13 +187,14 @@ def die(client: Client, witness: Client) -> None:
     lib.shmq_owner_snapshot(client.ctx, owner, info)
     client._closed = True  # its consumers and its end leave the segment alone from here on
     spans = _mapped[client]
-    client._free = (_nothing, lambda _: _unmap(spans), _nothing)
+
+    def unmap(_: Any) -> int:
+        _unmap(spans)
+        return 0
+
+    client._free = (lambda _: 0, unmap, lambda _: None)
     witness.check(lib.shmq_owner_declare(witness.ctx, owner, info.word), "declare")
     witness.check(lib.shmq_recover(witness.ctx, owner), "recover")
-
-
-def _nothing(_: Any) -> None:
-    pass
 
 
 def _unmap(spans: set[tuple[int, int]]) -> None:

@@ -24,7 +24,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 class Job(NamedTuple):
     name: str
     model: str
-    defines: tuple = ()
+    defines: tuple[str, ...] = ()
     mutant: str = ""
 
 
@@ -204,7 +204,7 @@ MUTANTS = [
 ]
 
 
-def jobs(mutants: bool) -> list:
+def jobs(mutants: bool) -> list[Job]:
     if not mutants:
         return MODELS
     return [
@@ -212,7 +212,7 @@ def jobs(mutants: bool) -> list:
     ]
 
 
-def command(args: list, cwd: str) -> subprocess.CompletedProcess:
+def command(args: list[str], cwd: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         args, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

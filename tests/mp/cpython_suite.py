@@ -21,6 +21,8 @@ import multiprocessing.queues
 import os
 import sys
 import unittest
+from collections.abc import Callable
+from typing import Any
 
 import shmq.mp
 
@@ -45,9 +47,9 @@ KINDS = {name: getattr(shmq.mp, name) for name in ("Queue", "JoinableQueue", "Si
 
 
 def replace(level: str) -> None:
-    base = multiprocessing.context.BaseContext
+    base: Any = multiprocessing.context.BaseContext
 
-    def bounded(kind: str):
+    def bounded(kind: str) -> Callable[..., object]:
         return lambda self, maxsize=0: KINDS[kind](maxsize, ctx=self.get_context())
 
     base.Queue = bounded("Queue")
@@ -63,7 +65,7 @@ def replace(level: str) -> None:
 
 def install(method: str, space: dict[str, object]) -> None:
     """Put the interpreter's tests for one start method into ``space``."""
-    import test._test_multiprocessing as suite
+    import test._test_multiprocessing as suite  # type: ignore[import-not-found]
 
     original = suite.close_queue
     queues = (original.__globals__["multiprocessing"].queues.Queue, shmq.mp.Queue)

@@ -125,7 +125,7 @@ def test_a_reducer_of_the_users_own_wins() -> None:
         q.put(numpy.arange(10_000))
         assert q.get() == "registered"
     finally:
-        del ForkingPickler._extra_reducers[numpy.ndarray]
+        del ForkingPickler._extra_reducers[numpy.ndarray]  # type: ignore[attr-defined]
 
 
 def test_more_buffers_than_headers_have_room_for() -> None:

@@ -71,7 +71,7 @@ def test_a_timestamp_is_right_though_its_reader_was_stopped(
 
         return reading
 
-    shmq_now, time_ns = module.lib.shmq_now, time.time_ns
+    shmq_now, time_ns = lib.shmq_now, time.time_ns
     monkeypatch.setattr(module, "lib", SimpleNamespace(shmq_now=stopped_after(shmq_now)))
     monkeypatch.setattr(module, "time", SimpleNamespace(time_ns=stopped_after(time_ns)))
     assert d.timestamp == pytest.approx(published, abs=0.1)
@@ -351,6 +351,6 @@ def test_a_nack_with_a_reason_shows_it_to_the_next_attempt(rig: Rig) -> None:
     again = consumer.get(timeout=5)
     assert again.headers == {"a": 1, "x-error": "it rained"}
     with pytest.raises(TypeError, match="expected a text"):
-        again.nack(reason=7)
+        again.nack(reason=7)  # type: ignore[arg-type]
     again.nack()
     assert consumer.get(timeout=5).headers["a"] == 1

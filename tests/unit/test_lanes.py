@@ -19,10 +19,11 @@ from rig import Rig, memory
 from shmq._client import Client
 from shmq._native import lib
 from shmq.errors import QueueEmpty, QueueFull
+from shmq.keywords import QueueKeywords
 from shmq.message import Message
 from shmq.queue import Queue
 
-FOREVER = {"max_retries": None, "retry_backoff": 0, "retry_backoff_max": 60.0}
+FOREVER: QueueKeywords = {"max_retries": None, "retry_backoff": 0, "retry_backoff_max": 60.0}
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from shmq.errors import (
     QueueFull,
     QueueNotFound,
 )
+from shmq.keywords import HeaderValue
 from shmq.message import Message
 from shmq.queue import Queue
 from shmq.topic import Topic
@@ -279,7 +280,7 @@ def test_publish_many_publishes_what_came_before_a_failure(rig: Rig) -> None:
     with pytest.raises(RuntimeError, match="no more"):
         queue.publish_many(items())
     with pytest.raises(TypeError, match="payload: found int"):
-        queue.publish_many([b"3", 4, b"5"])
+        queue.publish_many([b"3", 4, b"5"])  # type: ignore[list-item]
     assert drained(queue) == [b"1", b"2", b"3"]
 
 
@@ -654,6 +655,6 @@ def test_bad_fields_are_errors_and_publish_nothing(
 
 def test_headers_too_large_for_the_accelerator_arrive_whole(rig: Rig) -> None:
     queue = rig.queue()
-    large = {"n": 1 << 70, "text": "x" * 5000, "lone": "\ud800"}
+    large: dict[str, HeaderValue] = {"n": 1 << 70, "text": "x" * 5000, "lone": "\ud800"}
     queue.publish(b"x", headers=large)
     assert queue.peek(1)[0].headers == large

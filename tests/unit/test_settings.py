@@ -169,9 +169,9 @@ def test_every_misspelt_setting_suggests_the_right_one(tmp_path: Path, name: str
     typo = name.replace("_", "") if "_" in name else name + "s"
     file = tmp_path / "broker.toml"
     file.write_text(f"[shmq]\n{typo} = 1\n")
-    for load in (lambda: Settings.load({typo: 1}, {}), lambda: Settings.load({}, {}, file)):
+    for keywords, path in (({typo: 1}, None), ({}, file)):
         with pytest.raises(InvalidOptionType, match=f"did you mean '{name}'"):
-            load()
+            Settings.load(keywords, {}, path)
     with pytest.raises(InvalidOptionType, match=f"did you mean SHMQ_{name.upper()}"):
         Settings.load({}, {f"SHMQ_{typo.upper()}": "1"})
 

@@ -10,8 +10,9 @@ from rig import Rig, memory
 
 import shmq
 from shmq._native import lib
+from shmq.keywords import QueueKeywords
 
-FOREVER = {"max_retries": None, "retry_backoff": 0}
+FOREVER: QueueKeywords = {"max_retries": None, "retry_backoff": 0}
 
 
 @pytest.fixture
@@ -149,7 +150,9 @@ def test_a_dead_letter_knows_when_it_died_however_often_it_comes_back(rig: Rig) 
     with dead.subscribe() as consumer:
         for delay in (0, None, 0.001):
             delivery = consumer.get(timeout=5)
-            assert before - 0.1 <= delivery.headers["x-death-time"] <= after + 0.1
+            died = delivery.headers["x-death-time"]
+            assert isinstance(died, float)
+            assert before - 0.1 <= died <= after + 0.1
             assert delivery.ttl is None
             delivery.nack(delay)
             time.sleep(0.002)

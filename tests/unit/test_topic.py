@@ -274,7 +274,7 @@ def test_too_large_and_bad_fields_publish_nothing(rig: Rig) -> None:
     with pytest.raises(MessageTooLarge):
         topic.publish(b"x" * ((1 << 20) + 1))
     with pytest.raises(TypeError):
-        topic.publish("text")
+        topic.publish("text")  # type: ignore[call-overload]
     topic.publish(b"x" * (1 << 20), headers={"large": "h" * 60_000})
     assert len(a.get(timeout=1).payload) == 1 << 20
 
@@ -323,7 +323,7 @@ def test_options_of_subscriptions(rig: Rig) -> None:
     with pytest.raises(InvalidOption):
         topic.subscribe("b", overflow="reject")
     with pytest.raises(InvalidOptionType):
-        topic.subscribe("b", depth=3)
+        topic.subscribe("b", depth=3)  # type: ignore[call-arg]
     with pytest.raises(InvalidOption):
         topic.subscribe("a/b")
 
