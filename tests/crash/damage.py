@@ -32,6 +32,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import shmq
@@ -40,6 +41,7 @@ import shmq.mp
 from shmq._native import ffi, lib
 from shmq._segment import open_segment
 from shmq.cli.main import main as command_line
+from shmq.keywords import Ack, HeaderValue
 
 SECOND = 1_000_000_000
 HANG_S = 60.0  # of a whole run; the core itself waits for an administrator for 10 s at most, several times
@@ -247,7 +249,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "strict": {"order": "strict", "max_depth": 30},
     "reject": {"max_depth": 20, "overflow": "reject", "ttl": 0.2, "dead_letter": "dead", "expired": "drop"},
 }  # fmt: skip
-HEADERS = {"a": "text", "b": b"bytes", "n": 12345678901234567890, "f": 1.5, "t": True, "x": None}
+HEADERS: dict[str, HeaderValue] = {
+    "a": "text",
+    "b": b"bytes",
+    "n": 12345678901234567890,
+    "f": 1.5,
+    "t": True,
+    "x": None,
+}
 
 
 def fields_of(name: str, k: int) -> dict[str, Any]:
@@ -367,7 +376,7 @@ class Calls:
         if self.broker is None:
             return
         for name in QUEUES:
-            queue = self.do(f"get_queue {name}", lambda name=name: self.broker.get_queue(name))
+            queue = self.do(f"get_queue {name}", partial(self.broker.get_queue, name))
             if queue is not None:
                 self.queues[name] = queue
         self.topic = self.do("get_topic", lambda: self.broker.get_topic("t.a"))
@@ -375,20 +384,16 @@ class Calls:
     def warm(self) -> None:
         """Use what will be damaged: copies in this process are to be of before."""
         for name, queue in self.queues.items():
-            consumer = self.do(
-                "subscribe", lambda queue=queue: queue.subscribe(prefetch=self.rnd.choice((1, 4)))
-            )
-            if consumer is None:
-                continue
-            self.kept.append(consumer)
-            for _ in range(self.rnd.randrange(3)):
-                self.take(consumer)
-            self.do(
-                "publish",
-                lambda queue=queue, name=name: queue.publish(
-                    b"warm", timeout=0, **fields_of(name, 1)
-                ),
-            )
+            self.warm_up(name, queue)
+
+    def warm_up(self, name: str, queue: Any) -> None:
+        consumer = self.do("subscribe", lambda: queue.subscribe(prefetch=self.rnd.choice((1, 4))))
+        if consumer is None:
+            return
+        self.kept.append(consumer)
+        for _ in range(self.rnd.randrange(3)):
+            self.take(consumer)
+        self.do("publish", lambda: queue.publish(b"warm", timeout=0, **fields_of(name, 1)))
 
     def take(self, consumer: Any) -> None:
         delivery = self.do("get", lambda: consumer.get(timeout=0))
@@ -449,7 +454,7 @@ class Calls:
                 with queue.loan(100) as buffer:
                     buffer[0] = 1
 
-        def consume(ack: str, prefetch: int) -> None:
+        def consume(ack: Ack, prefetch: int) -> None:
             with queue.subscribe(ack=ack, prefetch=prefetch) as consumer:
                 for delivery in consumer.get_many(3, timeout=0.001):
                     look(delivery, rnd)
@@ -458,6 +463,10 @@ class Calls:
             consumer = queue.subscribe()
             self.kept.append(consumer)
             self.deliveries += consumer.get_many(4, timeout=0)
+
+        def peek() -> None:
+            for message in queue.peek(30):
+                look(message, rnd)
 
         def ack_many() -> None:
             with queue.subscribe() as consumer:
@@ -478,7 +487,7 @@ class Calls:
             ("ahead", lambda: consume("manual", 4)),
             ("depth", queue.depth),
             ("stats", lambda: dataclasses.asdict(queue.stats())),
-            ("peek", lambda: [look(message, rnd) for message in queue.peek(30)]),
+            ("peek", peek),
             ("purge", lambda: queue.purge() if rnd.random() < 0.1 else None),
             ("pickle", lambda: pickle.loads(pickle.dumps(queue)).depth()),
             ("shutdown", lambda: queue.shutdown(immediate=k % 2 == 0) if rnd.random() < 0.02 else None),
@@ -625,27 +634,29 @@ class MpCalls(Calls):
 
     def everything(self, sometimes: float) -> None:
         rnd = self.rnd
-        simple = shmq.mp.SimpleQueue
-        todo: list[tuple[str, Callable[[], Any]]] = []
-        for queue in self.mine:
-            todo += [
-                ("empty", queue.empty),
-                ("get", lambda queue=queue: queue.get() if not queue.empty() else None),
-            ] if isinstance(queue, simple) else [
-                ("qsize", queue.qsize),
-                ("full", queue.full),
-                ("put", lambda queue=queue: queue.put({"a": [1, 2.5, "x"]}, False)),
-                ("put bytes", lambda queue=queue: queue.put(b"x" * 5000, timeout=0.001)),
-                ("put_many", lambda queue=queue: queue.put_many([1, "a", b"b"], timeout=0.001)),
-                ("get", lambda queue=queue: queue.get(False)),
-                ("get", lambda queue=queue: queue.get(timeout=0.001)),
-                ("get_many", lambda queue=queue: queue.get_many(3, timeout=0.001)),
-                ("get view", lambda queue=queue: queue.get(False, copy=False)),
-            ]  # fmt: skip
+        todo = [one for queue in self.mine for one in self.of_mine(queue)]
         todo += self.of_commands(sometimes)
         rnd.shuffle(todo)
         for what, call in todo:
             self.do(what, call)
+
+    def of_mine(self, queue: Any) -> list[tuple[str, Callable[[], Any]]]:
+        if isinstance(queue, shmq.mp.SimpleQueue):
+            return [
+                ("empty", queue.empty),
+                ("get", lambda: queue.get() if not queue.empty() else None),
+            ]
+        return [
+            ("qsize", queue.qsize),
+            ("full", queue.full),
+            ("put", lambda: queue.put({"a": [1, 2.5, "x"]}, False)),
+            ("put bytes", lambda: queue.put(b"x" * 5000, timeout=0.001)),
+            ("put_many", lambda: queue.put_many([1, "a", b"b"], timeout=0.001)),
+            ("get", lambda: queue.get(False)),
+            ("get", lambda: queue.get(timeout=0.001)),
+            ("get_many", lambda: queue.get_many(3, timeout=0.001)),
+            ("get view", lambda: queue.get(False, copy=False)),
+        ]
 
 
 def raised_by_the_object(problem: str) -> bool:
@@ -903,7 +914,7 @@ class Host:
                 log.flush()
                 os._exit(7)
         os.close(writer)
-        told = read_all(reader, begun + HANG_S)
+        said = read_all(reader, begun + HANG_S)
         os.close(reader)
         status = ended(pid, begun + HANG_S)
         if status is None:
@@ -912,9 +923,9 @@ class Host:
         log.seek(0)
         printed = log.read()[-6000:]
         log.close()
-        hurt = [(one[0], one[1], one[2], one[3]) for one in told[0]] if told else []
+        hurt = [(one[0], one[1], one[2], one[3]) for one in said[0]] if said else []
         image.undo(hurt)
-        problems = told[1] if len(told) > 1 else []
+        problems = said[1] if len(said) > 1 else []
         if status is None or "Timeout (" in printed:
             self.fail(run, f"hang\n{printed}", hurt)
         elif status != 0:

@@ -10,12 +10,21 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import shmq
+from shmq.keywords import Dispatch
 
-FOREVER = {"max_retries": None, "retry_backoff": 0.005, "retry_backoff_max": 0.005}
+
+class Retries(TypedDict):
+    max_retries: int | None
+    retry_backoff: float
+    retry_backoff_max: float
+
+
+FOREVER: Retries = {"max_retries": None, "retry_backoff": 0.005, "retry_backoff_max": 0.005}
 KEYS = 6
+GROUPS: tuple[tuple[str, Dispatch], ...] = (("ready", "ready"), ("turns", "round-robin"))
 
 
 class Log:
@@ -164,7 +173,7 @@ def make(broker: shmq.Broker) -> None:
     events.subscribe("keyed", order="key").close()
     events.subscribe("even", filter={"even": True}).close()
     broker.subscribe("events.*", "all", **FOREVER).close()
-    for group, dispatch in (("ready", "ready"), ("turns", "round-robin")):
+    for group, dispatch in GROUPS:
         broker.create_consumer_group(group, "events.a", dispatch=dispatch)
 
 
@@ -247,7 +256,7 @@ def subscriber(me: Role) -> None:
     elif number == 3:
         me.consume(me.broker.subscribe("events.*", "all"))
     else:
-        name, dispatch = (("ready", "ready"), ("turns", "round-robin"))[number % 2]
+        name, dispatch = GROUPS[number % 2]
         group = me.broker.create_consumer_group(name, "events.a", dispatch=dispatch)
         me.consume(group.add_consumer())
 
