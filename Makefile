@@ -113,11 +113,17 @@ san:
 	    $(MAKE) -C native test SAN=$$s WERROR=$(WERROR); \
 	done
 
+# Tests are modules without a package, named as their files are (mypy_path in pyproject.toml), but those files
+# of which several have one name. tests/typing has planted mistakes, which tests/test_typing.py looks for.
+TEST_FILES = $(shell find tests -name '*.py' -not -path 'tests/typing/*')
+NAMESAKES  = $(filter %/conftest.py %/run.py,$(TEST_FILES))
+TEST_MODULES = $(notdir $(basename $(filter-out $(NAMESAKES),$(TEST_FILES)))) $(subst /,.,$(basename $(NAMESAKES)))
+
 lint: dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy --strict -p shmq
-	$(PY) -m mypy --strict --explicit-package-bases tools
+	@echo '$(PY) -m mypy --strict: shmq, tools, tests'
+	@$(PY) -m mypy --strict -p shmq -p tools $(addprefix -m ,$(TEST_MODULES))
 	$(PY) tools/check_pairs.py
 
 format: dev
