@@ -21,6 +21,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+import shmq
+
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -59,6 +61,13 @@ def broker_names(request: pytest.FixtureRequest) -> Callable[[], str]:
 def broker_name(broker_names: Callable[[], str]) -> str:
     """A broker name that no other test, worker or run uses."""
     return broker_names()
+
+
+@pytest.fixture
+def broker(broker_name: str) -> Iterator[shmq.Broker]:
+    """A broker with the settings that it has by itself."""
+    with shmq.Broker(broker_name) as broker:
+        yield broker
 
 
 # ---- what is there ------------------------------------------------------------------------------

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from waiting import wait_until
 
 import shmq
-
-
-@pytest.fixture
-def broker(broker_name: str) -> Iterator[shmq.Broker]:
-    with shmq.Broker(broker_name) as broker:
-        yield broker
 
 
 def test_a_dead_letter_is_never_dropped_for_being_tried_too_often(broker: shmq.Broker) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from typing import Literal
 
 import pytest
@@ -18,12 +17,6 @@ import shmq
 from shmq.keywords import Overflow, QueueKeywords
 
 Order = Literal["fifo", "key", "strict"]
-
-
-@pytest.fixture
-def broker(broker_name: str) -> Iterator[shmq.Broker]:
-    with shmq.Broker(broker_name) as broker:
-        yield broker
 
 
 def rest(consumer: shmq.Consumer) -> list[int]:

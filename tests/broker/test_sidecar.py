@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -32,13 +31,6 @@ from shmq.sidecar.decide import (
     lease_period,
     must_end,
 )
-
-
-@pytest.fixture
-def broker(broker_name: str) -> Iterator[shmq.Broker]:
-    with shmq.Broker(broker_name) as broker:
-        yield broker
-
 
 # ---- in a running broker ------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,6 +94,20 @@ def memory(**config: int) -> Iterator[Rig]:
     finally:
         segment.unlink()
         segment.close()
+
+
+def in_child(work: Callable[[], int | None]) -> int:
+    """Run ``work`` in a forked child; its exit code, 99 for an exception."""
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            code = work() or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 class Interrupt(BaseException):

@@ -8,9 +8,9 @@ import pickle
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+from rig import in_child
 
 from shmq._client import Client
 from shmq._native import ffi, lib
@@ -31,19 +31,6 @@ def name(broker_name: str) -> Iterator[str]:
 
 def attached(client: Client) -> list[int]:
     return [owner.pid for owner in owners_alive(client.ctx)]
-
-
-def in_a_child(work: Any) -> int:
-    """Run ``work`` in a forked child; returns its exit code, 0 when it raised nothing."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_one_client_serves_all_who_connect(name: str) -> None:
@@ -104,7 +91,7 @@ def test_calls_in_a_forked_child_attach_anew(name: str) -> None:
         assert client.generation == generation
         assert Client.connect(name) is client
 
-    assert in_a_child(child) == 0
+    assert in_child(child) == 0
     assert (client.generation, client.address) == before
     assert attached(client) == [os.getpid()]
     client.close()
@@ -117,7 +104,7 @@ def test_connecting_in_a_forked_child_renews_the_inherited_client(name: str) -> 
         assert Client.connect(name) is client
         assert os.getpid() in attached(client)
 
-    assert in_a_child(child) == 0
+    assert in_child(child) == 0
     client.close()
 
 
@@ -127,7 +114,7 @@ def test_the_end_of_a_child_does_not_detach_the_parent(name: str) -> None:
     def child() -> None:
         client.detach()
 
-    assert in_a_child(child) == 0
+    assert in_child(child) == 0
     assert attached(client) == [os.getpid()]
     client.close()
 

@@ -12,12 +12,10 @@ import queue as stdlib_queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from rig import Rig, interrupted, memory
-from test_queue import in_child
+from rig import Rig, in_child, interrupted
 
 from shmq._client import Client
 from shmq._native import ACCEL
@@ -26,12 +24,6 @@ from shmq.consumer import Consumer
 from shmq.errors import LimitReached, QueueClosed, QueueEmpty, StaleDelivery
 from shmq.keywords import Ack
 from shmq.queue import Queue
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    with memory() as made:
-        yield made
 
 
 def filled(rig: Rig, n: int, **options: Any) -> Queue:

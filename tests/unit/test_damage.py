@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from rig import Rig, memory
+from rig import Rig
 
 from shmq._native import ffi, lib
 from shmq._records import index_of, info_of, options_of, records
@@ -21,12 +20,6 @@ from shmq.settings import pack_defaults, unpack_defaults, unpack_metrics
 from shmq.stats.broker import read_stats
 
 HUGE = 0xFFFFFFFF
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    with memory() as made:
-        yield made
 
 
 def geometry(rig: Rig) -> Any:

@@ -6,14 +6,12 @@ import gc
 import pickle
 import threading
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import numpy
 import pytest
-from rig import Rig, memory
-from test_queue import in_child
+from rig import Rig, in_child
 
 from shmq import delivery as module
 from shmq._native import lib
@@ -21,12 +19,6 @@ from shmq.delivery import Delivery, error_headers
 from shmq.errors import StaleDelivery
 from shmq.message import decode_headers
 from shmq.queue import Queue
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    with memory() as made:
-        yield made
 
 
 def one(queue: Queue, payload: bytes = b"payload", **fields: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,12 +13,6 @@ from rig import Rig, memory
 import shmq
 from shmq._native import lib
 from shmq.options import QueueOptions
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    with memory() as made:
-        yield made
 
 
 def payloads(queue: Any) -> list[bytes]:

@@ -5,22 +5,14 @@ from __future__ import annotations
 import datetime
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from rig import Rig, memory
+from rig import Rig
 
 from shmq.errors import MessageExpired
 from shmq.message import Message
 from shmq.stats.queue import BOUNDS, latency_of
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    with memory() as made:
-        yield made
-
 
 # ---- figures ------------------------------------------------------------------------------------
 

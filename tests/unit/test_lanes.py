@@ -9,12 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import Rig, memory
+from rig import Rig
 
 from shmq._client import Client
 from shmq._native import lib
@@ -24,12 +23,6 @@ from shmq.message import Message
 from shmq.queue import Queue
 
 FOREVER: QueueKeywords = {"max_retries": None, "retry_backoff": 0, "retry_backoff_max": 60.0}
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    with memory() as made:
-        yield made
 
 
 def taken(queue: Queue) -> list[bytes]:

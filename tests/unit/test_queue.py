@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rig import Rig, interrupted, memory
+from rig import Rig, in_child, interrupted
 
 from shmq.errors import (
     MessageTooLarge,
@@ -31,31 +31,9 @@ from shmq.queue import Queue
 from shmq.topic import Topic
 
 
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    with memory() as made:
-        yield made
-
-
 def drained(queue: Queue) -> list[bytes]:
     with queue.subscribe(ack="none") as consumer:
         return [consumer.get(timeout=0).payload for _ in range(queue.depth())]
-
-
-def in_child(work: Any) -> int:
-    """Run ``work`` in a forked child; its exit code, 99 for an exception."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            code = work() or 0
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 # ---- publish ------------------------------------------------------------------------------------

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from rig import Rig, interrupted, memory
+from rig import Rig, interrupted
 
 from shmq.workers import wire
 from shmq.workers.ledger import Ledger
 from shmq.workers.recall import Recall
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    with memory() as made:
-        yield made
 
 
 class Nobody:

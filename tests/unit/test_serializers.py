@@ -8,12 +8,11 @@ import gc
 import json
 import pickle
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy
 import pytest
-from rig import Rig, memory
+from rig import Rig
 
 import shmq
 from shmq import serializers
@@ -22,12 +21,6 @@ from shmq.errors import InvalidOption, InvalidOptionType, MissingPackage, StaleD
 from shmq.queue import Queue
 from shmq.serializers import Encoded
 from shmq.serializers import pickle as pickled
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    with memory() as made:
-        yield made
 
 
 def through(queue: Queue, obj: Any, serializer: Any) -> Any:

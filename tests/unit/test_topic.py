@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from rig import Rig, memory
-from test_queue import in_child
+from rig import Rig, in_child, memory
 
 from shmq._native import lib
 from shmq._records import info_of
