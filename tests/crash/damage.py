@@ -31,9 +31,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import shmq
 import shmq.home
@@ -41,7 +41,7 @@ import shmq.mp
 from shmq._native import ffi, lib
 from shmq._segment import open_segment
 from shmq.cli.main import main as command_line
-from shmq.keywords import Ack, HeaderValue
+from shmq.keywords import Ack, Dispatch, HeaderValue, MessageKeywords, QueueKeywords
 
 SECOND = 1_000_000_000
 HANG_S = 60.0  # of a whole run; the core itself waits for an administrator for 10 s at most, several times
@@ -239,7 +239,7 @@ def damages(image: Image, rnd: random.Random) -> list[tuple[str, int, int, int]]
 # ---- what is called -----------------------------------------------------------------------------
 
 QUEUES = ("dead", "plain", "drop", "gone", "levels", "keys", "strict", "reject")
-OPTIONS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, QueueKeywords] = {
     "dead": {},
     "plain": {"max_bytes": 1 << 20, "ack_timeout": 1000, "dead_letter": "dead", "max_retries": 2, "retry_backoff": 0},
     "drop": {"max_depth": 12, "overflow": "drop-oldest", "dedup_window": 0.05, "dedup_capacity": 600, "retry_backoff": 0.001},
@@ -259,8 +259,8 @@ HEADERS: dict[str, HeaderValue] = {
 }
 
 
-def fields_of(name: str, k: int) -> dict[str, Any]:
-    fields: dict[str, Any] = {"headers": HEADERS} if k % 2 else {}
+def fields_of(name: str, k: int) -> MessageKeywords:
+    fields: MessageKeywords = {"headers": HEADERS} if k % 2 else {}
     if name in ("keys", "strict"):
         fields["key"] = f"k{k % 3}"
     if name == "drop":
@@ -272,7 +272,7 @@ def fields_of(name: str, k: int) -> dict[str, Any]:
     return fields
 
 
-def live(broker: shmq.Broker) -> list[Any]:
+def live(broker: shmq.Broker) -> list[object]:
     """Fill a broker; returns what has to be kept."""
     kept: list[Any] = []
     for name in QUEUES:
@@ -345,6 +345,11 @@ def look(thing: Any, rnd: random.Random) -> None:
             thing.object("raw")
 
 
+T = TypeVar("T")
+Call = tuple[str, Callable[[], object]]
+"""what it is called, and how it is done"""
+
+
 class Calls:
     """Everything that can be called, one after the other; what comes out that should not."""
 
@@ -353,10 +358,10 @@ class Calls:
         self.rnd = rnd
         self.note = note
         self.problems: list[str] = []
-        self.deliveries: list[Any] = []
-        self.kept: list[Any] = []
+        self.deliveries: list[shmq.Delivery] = []
+        self.kept: list[object] = []
 
-    def do(self, what: str, call: Callable[[], Any]) -> Any:
+    def do(self, what: str, call: Callable[[], T]) -> T | None:
         self.note(what)
         begun = time.monotonic()
         try:
@@ -371,22 +376,22 @@ class Calls:
                 TIMES[what] = TIMES.get(what, 0.0) + time.monotonic() - begun
 
     def attach(self) -> None:
-        self.broker = self.do("connect", lambda: shmq.connect(self.name))
-        self.queues = {}
-        if self.broker is None:
+        broker = self.broker = self.do("connect", lambda: shmq.connect(self.name))
+        self.queues: dict[str, shmq.Queue] = {}
+        if broker is None:
             return
         for name in QUEUES:
-            queue = self.do(f"get_queue {name}", partial(self.broker.get_queue, name))
+            queue = self.do(f"get_queue {name}", partial(broker.get_queue, name))
             if queue is not None:
                 self.queues[name] = queue
-        self.topic = self.do("get_topic", lambda: self.broker.get_topic("t.a"))
+        self.topic = self.do("get_topic", lambda: broker.get_topic("t.a"))
 
     def warm(self) -> None:
         """Use what will be damaged: copies in this process are to be of before."""
         for name, queue in self.queues.items():
             self.warm_up(name, queue)
 
-    def warm_up(self, name: str, queue: Any) -> None:
+    def warm_up(self, name: str, queue: shmq.Queue) -> None:
         consumer = self.do("subscribe", lambda: queue.subscribe(prefetch=self.rnd.choice((1, 4))))
         if consumer is None:
             return
@@ -395,7 +400,7 @@ class Calls:
             self.take(consumer)
         self.do("publish", lambda: queue.publish(b"warm", timeout=0, **fields_of(name, 1)))
 
-    def take(self, consumer: Any) -> None:
+    def take(self, consumer: shmq.Consumer) -> None:
         delivery = self.do("get", lambda: consumer.get(timeout=0))
         if delivery is not None:
             self.deliveries.append(delivery)
@@ -404,11 +409,11 @@ class Calls:
         broker, rnd = self.broker, self.rnd
         if broker is None:
             return
-        todo: list[tuple[str, Callable[[], Any]]] = []
+        todo: list[Call] = []
         for name in self.queues:
             todo += [(f"{what} of {name}", call) for what, call in self.of_queue(name)]
-        todo += self.of_topic()
-        todo += self.of_broker(sometimes)
+        todo += self.of_topic(broker)
+        todo += self.of_broker(broker, sometimes)
         todo += self.of_commands(sometimes)
         rnd.shuffle(todo)
         for what, call in todo:
@@ -424,7 +429,7 @@ class Calls:
         delivery = self.deliveries.pop(rnd.randrange(len(self.deliveries)))
         self.do("look", lambda: look(delivery, rnd))
         target = rnd.choice([one for one in (*self.queues.values(), self.topic) if one is not None])
-        how: list[tuple[str, Callable[[], Any]]] = [
+        how: list[Call] = [
             ("ack", delivery.ack),
             ("ack", delivery.ack),
             ("nack", lambda: delivery.nack(delay=rnd.choice((None, 0, 0.001)), reason="r")),
@@ -440,7 +445,7 @@ class Calls:
         what, call = rnd.choice(how)
         self.do(what, call)
 
-    def of_queue(self, name: str) -> list[tuple[str, Callable[[], Any]]]:
+    def of_queue(self, name: str) -> list[Call]:
         queue, rnd = self.queues[name], self.rnd
         k = rnd.randrange(20)
         fields = fields_of(name, k)
@@ -493,8 +498,8 @@ class Calls:
             ("shutdown", lambda: queue.shutdown(immediate=k % 2 == 0) if rnd.random() < 0.02 else None),
         ]  # fmt: skip
 
-    def of_topic(self) -> list[tuple[str, Callable[[], Any]]]:
-        topic, broker, rnd = self.topic, self.broker, self.rnd
+    def of_topic(self, broker: shmq.Broker) -> list[Call]:
+        topic, rnd = self.topic, self.rnd
         if topic is None:
             return []
 
@@ -506,7 +511,7 @@ class Calls:
             with broker.subscribe("t.*", "pattern") as consumer:
                 consumer.get(timeout=0).nack()
 
-        def group(name: str, source: Any, dispatch: str) -> None:
+        def group(name: str, source: shmq.Topic | str, dispatch: Dispatch) -> None:
             made = broker.create_consumer_group(name, source, dispatch=dispatch)
             made.members()
             made.lag()
@@ -514,7 +519,7 @@ class Calls:
             with made.add_consumer() as consumer:
                 consumer.get(timeout=0.001).ack()
 
-        waiting: list[list[tuple[str, Callable[[], Any]]]] = [  # each for a barrier of the kernel
+        waiting: list[list[Call]] = [  # each for a barrier of the kernel
             [],
             [],
             [],
@@ -538,8 +543,8 @@ class Calls:
             *rnd.choice(waiting),
         ]  # fmt: skip
 
-    def of_broker(self, sometimes: float) -> list[tuple[str, Callable[[], Any]]]:
-        broker, rnd = self.broker, self.rnd
+    def of_broker(self, broker: shmq.Broker, sometimes: float) -> list[Call]:
+        rnd = self.rnd
         name = rnd.choice(QUEUES)
 
         def fork() -> None:  # an inherited broker, attached anew
@@ -566,7 +571,7 @@ class Calls:
             if rnd.random() < 0.5:
                 broker.delete_queue(queue.name)
 
-        todo: list[tuple[str, Callable[[], Any]]] = [
+        todo: list[Call] = [
             ("broker.stats", lambda: json.dumps(dataclasses.asdict(broker.stats()))),
             ("list_queues", broker.list_queues),
             ("list_topics", broker.list_topics),
@@ -582,7 +587,7 @@ class Calls:
             todo += [("delete_topic", lambda: broker.delete_topic("t.a"))]
         return todo
 
-    def of_commands(self, sometimes: float) -> list[tuple[str, Callable[[], Any]]]:
+    def of_commands(self, sometimes: float) -> list[Call]:
         def command(*words: str) -> None:
             out, err = io.StringIO(), io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -604,9 +609,7 @@ class Calls:
         name = self.name
         looks = [("status", name, "--json"), ("status", name), ("stats", name, "--json"), ("stats", name), ("metrics", name)]  # fmt: skip
         words = self.rnd.choice(looks)
-        found: list[tuple[str, Callable[[], Any]]] = [
-            (f"shmq {' '.join(words)}", lambda: command(*words))
-        ]
+        found: list[Call] = [(f"shmq {' '.join(words)}", lambda: command(*words))]
         if self.rnd.random() < sometimes / 20:
             found += [
                 ("shmq status", lambda: process("status", name)),
@@ -640,7 +643,7 @@ class MpCalls(Calls):
         for what, call in todo:
             self.do(what, call)
 
-    def of_mine(self, queue: Any) -> list[tuple[str, Callable[[], Any]]]:
+    def of_mine(self, queue: Any) -> list[Call]:
         if isinstance(queue, shmq.mp.SimpleQueue):
             return [
                 ("empty", queue.empty),
@@ -821,7 +824,7 @@ class World:
 
 
 @contextlib.contextmanager
-def shmq_observed(name: str) -> Any:
+def shmq_observed(name: str) -> Iterator[shmq.BrokerStats]:
     from shmq._segment import observe
     from shmq.stats.broker import read_stats
 

@@ -71,7 +71,7 @@ def is_over(me: Role) -> bool:
     return (me.folder / "no-more").exists()
 
 
-def look(me: Role, consumer: Any, many: int = 1) -> list[Any]:
+def look(me: Role, consumer: shmq.Consumer, many: int = 1) -> list[shmq.Delivery]:
     """What is there now, logged."""
     before = time.monotonic_ns()
     try:
@@ -167,8 +167,8 @@ def hoarder(name: str) -> Callable[[Role], None]:
     return hoard
 
 
-def gather(me: Role, consumer: Any) -> list[Any]:
-    held: list[Any] = []
+def gather(me: Role, consumer: shmq.Consumer) -> list[shmq.Delivery]:
+    held: list[shmq.Delivery] = []
     until = time.monotonic() + 1
     last = time.monotonic()
     while len(held) < HOARD and last < until:
@@ -189,7 +189,7 @@ def gather(me: Role, consumer: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def consumers_of(me: Role, names: list[str]) -> Iterator[list[Any]]:
+def consumers_of(me: Role, names: list[str]) -> Iterator[list[shmq.Consumer]]:
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(me.broker.get_queue(name).subscribe()) for name in names]
 
@@ -214,7 +214,7 @@ def over_out(me: Role) -> None:
                 me.rest()
 
 
-def reject(me: Role, d: Any) -> None:
+def reject(me: Role, d: shmq.Delivery) -> None:
     me.log.put("r", d.queue, d.id)
     d.reject(me.dice.choice((None, "no good")))
     me.log.put("R", d.queue, d.id)
@@ -249,13 +249,13 @@ def held_in(me: Role) -> None:
         me.publish(topic, f"{key}-{n}", key=key, timeout=None)
 
 
-def holder(source: Callable[[Role], list[Any]]) -> Callable[[Role], None]:
+def holder(source: Callable[[Role], list[shmq.Consumer]]) -> Callable[[Role], None]:
     """Holds some deliveries of each for a while."""
 
     def hold(me: Role) -> None:
         with contextlib.ExitStack() as stack:
             consumers = [stack.enter_context(one) for one in source(me)]
-            hands: list[list[tuple[float, Any]]] = [[] for _ in consumers]
+            hands: list[list[tuple[float, shmq.Delivery]]] = [[] for _ in consumers]
             while me.on("the-end"):
                 for consumer, hand in zip(consumers, hands, strict=True):
                     if len(hand) < 4:
@@ -267,7 +267,7 @@ def holder(source: Callable[[Role], list[Any]]) -> Callable[[Role], None]:
     return hold
 
 
-def let_go(me: Role, hand: list[tuple[float, Any]]) -> None:
+def let_go(me: Role, hand: list[tuple[float, shmq.Delivery]]) -> None:
     now = time.monotonic()
     for one in [one for one in hand if one[0] <= now or is_over(me)]:
         hand.remove(one)
@@ -277,11 +277,11 @@ def let_go(me: Role, hand: list[tuple[float, Any]]) -> None:
             me.ack(one[1])
 
 
-def of_queues(me: Role) -> list[Any]:
+def of_queues(me: Role) -> list[shmq.Consumer]:
     return [me.broker.get_queue(name).subscribe() for name in ("hold.key", "hold.strict")]
 
 
-def of_topic(me: Role) -> list[Any]:
+def of_topic(me: Role) -> list[shmq.Consumer]:
     return [me.broker.get_topic("held").subscribe("latest")]
 
 
@@ -325,7 +325,7 @@ def ashes(me: Role) -> None:
         me.rest()
 
 
-def letters(me: Role, consumer: Any) -> Iterator[Any]:
+def letters(me: Role, consumer: shmq.Consumer) -> Iterator[shmq.Delivery]:
     while me.on("the-end"):
         got = look(me, consumer)
         yield from got

@@ -90,7 +90,7 @@ class Role:
 
     def publish(
         self,
-        target: Any,
+        target: shmq.Queue | shmq.Topic,
         label: str,
         extra: str = "",
         *,
@@ -108,7 +108,9 @@ class Role:
         self.log.put("P", target.name, label, number)
         return True
 
-    def deliveries(self, consumer: Any, many: int = 1, flag: str = "the-end") -> Iterator[Any]:
+    def deliveries(
+        self, consumer: shmq.Consumer, many: int = 1, flag: str = "the-end"
+    ) -> Iterator[shmq.Delivery]:
         """What there is; logged as delivered, with a time before which it was not."""
         while self.on(flag):
             before = time.monotonic_ns()
@@ -125,7 +127,7 @@ class Role:
             yield from got
             self.rest(0.003)
 
-    def got(self, deliveries: Sequence[Any], before: int) -> None:
+    def got(self, deliveries: Sequence[shmq.Delivery], before: int) -> None:
         self.log.put_all(
             [
                 (
@@ -136,12 +138,12 @@ class Role:
             ]
         )
 
-    def ack(self, d: Any) -> None:
+    def ack(self, d: shmq.Delivery) -> None:
         self.log.put("a", d.queue, d.id)
         d.ack()
         self.log.put("A", d.queue, d.id)
 
-    def consume(self, consumer: Any, many: int = 1) -> None:
+    def consume(self, consumer: shmq.Consumer, many: int = 1) -> None:
         with consumer:
             for d in self.deliveries(consumer, many):
                 self.ack(d)
@@ -188,7 +190,7 @@ def source(me: Role) -> None:
                 return
 
 
-def stage(me: Role, origin: str, target: Any) -> None:
+def stage(me: Role, origin: str, target: shmq.Queue | shmq.Topic) -> None:
     with me.broker.get_queue(origin).subscribe(prefetch=me.dice.choice((1, 4))) as consumer:
         for d in me.deliveries(consumer):
             if me.dice.random() < 0.1:

@@ -6,9 +6,11 @@ import math
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 from reference import Note, Shelf
+
+from shmq.consumer import Consumer
+from shmq.delivery import Delivery
 
 
 @dataclass(eq=False)
@@ -16,14 +18,14 @@ class Lease:
     """A message in somebody's hands, once: one that came back and was given to the same one again is another."""
 
     note: Note
-    delivery: Any
+    delivery: Delivery
     end: float
 
 
 class Hand:
     """A consumer, and what it has."""
 
-    def __init__(self, shelf: Shelf, consumer: Any, client: int) -> None:
+    def __init__(self, shelf: Shelf, consumer: Consumer, client: int) -> None:
         self.shelf, self.consumer, self.client = shelf, consumer, client
         self.group: str | None = None
         self.taken = 0
@@ -64,7 +66,7 @@ class Hand:
             if not self.ahead:
                 return None
 
-    def compare(self, note: Note, d: Any, now: float) -> None:
+    def compare(self, note: Note, d: Delivery, now: float) -> None:
         if note.id > 0:
             assert d.id == note.id
         note.id = d.id
@@ -77,12 +79,15 @@ class Hand:
         if note.reason:
             assert headers.pop("x-death-reason") == note.reason
             where = headers.pop("x-death-queue")
+            assert isinstance(where, str)
             assert note.origin is not None
             assert where == note.origin.name or (note.origin.gone and where.startswith("queue "))
             assert headers.pop("x-attempts") == note.died_attempts
             error = headers.pop("x-error")
             assert note.error is None or error == note.error
-            ago = time.time() - headers.pop("x-death-time"), now - note.died
+            died = headers.pop("x-death-time")
+            assert isinstance(died, float)
+            ago = time.time() - died, now - note.died
             if self.prefetch == 1:  # else it is from before the clock was moved
                 assert abs(ago[0] - ago[1]) < 5, f"died {ago[0]} s ago, not {ago[1]}"
         elif note.error is not None:
@@ -91,4 +96,5 @@ class Hand:
         if note.expires == math.inf:
             assert d.ttl is None
         else:
+            assert d.ttl is not None
             assert abs(d.ttl - (note.expires - note.published)) < 1

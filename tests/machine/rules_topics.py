@@ -112,7 +112,9 @@ class TopicRules(Stage):
     @precondition(lambda self: len(self.hands) < 8)
     @rule(name=queue_names | st.sampled_from(["t.a/g"]), client=clients, turns=st.booleans())
     def join(self, name: str, client: int, turns: bool) -> None:
-        source: Any = self.topic("t.a", client) if "/" in name else self.handle(name, client)
+        source: shmq.Queue | shmq.Topic = (
+            self.topic("t.a", client) if "/" in name else self.handle(name, client)
+        )
         dispatch: Dispatch = "round-robin" if turns else "ready"
         if "/" in name and self.shelves.get(f"/{name}") is None:
             shelf = self.put(f"/{name}", {"ttl": None})

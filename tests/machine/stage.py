@@ -14,6 +14,7 @@ from reference import Note, Shelf
 from world import World, lanes_differ
 
 import shmq
+from shmq.queue import Queue
 from shmq.topic import Topic
 
 NS = 1_000_000_000
@@ -24,7 +25,7 @@ class Stage(RuleBasedStateMachine):
         super().__init__()
         self.world = world
         self.shelves: dict[str, Shelf] = {}
-        self.handles: dict[tuple[str, int], Any] = {}
+        self.handles: dict[tuple[str, int], Queue] = {}
         self.subs: dict[str, tuple[str, dict[str, Any] | None, int | None]] = {}
         """subscription: topic or pattern, filter, whose end it ends with"""
         self.hands: list[Hand] = []
@@ -78,7 +79,7 @@ class Stage(RuleBasedStateMachine):
         for i in CLIENTS:
             self.handles.pop((name, i), None)
 
-    def handle(self, name: str, client: int) -> Any:
+    def handle(self, name: str, client: int) -> Queue:
         if (name, client) not in self.handles:
             self.handles[name, client] = self.world.queue(name, client)
         return self.handles[name, client]

@@ -25,6 +25,7 @@ from rules_topics import TopicRules
 from world import RigWorld, World, ready_bytes
 
 import shmq
+from shmq.keywords import Ack
 
 STEPS = 60
 COUNTS = (
@@ -105,7 +106,7 @@ class Machine(TopicRules, CareRules):
         if name == DEAD:
             given.pop("ttl", None)
         given["priority"] = min(given.get("priority", 0), shelf.priorities - 1)
-        messages: list[Any] = []
+        messages: list[bytes | shmq.Message] = []
         notes = []
         for i in range(n):
             own = given if i % 2 else {}
@@ -139,7 +140,7 @@ class Machine(TopicRules, CareRules):
         ack=st.sampled_from(["manual", "manual", "auto", "none"]),
         prefetch=st.sampled_from([1, 1, 3]),
     )
-    def open_consumer(self, name: str, client: int, ack: str, prefetch: int) -> None:
+    def open_consumer(self, name: str, client: int, ack: Ack, prefetch: int) -> None:
         if name not in self.shelves:
             return
         consumer = self.handle(name, client).subscribe(ack=ack, prefetch=prefetch)
@@ -217,7 +218,7 @@ class Machine(TopicRules, CareRules):
         delay=st.sampled_from([None, None, 0, UNIT]),
         text=st.sampled_from([None, "boom"]),
     )
-    def settle(self, pick: int, how: str, delay: Any, text: Any) -> None:
+    def settle(self, pick: int, how: str, delay: float | None, text: str | None) -> None:
         hand, lease, held = self.one(pick)
         shelf, note = hand.shelf, lease.note
         if delay is None and shelf.retry_backoff % UNIT:
@@ -239,10 +240,9 @@ class Machine(TopicRules, CareRules):
             shelf.counts["acked"] += 1
         elif how == "nack":
             shelf.counts["nacked"] += 1
-            pause = delay
             if delay is None:
-                pause = min(shelf.retry_backoff * 2**note.attempts, shelf.retry_backoff_max)
-            shelf.come_back(note, True, pause)
+                delay = min(shelf.retry_backoff * 2**note.attempts, shelf.retry_backoff_max)
+            shelf.come_back(note, True, delay)
         elif shelf.gone:
             shelf.release(note)
         else:
@@ -341,7 +341,7 @@ class Machine(TopicRules, CareRules):
         delay=st.sampled_from([None, 0]),
         n=st.integers(1, 4),
     )
-    def settle_on(self, pick: int, how: str, delay: Any, n: int) -> None:
+    def settle_on(self, pick: int, how: str, delay: float | None, n: int) -> None:
         for _ in range(n):
             self.get(pick, 1)
             self.catch_up()

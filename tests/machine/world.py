@@ -206,7 +206,7 @@ def _unmap(spans: set[tuple[int, int]]) -> None:
 # ---- looks -----------------------------------------------------------------------------------------
 
 
-def ready_bytes(queue: Any) -> int:
+def ready_bytes(queue: Queue) -> int:
     """Return what the queue believes to have ready, in bytes; 0 when it keeps no account."""
     info = ffi.new("shmq_queue_info *")
     lib.shmq_queue_snapshot(queue._client.ctx, queue._qref & 0xFFFF, info)
@@ -225,7 +225,7 @@ def lanes_differ(world: World, keys: list[str]) -> bool:
     return n == len(keys)
 
 
-def _empty(consumer: Any) -> bool:
+def _empty(consumer: Consumer) -> bool:
     try:
         consumer.get(timeout=0)
     except QueueEmpty:

@@ -23,13 +23,17 @@ def in_trio(main: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
     return pytest.importorskip("trio").run(main, *arguments)
 
 
+Runner = Callable[..., Any]
+
+
 @pytest.fixture(params=[in_asyncio, in_trio])
-def runner(request: pytest.FixtureRequest) -> Any:
-    return request.param
+def runner(request: pytest.FixtureRequest) -> Runner:
+    found: Runner = request.param
+    return found
 
 
 @pytest.mark.parametrize("kind", [Queue, JoinableQueue, SimpleQueue])
-def test_put_get_and_iterate(runner: Any, kind: Any) -> None:
+def test_put_get_and_iterate(runner: Runner, kind: Any) -> None:
     async def main() -> list[Any]:
         q = kind()
         for obj in (1, b"x", {"a"}, "last"):
@@ -43,7 +47,7 @@ def test_put_get_and_iterate(runner: Any, kind: Any) -> None:
     assert runner(main) == [1, b"x", {"a"}, "last"]
 
 
-def test_timeouts(runner: Any) -> None:
+def test_timeouts(runner: Runner) -> None:
     async def main() -> None:
         q = Queue(1)
         with pytest.raises(stdlib.Empty):
@@ -56,7 +60,7 @@ def test_timeouts(runner: Any) -> None:
     runner(main)
 
 
-def test_a_get_that_waits_is_woken_from_another_thread(runner: Any) -> None:
+def test_a_get_that_waits_is_woken_from_another_thread(runner: Runner) -> None:
     async def main() -> Any:
         q = Queue()
         threading.Timer(0.03, q.put, ("late",)).start()
@@ -122,7 +126,7 @@ def test_cancelled_under_trio() -> None:
     trio.run(main)
 
 
-def test_under_anyio(runner: Any) -> None:
+def test_under_anyio(runner: Runner) -> None:
     anyio = pytest.importorskip("anyio")
 
     async def main() -> list[int]:
@@ -143,7 +147,7 @@ def test_under_anyio(runner: Any) -> None:
     assert runner(main) == list(range(50))
 
 
-def test_other_tasks_run_while_one_takes_what_is_there(runner: Any) -> None:
+def test_other_tasks_run_while_one_takes_what_is_there(runner: Runner) -> None:
     anyio = pytest.importorskip("anyio")
 
     async def main() -> int:

@@ -6,6 +6,7 @@ import gc
 import pickle
 import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ from shmq.message import decode_headers
 from shmq.queue import Queue
 
 
-def one(queue: Queue, payload: bytes = b"payload", **fields: Any) -> Any:
+def one(queue: Queue, payload: bytes = b"payload", **fields: Any) -> Delivery:
     """Publish a message and get it; the delivery keeps its consumer."""
     queue.publish(payload, **fields)
     return queue.subscribe().get(timeout=0)
@@ -52,7 +53,7 @@ def test_a_timestamp_is_right_though_its_reader_was_stopped(
     d = one(rig.queue())
     reads = 0
 
-    def stopped_after(read: Any) -> Any:
+    def stopped_after(read: Callable[[], int]) -> Callable[[], int]:
         def reading() -> int:
             nonlocal reads
             found = int(read())
@@ -97,7 +98,7 @@ def test_deliveries_cannot_be_made_or_pickled(rig: Rig) -> None:
     with pytest.raises(TypeError, match=r"send delivery\.payload"):
         pickle.dumps(d)
     with pytest.raises(AttributeError):
-        d.anything = 1
+        d.anything = 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("first", ["ack", "nack", "reject"])
@@ -179,7 +180,7 @@ def test_reject_is_a_dead_letter_at_once(rig: Rig) -> None:
     assert second.headers["x-error"] == "rejected without a reason"
     assert first.headers["x-attempts"] == 1
     with pytest.raises(TypeError, match="reason: found 5"):
-        one(queue).reject(5)
+        one(queue).reject(5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("how", ["nack", "reject", "close", "expire"])
@@ -221,7 +222,7 @@ def test_touch_wants_a_positive_time(rig: Rig) -> None:
     d.touch("5s")
     for wrong in (0, -1, None, "never"):
         with pytest.raises(ValueError, match=r"seconds: found"):
-            d.touch(wrong)
+            d.touch(wrong)  # type: ignore[arg-type]
     d.ack()
 
 

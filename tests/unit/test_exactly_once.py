@@ -15,7 +15,7 @@ from shmq._native import lib
 from shmq.options import QueueOptions
 
 
-def payloads(queue: Any) -> list[bytes]:
+def payloads(queue: shmq.Queue) -> list[bytes]:
     found = []
     with queue.subscribe(ack="auto") as consumer:
         while queue.depth():

@@ -23,7 +23,7 @@ from shmq.serializers import Encoded
 from shmq.serializers import pickle as pickled
 
 
-def through(queue: Queue, obj: Any, serializer: Any) -> Any:
+def through(queue: Queue, obj: Any, serializer: Any) -> shmq.Delivery:
     """The delivery of ``obj``; keeps its consumer."""
     sent = queue.publish(obj, serializer=serializer)
     delivery = queue.subscribe().get(timeout=5)
@@ -31,7 +31,7 @@ def through(queue: Queue, obj: Any, serializer: Any) -> Any:
     return delivery
 
 
-def inside(delivery: Any, owner: Any) -> bool:
+def inside(delivery: shmq.Delivery, owner: Any) -> bool:
     """Whether an array's memory is the delivery's, in shared memory."""
     whole = numpy.frombuffer(delivery.view, "u1")
     start = owner.__array_interface__["data"][0]

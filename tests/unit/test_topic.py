@@ -8,13 +8,13 @@ import pickle
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from rig import Rig, in_child, memory
 
 from shmq._native import lib
 from shmq._records import info_of
+from shmq.consumer import Consumer
 from shmq.errors import (
     InvalidOption,
     InvalidOptionType,
@@ -28,6 +28,7 @@ from shmq.errors import (
 )
 from shmq.group import ConsumerGroup
 from shmq.message import Message
+from shmq.queue import Queue
 from shmq.stats.counters import place_of_counter
 from shmq.topic import Topic, subscribe_pattern, unsubscribe
 
@@ -39,7 +40,7 @@ def rig() -> Iterator[Rig]:
         assert made.audit() == {}
 
 
-def texts(consumer: Any, n: int) -> list[bytes]:
+def texts(consumer: Consumer, n: int) -> list[bytes]:
     got = []
     for _ in range(n):
         delivery = consumer.get(timeout=5)
@@ -488,7 +489,9 @@ def test_threads_share_a_topic(rig: Rig) -> None:
 # ---- groups -------------------------------------------------------------------------------------
 
 
-def group_on(rig: Rig, source: Any, name: str = "g", dispatch: str = "ready") -> ConsumerGroup:
+def group_on(
+    rig: Rig, source: Queue | Topic, name: str = "g", dispatch: str = "ready"
+) -> ConsumerGroup:
     return ConsumerGroup.on(rig.client, name, source, dispatch, {})
 
 
