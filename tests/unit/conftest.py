@@ -1,4 +1,4 @@
-"""A segment for each test."""
+"""A segment for each test, whose invariants hold at its end."""
 
 from __future__ import annotations
 
@@ -12,3 +12,4 @@ from rig import Rig, memory
 def rig() -> Iterator[Rig]:
     with memory() as made:
         yield made
+        assert made.audit() == {}

@@ -13,10 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from shmq._client import Client
 from shmq._native import ffi, lib
 from shmq._records import dead_letter_place, make_record
 from shmq._segment import create_segment, open_segment
+from shmq.consumer import Consumer
+from shmq.errors import QueueEmpty
 from shmq.options import QueueOptions
 from shmq.queue import Queue
 from shmq.topic import Topic
@@ -140,3 +144,19 @@ def interrupted(work: Callable[[], object], times: int, after: float = 0.0002) -
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     return hits
+
+
+def drained(queue: Queue) -> list[bytes]:
+    with queue.subscribe(ack="none") as consumer:
+        return [consumer.get(timeout=0).payload for _ in range(queue.depth())]
+
+
+def texts(consumer: Consumer, n: int) -> list[bytes]:
+    got = []
+    for _ in range(n):
+        delivery = consumer.get(timeout=5)
+        got.append(delivery.payload)
+        delivery.ack()
+    with pytest.raises(QueueEmpty):
+        consumer.get(timeout=0)
+    return got
