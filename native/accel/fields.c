@@ -64,7 +64,7 @@ static bool field_put_int(encoder *e, PyObject *value) {
     unsigned long long size = v < 0 ? 0 - (unsigned long long)v : (unsigned long long)v;
     unsigned bits = size ? 64 - (unsigned)__builtin_clzll(size) : 0, n = bits / 8 + 1;
     if (!field_put_varint(e, n) || e->end - e->at < (Py_ssize_t)n) return false;
-    for (unsigned i = 0; i < n; i++) *e->at++ = i < 8 ? (uint8_t)((unsigned long long)v >> 8 * i) : v < 0 ? 0xff : 0;
+    for (unsigned i = 0; i < n; i++) *e->at++ = (uint8_t)(i < 8 ? (unsigned long long)v >> 8 * i : v < 0 ? 0xff : 0);
     return true;
 }
 

@@ -15,6 +15,6 @@ int park_waits_at(shmq_ctx *ctx, uint32_t idx, uint32_t index, uint64_t *ctl);
 void park_disturb(shmq_ctx *ctx, uint32_t index);
 
 /* May some wait there? After the CAS that has made room (PARKED). */
-static inline int park_some(local_queue *q) { return RARE(ld32_sc(&q->shared->parked) & 1); }
+static inline int park_some(local_queue *q) { return (int)RARE(ld32_sc(&q->shared->parked) & 1); }
 
 #endif

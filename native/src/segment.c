@@ -303,7 +303,7 @@ int shmq_format(shmq_ctx *ctx, const shmq_config *config) {
     st_rlx(&h->next_id, 1);
     st_rlx(&h->next_expiry, UINT64_MAX);
     make_secret(h->secret);
-    st32_rlx(&h->fences, barrier_refused());
+    st32_rlx(&h->fences, (uint32_t)barrier_refused());
     st_rlx(&h->anonymous, config->anonymous ? 1 : 0);
     CRASH_POINT("format");
     st_rel(&h->magic, SHMQ_MAGIC);   /* I1 */

@@ -966,14 +966,14 @@ static void stay_on_one_core(void) {
     int cpu = sched_getcpu();
     if (sched_getaffinity(0, sizeof all, &all) != 0) return;
     for (int i = 0; i < CPU_SETSIZE; i++) {
-        if (!CPU_ISSET(i, &all)) continue;
+        if (!CPU_ISSET((size_t)i, &all)) continue;
         struct sockaddr_un name = { .sun_family = AF_UNIX };
         int n = snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "shmq-sweep-core-%d", i), s = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
         if (s >= 0 && bind(s, (struct sockaddr *)&name, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) == 0) { cpu = i; break; }
         if (s >= 0) close(s);
     }
     CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
+    CPU_SET((size_t)cpu, &one);
     sched_setaffinity(0, sizeof one, &one);
 }
 

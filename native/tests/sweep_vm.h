@@ -149,7 +149,7 @@ static void vm_protect(vm *v, int prot) {
     call.rax = SYS_mprotect;
     call.rdi = (uint64_t)(uintptr_t)v->p->ctx.base;
     call.rsi = v->p->ctx.size;
-    call.rdx = (uint64_t)prot;
+    call.rdx = (unsigned)prot;
     if (ptrace(PTRACE_SETREGS, v->pid, 0, &call) != 0 || vm_run(v) != 0) DIE("a system call for the child");
     if (ptrace(PTRACE_GETREGS, v->pid, 0, &call) != 0 || call.rax != 0) DIE("mprotect for the child says %ld", (long)call.rax);
     if (ptrace(PTRACE_SETREGS, v->pid, 0, &r) != 0) DIE("setregs");

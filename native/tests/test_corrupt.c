@@ -205,7 +205,7 @@ static void everything(shmq_ctx *c, uint64_t *s) {
             memset((void *)(uintptr_t)d[0].data, 1, 300);
             if (OP(shmq_loan_publish(c, x, &d[0], &m[0])) != SHMQ_OK) OP(shmq_loan_abort(c, &d[0]));
         }
-        n = (int)OP(shmq_take(c, x, 6, rnd(s) % 3, d));
+        n = (int)OP(shmq_take(c, x, 6, (uint32_t)(rnd(s) % 3), d));
         for (int k = 0; k < n; k++) {
             uint32_t held = d[k].held, at = d[k].idx;
             read_all(&d[k]);
