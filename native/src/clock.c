@@ -53,6 +53,7 @@ uint64_t clock_resync(shmq_ctx *ctx) {
     ctx->clock.window = (window << 32) / ctx->clock.scale;
     return now;
 #else
+    (void)ctx;
     return shmq_now();
 #endif
 }
