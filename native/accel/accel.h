@@ -99,10 +99,12 @@ extern PyTypeObject SenderType, QueueType, ConsumerType, DeliveryType, ItemsType
 
 /* ---- names that are looked up in Python: one struct, filled when the module is made ------------------------------------ */
 
+/* clang-format off */
 #define ACCEL_NAMES(X) \
     X(publish_slow, "_publish_slow") X(publish_many_slow, "_publish_many_slow") X(loan_slow, "_loan_slow") X(recover, "_recover") \
     X(deadline, "_deadline") X(headers_slow, "_headers_slow") X(ack_failed, "_ack_failed") X(ack_many_failed, "_ack_many_failed") \
     X(put_slow, "_put_slow") X(get_slow, "_get_slow") X(load, "_load") X(full, "_full") X(none, "_none") X(ring, "ring")
+/* clang-format on */
 #define ACCEL_NAME(name, text) PyObject *name;
 struct accel_names { ACCEL_NAMES(ACCEL_NAME) };
 #undef ACCEL_NAME

@@ -46,7 +46,10 @@ bool compact_put(compact_out *o, PyObject *x, int depth, bool shared) {
         if (PyUnicode_IS_COMPACT_ASCII(x)) return compact_bytes(o, 'a', PyUnicode_DATA(x), PyUnicode_GET_LENGTH(x));
         Py_ssize_t n;
         const char *text = PyUnicode_GET_LENGTH(x) > COMPACT_MOST ? NULL : PyUnicode_AsUTF8AndSize(x, &n);
-        if (!text) { PyErr_Clear(); return false; }   /* a lone surrogate */
+        if (!text) {   /* a lone surrogate */
+            PyErr_Clear();
+            return false;
+        }
         return compact_bytes(o, 'u', text, n);
     }
     if (type == &PyLong_Type) {

@@ -92,7 +92,8 @@ static long give_back(ConsumerObject *self) {
         if (l->state != LIVE) continue;
         int rc = lease_settle(self, self->ctx, l, SHMQ_RELEASE, 0, NULL, 0);
         if (rc >= 0) given++;
-        else if (rc != SHMQ_STALE && rc != SHMQ_GONE) {   /* detached or another process's: nothing to give */
+        else if (rc != SHMQ_STALE && rc != SHMQ_GONE) {
+            /* detached or another process's: nothing to give */
             l->state = SETTLED;
             lease_unlink(self, l);
         }
@@ -436,9 +437,13 @@ static PyMethodDef consumer_methods[] = {
     {"_settle_mine", (PyCFunction)consumer_settle_mine, METH_VARARGS, NULL},
     {"_close", (PyCFunction)consumer_close, METH_NOARGS, NULL},
     {"_bind", (PyCFunction)consumer_bind, METH_VARARGS, NULL},
-    {NULL, NULL, 0, NULL}};
+    {NULL, NULL, 0, NULL},
+};
 static PyGetSetDef consumer_getset[] = {
-    {"_ctx", (getter)consumer_ctx, NULL, NULL, NULL}, {"closed", (getter)consumer_closed, NULL, DOC_ConsumerBase_closed, NULL}, {NULL, NULL, NULL, NULL, NULL}};
+    {"_ctx", (getter)consumer_ctx, NULL, NULL, NULL},
+    {"closed", (getter)consumer_closed, NULL, DOC_ConsumerBase_closed, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 static PyMemberDef consumer_members[] = {
     {"_qref", T_ULONGLONG, offsetof(ConsumerObject, qref), READONLY, NULL},
     {"_client", T_OBJECT, offsetof(ConsumerObject, client), READONLY, NULL},
@@ -446,7 +451,8 @@ static PyMemberDef consumer_members[] = {
     {"_mode", T_INT, offsetof(ConsumerObject, mode), READONLY, NULL},
     {"unsettled", T_ULONGLONG, offsetof(ConsumerObject, unsettled), READONLY, DOC_ConsumerBase_unsettled},
     {"_read_ahead", T_UINT, offsetof(ConsumerObject, n), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL}};
+    {NULL, 0, 0, 0, NULL},
+};
 
 PyTypeObject ConsumerType = {
     PyVarObject_HEAD_INIT(NULL, 0)

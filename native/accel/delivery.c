@@ -236,7 +236,8 @@ static PyMethodDef delivery_methods[] = {
     {"_settle", (PyCFunction)(void (*)(void))delivery_settle, METH_FASTCALL, NULL},
     {"_forward", (PyCFunction)(void (*)(void))delivery_forward, METH_FASTCALL, NULL},
     {"_view", (PyCFunction)delivery_view, METH_NOARGS, NULL},
-    {NULL, NULL, 0, NULL}};
+    {NULL, NULL, 0, NULL},
+};
 static PyGetSetDef delivery_getset[] = {
     {"payload", (getter)delivery_payload, NULL, DOC_DeliveryBase_payload, NULL},
     {"headers", (getter)delivery_headers, NULL, DOC_DeliveryBase_headers, NULL},
@@ -246,7 +247,8 @@ static PyGetSetDef delivery_getset[] = {
     {"_ctx", (getter)delivery_ctx, NULL, NULL, NULL},
     {"_settled", (getter)delivery_settled, NULL, NULL, NULL},
     {"_thread", (getter)delivery_thread, NULL, NULL, NULL},
-    {NULL, NULL, NULL, NULL, NULL}};
+    {NULL, NULL, NULL, NULL, NULL},
+};
 #define MEMBER(name, type, member, doc) {name, type, (Py_ssize_t)(offsetof(DeliveryObject, l) + offsetof(lease, d) + offsetof(shmq_delivery, member)), READONLY, doc}
 #define PUBLIC(member, type) MEMBER(#member, type, member, DOC_DeliveryBase_##member)
 #define FIELD(name, type, member) MEMBER(name, type, member, NULL)
@@ -257,7 +259,8 @@ static PyMemberDef delivery_members[] = {
     FIELD("_expires_ns", T_ULONGLONG, expires_ns), FIELD("_died_ns", T_ULONGLONG, died_ns),
     {"_extra", T_OBJECT, offsetof(DeliveryObject, extra), READONLY, NULL},
     {"_consumer", T_OBJECT, offsetof(DeliveryObject, consumer), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL}};
+    {NULL, 0, 0, 0, NULL},
+};
 
 PyTypeObject DeliveryType = {
     PyVarObject_HEAD_INIT(NULL, 0)

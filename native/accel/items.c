@@ -333,7 +333,10 @@ static int items_traverse(ItemsObject *self, visitproc visit, void *arg) {
     Py_VISIT(self->bell);
     return 0;
 }
-static int items_clear(ItemsObject *self) { Py_CLEAR(self->bell); return 0; }   /* client stays: ctx must not dangle */
+static int items_clear(ItemsObject *self) {   /* client stays: ctx must not dangle */
+    Py_CLEAR(self->bell);
+    return 0;
+}
 static void items_dealloc(ItemsObject *self) {
     PyObject_GC_UnTrack(self);
     Py_CLEAR(self->bell);
@@ -349,7 +352,8 @@ static PyMethodDef items_methods[] = {
     {"_get_some", (PyCFunction)items_get_some, METH_VARARGS, NULL},
     {"_send_parts", (PyCFunction)items_send_parts, METH_VARARGS, NULL},
     {"_bind", (PyCFunction)items_bind, METH_VARARGS, NULL},
-    {NULL, NULL, 0, NULL}};
+    {NULL, NULL, 0, NULL},
+};
 static PyGetSetDef items_getset[] = {{"_ctx", (getter)items_ctx, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
 static PyMemberDef items_members[] = {
     {"_qref", T_ULONGLONG, offsetof(ItemsObject, qref), READONLY, NULL},
@@ -357,7 +361,8 @@ static PyMemberDef items_members[] = {
     {"_bell", T_OBJECT, offsetof(ItemsObject, bell), 0, NULL},
     {"_closed", T_BOOL, offsetof(ItemsObject, closed), 0, NULL},
     {"_used", T_BOOL, offsetof(ItemsObject, used), 0, NULL},
-    {NULL, 0, 0, 0, NULL}};
+    {NULL, 0, 0, 0, NULL},
+};
 
 PyTypeObject ItemsType = {
     PyVarObject_HEAD_INIT(NULL, 0)

@@ -130,7 +130,8 @@ PyObject *queue_loan(QueueObject *self, PyObject *const *args, Py_ssize_t n, PyO
 static PyMethodDef loan_methods[] = {
     {"__enter__", (PyCFunction)loan_enter, METH_NOARGS, NULL},
     {"__exit__", (PyCFunction)(void (*)(void))loan_exit, METH_FASTCALL, NULL},
-    {NULL, NULL, 0, NULL}};
+    {NULL, NULL, 0, NULL},
+};
 static PyBufferProcs loan_buffer = {(getbufferproc)loan_getbuffer, (releasebufferproc)loan_releasebuffer};
 
 PyTypeObject LoanType = {

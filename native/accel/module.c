@@ -34,7 +34,8 @@ static PyModuleDef_Slot slots[] = {
 #if PY_VERSION_HEX >= 0x030D0000
     {Py_mod_gil, Py_MOD_GIL_USED},
 #endif
-    {0, NULL}};
+    {0, NULL},
+};
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "shmq._native._accel",

@@ -146,7 +146,10 @@ static PyObject *queue_send(QueueObject *self, PyObject *const *args, Py_ssize_t
 }
 
 static int queue_traverse(QueueObject *self, visitproc visit, void *arg) { Py_VISIT(self->client); return 0; }
-static int queue_clear(QueueObject *self) { (void)self; return 0; }   /* client stays: ctx must not dangle */
+static int queue_clear(QueueObject *self) {   /* client stays: ctx must not dangle */
+    (void)self;
+    return 0;
+}
 static void queue_dealloc(QueueObject *self) {
     PyObject_GC_UnTrack(self);
     Py_CLEAR(self->client);
@@ -160,12 +163,14 @@ static PyMethodDef sender_methods[] = {
     {"_send", (PyCFunction)(void (*)(void))queue_send, METH_FASTCALL, NULL},
     {"_send_many", (PyCFunction)queue_send_many, METH_VARARGS, NULL},
     {"_bind", (PyCFunction)queue_bind, METH_VARARGS, NULL},
-    {NULL, NULL, 0, NULL}};
+    {NULL, NULL, 0, NULL},
+};
 static PyGetSetDef queue_getset[] = {{"_ctx", (getter)queue_ctx, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
 static PyMemberDef queue_members[] = {
     {"_qref", T_ULONGLONG, offsetof(QueueObject, qref), READONLY, NULL},
     {"_client", T_OBJECT, offsetof(QueueObject, client), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL}};
+    {NULL, 0, 0, 0, NULL},
+};
 
 PyTypeObject SenderType = {
     PyVarObject_HEAD_INIT(NULL, 0)
@@ -186,9 +191,11 @@ PyTypeObject SenderType = {
 
 static PyMethodDef queue_methods[] = {
     {"loan", (PyCFunction)(void (*)(void))queue_loan, METH_FASTCALL | METH_KEYWORDS, DOC_QueueBase_loan},
-    {NULL, NULL, 0, NULL}};
+    {NULL, NULL, 0, NULL},
+};
 
-PyTypeObject QueueType = {   /* the same object, which can lend as well */
+/* The same object, which can lend as well. */
+PyTypeObject QueueType = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "shmq._native._accel.QueueBase",
     .tp_base = &SenderType,

@@ -131,8 +131,9 @@ enum shmq_ack_mode { SHMQ_ACK_MANUAL = 0, SHMQ_ACK_AUTO = 1, SHMQ_ACK_NONE = 2 }
 enum shmq_settle { SHMQ_ACK = 0, SHMQ_NACK = 1, SHMQ_REJECTED = 2, SHMQ_RELEASE = 3 };
 enum shmq_item { SHMQ_ITEM_COMPACT = 1, SHMQ_ITEM_PICKLE = 2, SHMQ_ITEM_BUFFERS = 3 };   /* of shmq.mp: what is in a payload */
 #define SHMQ_ITEM_ALIGN 64              /* parts of an item begin at multiples of this */
-#define SHMQ_COUNTED 0x10000  /* queue flag (the lower 16 are the language binding's own): it ends when no process has a handle on it any more (refs.c) */
-#define SHMQ_JOINED 0x20000   /* queue flag: some wait until every message is settled (shmq_wait_settled) */
+/* queue flags (the lower 16 are the language binding's own) */
+#define SHMQ_COUNTED 0x10000  /* it ends when no process has a handle on it any more (refs.c) */
+#define SHMQ_JOINED 0x20000   /* some wait until every message is settled (shmq_wait_settled) */
 enum shmq_mark { SHMQ_TRAVELLED = 1, SHMQ_TERMINATED = 2 };   /* a handle may lie in some message; joiners shall not wait any more */
 enum shmq_provider { SHMQ_POSIX = 0, SHMQ_SYSV = 1 };
 
@@ -182,7 +183,8 @@ typedef struct {             /* the first pages of a segment */
     shmq_au32 leases;        /* 1 = some queue has an ack_timeout */
     shmq_au32 corrupt;       /* words found impossible and put right or quarantined */
     shmq_au32 topology;      /* changes with every queue, topic and subscription made, closed or deleted */
-    shmq_au32 fences;        /* 1 = some process may not use membarrier: who attaches from now on has a fence in each operation; never 0 again */
+    /* 1 = some process may not use membarrier: who attaches from now on has a fence in each operation; never 0 again */
+    shmq_au32 fences;
     uint8_t pad3[88];
     shmq_au64 next_expiry;   /* no message expires before this, as far as known; a hint for the sweep */
     uint8_t pad4[120];
@@ -212,12 +214,16 @@ typedef struct { shmq_au64 word; shmq_au64 deadline; } shmq_held;   /* deadline:
 typedef struct {             /* one block; only the owner of NEW or MOVE writes anything but ctl */
     shmq_au64 ctl;
     shmq_au64 pos;
-    shmq_au64 fate;          /* spare:3 | leaving:1 | tied:1 | forward:1 | dedup:1 | meta:1 | prio:4 | again:1 | reason:3 | died:12 | attempts:12 | origin:12 | home:12 */
+    /* spare:3 | leaving:1 | tied:1 | forward:1 | dedup:1 | meta:1 | prio:4 | again:1 | reason:3 | died:12 | attempts:12 |
+     * origin:12 | home:12 */
+    shmq_au64 fate;
     shmq_au64 id;
     shmq_au64 published_ns;
     shmq_au64 expires_ns;    /* 0 = never.  Dead letters, which never do: when it died */
     shmq_au64 due_ns;        /* DELAYED: when to fire */
-    shmq_au32 size;          /* of a child: the block that has the payload. Else payload bytes; meta: at the next multiple of 8 follow its length (4 bytes) and its bytes */
+    /* of a child: the block that has the payload. Else payload bytes; meta: at the next multiple of 8 follow its length (4 bytes)
+     * and its bytes */
+    shmq_au32 size;
     shmq_au32 extra;         /* attached block+1:24 | reserved:8, in units of the class; 0 = no memory behind the payload */
 } shmq_block;
 
@@ -228,7 +234,8 @@ typedef struct {             /* what a queue was made with; immutable */
     uint64_t backoff_ns, backoff_max_ns;
     uint64_t ack_timeout_ns; /* 0 = liveness only */
     uint64_t dedup_window_ns;
-    uint64_t dead_word;      /* queue word of the dead-letter queue when it was made. It is found by its name ever after: shmq_queue.dead_name */
+    /* queue word of the dead-letter queue when it was made. It is found by its name ever after: shmq_queue.dead_name */
+    uint64_t dead_word;
     uint32_t dead_letter;    /* its number then, or SHMQ_NO_QUEUE */
     uint32_t overflow;
     uint32_t max_retries;
@@ -245,7 +252,8 @@ typedef struct {             /* what a queue was made with; immutable */
     uint32_t reserved;
 } shmq_queue_options;
 
-typedef struct { uint64_t offset; uint32_t lg; uint32_t ready; } shmq_ring_place;   /* ready: memory is reserved, of a long ring its first chunk */
+/* ready: memory is reserved, of a long ring its first chunk */
+typedef struct { uint64_t offset; uint32_t lg; uint32_t ready; } shmq_ring_place;
 typedef struct { shmq_au64 head; uint8_t pad0[120]; shmq_au64 tail; uint8_t pad1[120]; } shmq_ring_ends;
 
 typedef struct {
@@ -286,9 +294,11 @@ typedef struct {             /* one writer each: the owner; monotone, never rese
     shmq_au64 published, published_bytes, delivered, delivered_bytes, acked, nacked, rejected, redelivered;
     shmq_au64 dead_lettered, expired, dropped, recovered, returned, wakes, sleeps, full;
     shmq_au64 deduped, forwarded, disconnected, spare0;
-    shmq_au64 ref_owner, ref_queue;   /* no counts: the attachment's owner word and the queue's gen while it has a handle (SHMQ_COUNTED) */
+    /* no counts: the attachment's owner word and the queue's gen while it has a handle (SHMQ_COUNTED) */
+    shmq_au64 ref_owner, ref_queue;
     shmq_au64 waited_ns, held_ns;
-    struct { shmq_au64 n; } waited[SHMQ_BUCKETS], held[SHMQ_BUCKETS];   /* sampled: publish to delivery, delivery to ack; bucket i: up to 1, 3, 10, 30 ... microseconds, the last: above 1000 s */
+    /* sampled: publish to delivery, delivery to ack; bucket i: up to 1, 3, 10, 30 ... microseconds, the last: above 1000 s */
+    struct { shmq_au64 n; } waited[SHMQ_BUCKETS], held[SHMQ_BUCKETS];
 } shmq_counters;
 
 typedef struct shmq_ctx shmq_ctx;   /* one process's attachment; in private memory that a fork wipes */
@@ -374,7 +384,8 @@ typedef struct {
     char dead_name[256];     /* of its dead-letter queue; empty: none */
     uint64_t ref;                  /* how calls name this life of the queue */
 } shmq_queue_info;
-typedef struct { uint64_t ready, unsettled, delayed, moving, fresh, oldest_ns, bytes, parked; } shmq_census;   /* delayed: not yet due; parked: due, wait for room */
+/* delayed: not yet due; parked: due, wait for room */
+typedef struct { uint64_t ready, unsettled, delayed, moving, fresh, oldest_ns, bytes, parked; } shmq_census;
 typedef struct {             /* shmq_audit: counts of violated invariants, and of blocks by state */
     uint64_t states[16];
     uint64_t orphans;        /* NEW, OWNED or MOVE of a record that is not alive */

@@ -327,7 +327,8 @@ static uint64_t punch_group(shmq_ctx *ctx, unsigned k, uint64_t g, uint64_t have
 /* I6: `there` was found by one who went over all groups, when payload_bytes stood at `counted`, and has given `back` of it. */
 static int recount(shmq_ctx *ctx, uint64_t counted, uint64_t there, uint64_t back) {
     if (counted == there || MUTANT(68)) return 0;
-    return cas(&ctx->header->payload_bytes, counted - back, there - back) && there < counted;   /* fails while others grow: another time */
+    /* fails while others grow: another time */
+    return cas(&ctx->header->payload_bytes, counted - back, there - back) && there < counted;
 }
 
 /* I7: memory for `want` bytes from free blocks of whatever class, from where the last time ended on. 1 = it may be there now.
@@ -373,7 +374,8 @@ int arena_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
 int arena_reserve_mapped(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
     int rc = arena_reserve(ctx, offset, length);
     uint64_t from = offset / SHMQ_PAGE * SHMQ_PAGE, end = (offset + length + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
-    if (rc == SHMQ_OK && ctx->provider == SHMQ_POSIX) (void)madvise(ctx->base + from, end - from, MADV_POPULATE_WRITE);   /* a hint: before Linux 5.14 nothing comes of it */
+    /* a hint: before Linux 5.14 nothing comes of it */
+    if (rc == SHMQ_OK && ctx->provider == SHMQ_POSIX) (void)madvise(ctx->base + from, end - from, MADV_POPULATE_WRITE);
     return rc;
 }
 

@@ -16,7 +16,10 @@ int arena_reserve_mapped(shmq_ctx *ctx, uint64_t offset, uint64_t length);
 static inline void arena_give_back(shmq_ctx *ctx, uint32_t idx) {
     magazine *m = &ctx->magazines[class_of(ctx, idx)];
     ctx->frees++;
-    if (m->cap == 1) { arena_hint(ctx, idx); return; }   /* large: the next to allocate shall have the one that is still in the caches */
+    if (m->cap == 1) {   /* large: the next to allocate shall have the one that is still in the caches */
+        arena_hint(ctx, idx);
+        return;
+    }
     if (m->n >= m->cap) arena_return_some(ctx, m, (m->cap + 1) / 2);
     m->idx[m->n++] = idx;
 }

@@ -45,7 +45,8 @@ static inline uint32_t xchg32(shmq_au32 *p, uint32_t v) { return atomic_exchange
 
 /* Store before it, load after it, on two words: where the other side cannot have a membarrier (ctx.h, op_begin). */
 static inline void fence_sc(void) {
-#if defined(__SANITIZE_THREAD__)   /* knows no fences: a read-modify-write that nobody else sees does the same on all machines it runs on */
+#if defined(__SANITIZE_THREAD__)
+    /* the sanitizer knows no fences: a read-modify-write that nobody else sees does the same on all machines it runs on */
     shmq_au32 own = 0;
     xchg32(&own, 1);
 #else

@@ -57,7 +57,8 @@ static void audit_block(shmq_ctx *ctx, uint32_t idx, shmq_audit_report *r) {
     default:
         r->bad++;
     }
-    if ((ctl_flags(c) & SHMQ_FLAG_FRESH) && st != SHMQ_MOVE && st != SHMQ_DELAYED && st != SHMQ_BAD) r->bad++;   /* in a ring, or taken out of one */
+    /* in a ring, or taken out of one */
+    if ((ctl_flags(c) & SHMQ_FLAG_FRESH) && st != SHMQ_MOVE && st != SHMQ_DELAYED && st != SHMQ_BAD) r->bad++;
     if ((ctl_flags(c) & SHMQ_FLAG_PARKED) && st != SHMQ_MOVE && st != SHMQ_DELAYED && st != SHMQ_BAD) r->bad++;
     if ((ctl_flags(c) & SHMQ_FLAG_CHILD) && st != SHMQ_FREE && st != SHMQ_BAD && st != SHMQ_NEW)
         r->fans += !fan_carries(ctx, ld32_rlx(&b->size), ld_rlx(&b->id));

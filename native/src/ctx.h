@@ -25,7 +25,8 @@ typedef struct {             /* what this process knows of one ring; head and ta
 typedef struct {             /* the table of ids of a queue; base == NULL: it has none. See ids.c */
     uint8_t *base;
     uint64_t window_ms, tick_ms, bucket_bytes, entry_bytes, half_bytes, mask;
-    uint32_t capacity, chunk_lg, lot_lg;   /* ids in each half; buckets that get their memory together; numbers that are given together */
+    /* ids in each half; buckets that get their memory together; numbers that are given together */
+    uint32_t capacity, chunk_lg, lot_lg;
     uint64_t gen_begin, gen_now;   /* one generation, and the ms in which it began: gen_at() */
     uint64_t lot_gen, lot_first;   /* numbers of entries that are this process' own, of that generation, for ids from lot_first on */
     uint32_t lot_next, lot_end;
@@ -73,7 +74,8 @@ typedef struct {             /* of a queue: who waits for room, as far as known,
 } parked_line;
 
 #define FANS 8
-typedef struct { uint64_t topic; uint32_t topology, n; uint16_t to[SHMQ_QUEUES]; } fan_list;   /* the subscriptions of a topic, as of that topology */
+/* the subscriptions of a topic, as of that topology */
+typedef struct { uint64_t topic; uint32_t topology, n; uint16_t to[SHMQ_QUEUES]; } fan_list;
 
 #define USUAL_DEPTH 100064   /* the default max_depth, and what slots a queue has more */
 #define AGAIN_MOST 65536     /* slots of a redelivery ring */
@@ -140,8 +142,10 @@ struct shmq_ctx {
 };
 
 /* detail.what */
+/* clang-format off */
 enum { WHAT_NONE, WHAT_MAGIC, WHAT_VERSION, WHAT_FINGERPRINT, WHAT_CHECKSUM, WHAT_SIZE, WHAT_UID, WHAT_PIDNS, WHAT_BOOT,
        WHAT_RESERVE, WHAT_SLOT, WHAT_BLOCK, WHAT_QUEUE, WHAT_CLASS, WHAT_MAP, WHAT_GEOMETRY, WHAT_PROVIDER, WHAT_DEDUP, WHAT_TIMENS, WHAT_LIMIT };
+/* clang-format on */
 
 static inline int fail(shmq_ctx *ctx, int rc, uint32_t what, uint64_t offset, uint64_t found, uint64_t expected, int err) {
     ctx->detail = (shmq_detail){ .sys_errno = err, .what = what, .offset = offset, .found = found, .expected = expected };
@@ -152,7 +156,8 @@ static inline int fail(shmq_ctx *ctx, int rc, uint32_t what, uint64_t offset, ui
 static inline uint32_t clamped(uint32_t n, uint32_t most) { return n < most ? n : most; }
 static inline uint32_t owners_used(shmq_ctx *ctx) { return clamped(ld32_acq(&ctx->header->owner_hwm), (uint32_t)ctx->geometry.processes); }
 static inline uint32_t queues_used(shmq_ctx *ctx) { return clamped(ld32_acq(&ctx->header->queue_hwm), (uint32_t)ctx->geometry.queue_count); }
-static inline uint32_t held_used(shmq_ctx *ctx, uint32_t owner) {   /* held entries of that record which have memory, and were ever used */
+/* held entries of that record which have memory, and were ever used */
+static inline uint32_t held_used(shmq_ctx *ctx, uint32_t owner) {
     shmq_owner *o = &ctx->owners[owner];
     uint32_t n = ld32_acq(&o->held_hwm);
     return clamped(clamped(n, ld32_acq(&o->held_cap)), (uint32_t)ctx->geometry.held_each);

@@ -32,7 +32,8 @@
 #define SLICE_BLOCKS 16384
 #define SLICE_KILLS 1024
 
-static void taken_out(shmq_ctx *ctx, local_queue *q) {   /* room for who waits, messages or producers; and a closed queue may be empty now */
+/* room for who waits, messages or producers; and a closed queue may be empty now */
+static void taken_out(shmq_ctx *ctx, local_queue *q) {
     if (park_some(q)) unpark_share(ctx, q, 1);
     waiter_wake(&q->shared->space);
     if (ld_rlx(&q->shared->word) != q->live) waiter_announce(&q->shared->evt);
@@ -51,7 +52,10 @@ static int expire_one(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *at) {
         *at = e;
         if (e > now) return 0;
         local_queue *q;
-        if (queue_open_local(ctx, fate_home(f), &q) != SHMQ_OK || queue_status(q) == SHMQ_GONE) { *at = 0; return 0; }   /* collected soon */
+        if (queue_open_local(ctx, fate_home(f), &q) != SHMQ_OK || queue_status(q) == SHMQ_GONE) {   /* collected soon */
+            *at = 0;
+            return 0;
+        }
         uint64_t own = ctl_next(c, st == SHMQ_READY ? SHMQ_OWNED : SHMQ_MOVE, ctx->self);
         local_ring *r = st == SHMQ_READY ? queue_ring(ctx, pos_ring(pos)) : NULL;
         if (!cas(&b->ctl, c, own)) continue;   /* I3 */

@@ -4,7 +4,8 @@
 #include "ctx.h"
 
 #define CHILD_GEN ((UINT64_C(1) << 40) - 1)
-#define FAN_TRAILER 24     /* bytes behind payload and headers, or the list of children: the key of the id (16), what a forward is tied to (8) */
+/* Bytes behind payload and headers, or the list of children: the key of the id (16), what a forward is tied to (8). */
+#define FAN_TRAILER 24
 
 static inline uint64_t child_make(uint32_t idx, uint64_t gen) { return (gen & CHILD_GEN) << 24 | (idx + 1); }
 static inline uint64_t left_make(uint64_t ctl, uint64_t n) { return UINT64_C(1) << 63 | (ctl_gen(ctl) & ((UINT64_C(1) << 39) - 1)) << 24 | n; }

@@ -11,11 +11,13 @@
 #include "figures.h"
 #include "clock.h"
 
+/* clang-format off */
 static const uint64_t BOUNDS[19] = {
     1000, 3000, 10000, 30000, 100000, 300000, 1000000, 3000000, 10000000, 30000000, 100000000, 300000000, 1000000000,
     UINT64_C(3000000000), UINT64_C(10000000000), UINT64_C(30000000000), UINT64_C(100000000000), UINT64_C(300000000000),
     UINT64_C(1000000000000),
 };
+/* clang-format on */
 
 static unsigned bucket(uint64_t ns) {
     unsigned i = 0;

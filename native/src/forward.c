@@ -42,7 +42,8 @@ static uint64_t ref_make(uint32_t idx, uint64_t ctl) { return (uint64_t)(idx + 1
 
 /* Send N on, if it is still in this very NEW. 0 = it was not. */
 int forward_send(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
-    if (ld_rlx(&block_at(ctx, idx)->fate) & FATE_CHILDREN) return topic_commit(ctx, idx, ctl);   /* its children follow: committed() in recover.c */
+    /* its children follow: committed() in recover.c */
+    if (ld_rlx(&block_at(ctx, idx)->fate) & FATE_CHILDREN) return topic_commit(ctx, idx, ctl);
     uint64_t move = ctl_next(ctl, SHMQ_MOVE, ctx->self);
     if (!cas(&block_at(ctx, idx)->ctl, ctl, move)) return 0;
     CRASH_POINT("forward_sent");
@@ -123,7 +124,8 @@ int shmq_forward(shmq_ctx *ctx, shmq_delivery *d, uint64_t target, shmq_message 
     if (rc != SHMQ_OK) return rc;
     op_begin(ctx);
     rc = settle_holds(ctx, d) ? queue_local(ctx, target, &q) : SHMQ_STALE;
-    if (rc == SHMQ_OK && ld_acq(&block_at(ctx, d->idx)->ctl) != d->ctl) rc = settle_leave(ctx, d, &s_ctl);   /* STALE, before it costs others their place */
+    /* STALE, before it costs others their place */
+    if (rc == SHMQ_OK && ld_acq(&block_at(ctx, d->idx)->ctl) != d->ctl) rc = settle_leave(ctx, d, &s_ctl);
     uint64_t now = clock_now(ctx), leased = d->ctl;
     uint32_t s_idx = d->idx, home = d->queue, held = d->held;
     int fans = rc == SHMQ_OK && q->options.kind == SHMQ_KIND_TOPIC;

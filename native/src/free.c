@@ -76,7 +76,8 @@ void free_limbo(shmq_ctx *ctx, uint32_t idx) {
 __attribute__((noinline, cold)) static int free_flagged(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     shmq_block *b = block_at(ctx, idx);
     if (!(ctl_flags(ctl) & SHMQ_FLAG_VIEWED)) {
-        uint32_t parent = ctl_flags(ctl) & SHMQ_FLAG_CHILD ? ld32_rlx(&b->size) : NOBODY;   /* before the CAS: after it the header is others' */
+        /* before the CAS: after it the header is others' */
+        uint32_t parent = ctl_flags(ctl) & SHMQ_FLAG_CHILD ? ld32_rlx(&b->size) : NOBODY;
         if (!cas(&b->ctl, ctl, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(ctl)))) return 0;   /* COMMIT ack */
         CRASH_POINT("child_freed");
         arena_give_back(ctx, idx);

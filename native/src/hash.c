@@ -13,10 +13,12 @@
 static inline uint64_t rotl(uint64_t x, int n) { return x << n | x >> (64 - n); }
 
 static inline void round_of(uint64_t v[4]) {
+    /* clang-format off */
     v[0] += v[1]; v[1] = rotl(v[1], 13) ^ v[0]; v[0] = rotl(v[0], 32);
     v[2] += v[3]; v[3] = rotl(v[3], 16) ^ v[2];
     v[0] += v[3]; v[3] = rotl(v[3], 21) ^ v[0];
     v[2] += v[1]; v[1] = rotl(v[1], 17) ^ v[2]; v[2] = rotl(v[2], 32);
+    /* clang-format on */
 }
 
 static inline uint64_t eight(const uint8_t *p) {   /* segments are read on one machine: bytes as they lie */

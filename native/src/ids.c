@@ -100,7 +100,8 @@ static void measure(local_dedup *t, const shmq_queue_options *o) {
     t->chunk_lg = (uint32_t)__builtin_ctzll(buckets / 64 > 512 ? buckets / 64 : 512);   /* a page at least */
     t->bucket_bytes = buckets * sizeof(bucket);
     t->lot_lg = 0;
-    while (UINT32_C(2) << t->lot_lg <= t->capacity / 256 + 1 && t->lot_lg < LOT_MOST_LG) t->lot_lg++;   /* one that dies costs less than 1 in 256 ids */
+    /* one that dies costs less than 1 in 256 ids */
+    while (UINT32_C(2) << t->lot_lg <= t->capacity / 256 + 1 && t->lot_lg < LOT_MOST_LG) t->lot_lg++;
     t->entry_bytes = pages((uint64_t)t->capacity * sizeof(entry));
     t->half_bytes = t->entry_bytes + pages(((uint64_t)(t->capacity - 1) >> t->lot_lg) * 8 + 8);
 }
@@ -108,7 +109,8 @@ static void measure(local_dedup *t, const shmq_queue_options *o) {
 /* How much room the table of a queue needs; most of it gets memory only when it is used. 0 = none. */
 uint64_t ids_bytes(const shmq_queue_options *o) {
     local_dedup t;
-    if (!o->dedup_window_ns || o->kind == SHMQ_KIND_TOPIC || o->kind == SHMQ_KIND_MEMBER) return 0;   /* a topic's is its subscriptions' default */
+    /* a topic's is its subscriptions' default */
+    if (!o->dedup_window_ns || o->kind == SHMQ_KIND_TOPIC || o->kind == SHMQ_KIND_MEMBER) return 0;
     measure(&t, o);
     return SHMQ_PAGE + t.bucket_bytes + 2 * t.half_bytes;
 }
@@ -150,9 +152,11 @@ static bucket *bucket_of(shmq_ctx *ctx, local_dedup *t, const hash128 *key) {
 }
 
 static int back(shmq_ctx *ctx, local_dedup *t, uint64_t gen, uint64_t backed) {
-    uint64_t step = backed / 4 / ENTRIES_STEP * ENTRIES_STEP, n = backed + (step < ENTRIES_STEP ? ENTRIES_STEP : step > ENTRIES_MOST ? ENTRIES_MOST : step);
+    uint64_t step = backed / 4 / ENTRIES_STEP * ENTRIES_STEP;
+    uint64_t n = backed + (step < ENTRIES_STEP ? ENTRIES_STEP : step > ENTRIES_MOST ? ENTRIES_MOST : step);
     if (n > t->capacity) n = t->capacity;
-    uint64_t at = (uint64_t)((uint8_t *)first_of(t, gen, (uint32_t)backed) - ctx->base), end = (uint64_t)((uint8_t *)first_of(t, gen, (uint32_t)n - 1) - ctx->base) + 8;
+    uint64_t at = (uint64_t)((uint8_t *)first_of(t, gen, (uint32_t)backed) - ctx->base);
+    uint64_t end = (uint64_t)((uint8_t *)first_of(t, gen, (uint32_t)n - 1) - ctx->base) + 8;
     int rc = arena_reserve_mapped(ctx, (uint64_t)((uint8_t *)entry_at(t, gen, (uint32_t)backed) - ctx->base), (n - backed) * sizeof(entry));
     if (rc == SHMQ_OK && pages(end) > pages(at)) rc = arena_reserve_mapped(ctx, pages(at), end - pages(at));
     if (rc == SHMQ_OK) cas(&half(t, gen)->backed, backed, n);   /* else another one did, as far or farther */
@@ -169,7 +173,8 @@ static int still(local_dedup *t, uint64_t gen) {
 /* Numbers of our own in generation gen, for entries of ids from `id` on. OK, BUSY, MOVED, or why there are none. */
 static int take_lot(shmq_ctx *ctx, local_dedup *t, uint64_t gen, uint64_t id) {
     head *h = half(t, gen);
-    uint64_t w = ld_acq(&h->next), n = next_gen(w) == gen ? w & 0xffffff : 0, backed = ld_acq(&h->backed), end = n + (UINT64_C(1) << t->lot_lg);
+    uint64_t w = ld_acq(&h->next), n = next_gen(w) == gen ? w & 0xffffff : 0, backed = ld_acq(&h->backed);
+    uint64_t end = n + (UINT64_C(1) << t->lot_lg);
     if (next_gen(w) > gen) return MOVED;
     if (n >= t->capacity) return fail(ctx, SHMQ_E_NOMEM, WHAT_DEDUP, 0, n, t->capacity, 0);
     if (backed > t->capacity) return SHMQ_E_CORRUPT;
@@ -226,7 +231,8 @@ static int find(local_dedup *t, uint64_t gen, uint64_t w, const hash128 *key, ui
         entry *e = entry_at(t, g, idx);
         uint64_t last = ld_acq(&e->word[1]) ^ mix(g, 1);
         if ((ld_acq(&e->word[0]) ^ mix(g, 0)) == key->hi) {
-            uint64_t eid = (ld_acq(first_of(t, g, idx)) ^ (MUTANT(59) ? 0 : mix(g, 0))) + (last >> ID_AT), ticks = (last >> TIME_AT & TIME_MASK) + 1;
+            uint64_t eid = (ld_acq(first_of(t, g, idx)) ^ (MUTANT(59) ? 0 : mix(g, 0))) + (last >> ID_AT);
+            uint64_t ticks = (last >> TIME_AT & TIME_MASK) + 1;
             *first = eid;
             if (eid == id && !MUTANT(23)) return OURS;
             if ((g - 1) * t->window_ms + ticks * t->tick_ms - 1 + t->window_ms >= ms) return THEIRS;
@@ -239,7 +245,10 @@ static int find(local_dedup *t, uint64_t gen, uint64_t w, const hash128 *key, ui
 
 /* A later generation than ours was seen: time has passed. 0 = no time can have brought that word. */
 static int catch_up(shmq_ctx *ctx, local_dedup *t, uint64_t seen, uint64_t *gen, uint64_t *ms) {
-    if (seen > shmq_now() / 1000000 / t->window_ms + 2) { add32(&ctx->header->corrupt, 1); return 0; }   /* + 2: two clocks differ a little */
+    if (seen > shmq_now() / 1000000 / t->window_ms + 2) {   /* + 2: two clocks differ a little */
+        add32(&ctx->header->corrupt, 1);
+        return 0;
+    }
     *gen = seen;
     if (*ms < (seen - 1) * t->window_ms) *ms = (seen - 1) * t->window_ms;
     return 1;
@@ -301,7 +310,8 @@ int ids_claim(shmq_ctx *ctx, local_queue *q, const hash128 *key, uint64_t id, ui
         if (!MUTANT(21) && overtaken(ctx, t, &gen, &ms)) continue;   /* I3 (R2) */
         if (found != NOTHING) return found == OURS ? ID_FIRST : ID_DUPLICATE;
         if (none != SHMQ_OK) return none;   /* a full table knows its ids, and takes no new one */
-        uint64_t ticks = (ms - (gen - 1) * t->window_ms) / t->tick_ms, last = (id - t->lot_first) << ID_AT
+        uint64_t ticks = (ms - (gen - 1) * t->window_ms) / t->tick_ms;
+        uint64_t last = (id - t->lot_first) << ID_AT
             | (ticks < TIME_MASK ? ticks : TIME_MASK) << TIME_AT | (age_of(w, gen) == 1 ? BEFORE : 0) | (as_of & ENTRY_MASK);
         last ^= mix(gen, 1);
         if (!cas(&entry_at(t, gen, mine)->word[1], stands, last)) { t->lot_next++; mine = NO_ENTRY; continue; }

@@ -42,7 +42,8 @@ static void ring_wipe(shmq_ctx *ctx, shmq_ring_place p, uint64_t bytes) {
 static void ring_punch(shmq_ctx *ctx, shmq_ring_place p, const shmq_queue_options *ids) {
     uint64_t bytes = queue_place_bytes(ctx, p, ids ? IDS_LG : 24);
     if (bytes == 0) return;
-    int fd = segment_fd(ctx), bad = fd >= 0
+    int fd = segment_fd(ctx);
+    int bad = fd >= 0
         ? fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)p.offset, (off_t)bytes)
         : madvise(ctx->base + p.offset, bytes, MADV_REMOVE);
     if (bad && ids) { if (ids_bytes(ids) && ids_bytes(ids) <= bytes) ids_forget(ctx->base + p.offset, ids); }
@@ -138,7 +139,8 @@ static int find_record(shmq_ctx *ctx, const char *name, const shmq_queue_options
 /* One span: a ring for each level, of which only the first has memory yet; the redelivery ring; the lanes of keys. */
 static int find_span(shmq_ctx *ctx, const shmq_queue_options *options, plan *p) {
     int subscription = options->kind == SHMQ_KIND_SUBSCRIPTION || options->kind == SHMQ_KIND_PATTERN, ordered = options->order != SHMQ_FIFO;
-    uint64_t depth = subscription || options->kind == SHMQ_KIND_QUEUE ? options->max_depth : 1;   /* nothing ever lies in a topic itself */
+    /* nothing ever lies in a topic itself */
+    uint64_t depth = subscription || options->kind == SHMQ_KIND_QUEUE ? options->max_depth : 1;
     /* more slots than max_depth: who has seen room, then committed a child, an id or a forward, finds it though others were quicker */
     uint64_t slots = depth + (subscription || options->dedup_window_ns ? SHMQ_OWNERS : depth < 64 ? depth : 64);
     uint64_t most = ctx->indices;   /* no more messages than blocks */
@@ -146,7 +148,10 @@ static int find_span(shmq_ctx *ctx, const shmq_queue_options *options, plan *p) 
     if (ordered) lg[0] = lg[0] < 8 ? 10 : lg[0] > 22 ? 24 : lg[0] + 2;   /* messages passed over keep their places */
     uint64_t bytes[2], at;
     for (int i = 0; i < 2; i++) bytes[i] = ((UINT64_C(8) << lg[i]) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
-    if (bytes[1] < 2 * SHMQ_PAGE) { lg[1] = lg_for(1024); bytes[1] = 2 * SHMQ_PAGE; }   /* room for many consumers of a small queue */
+    if (bytes[1] < 2 * SHMQ_PAGE) {   /* room for many consumers of a small queue */
+        lg[1] = lg_for(1024);
+        bytes[1] = 2 * SHMQ_PAGE;
+    }
     p->levels = ordered || options->priorities < 1 ? 1 : options->priorities;
     p->keys = (shmq_ring_place){ .lg = !ordered ? 0 : options->order == SHMQ_STRICT ? 9 : 12, .ready = (uint32_t)ordered };
     p->span = p->levels * bytes[0] + bytes[1] + (ordered ? UINT64_C(8) << p->keys.lg : 0);
@@ -182,7 +187,8 @@ static int reserve_all(shmq_ctx *ctx, const shmq_queue_options *options, plan *p
 static void write_record(shmq_ctx *ctx, const char *name, size_t length, const shmq_queue_options *options, const plan *p) {
     shmq_queue *rec = &ctx->queues[p->index];
     if (p->ids_bytes) memset(ctx->base + p->ids.offset, 0, SHMQ_PAGE);
-    memset(ctx->base + p->work.offset, 0, queue_first_bytes(p->work));   /* a creator that died here before us may have left its rounds */
+    /* a creator that died here before us may have left its rounds */
+    memset(ctx->base + p->work.offset, 0, queue_first_bytes(p->work));
     memset(ctx->base + p->again.offset, 0, queue_first_bytes(p->again));
     if (p->keys.ready) memset(ctx->base + p->keys.offset, 0, UINT64_C(8) << p->keys.lg);
     memset(rec->name, 0, sizeof rec->name);
@@ -299,7 +305,8 @@ int queue_turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
         if (queue_state(w) == state || cas(&rec->word, w, queue_make(queue_gen(w), state))) break;
     }
     add32(&ctx->header->topology, 1);
-    if (barrier_everywhere(ctx) != 0) nanosleep(&(struct timespec){ 0, 10000000 }, NULL);   /* no barrier: stores are in sight in nanoseconds */
+    /* no barrier: stores are in sight in nanoseconds */
+    if (barrier_everywhere(ctx) != 0) nanosleep(&(struct timespec){ 0, 10000000 }, NULL);
     /* whoever saw it LIVE has its message's header in sight now: census_drained can trust its scan */
     waiter_announce_all(rec);
     return SHMQ_OK;
@@ -414,7 +421,10 @@ int shmq_queue_collect(shmq_ctx *ctx) {
     for (uint32_t i = 0; i < queues; i++) {
         uint64_t w = ld_acq(&ctx->queues[i].word);
         if (queue_state(w) != SHMQ_Q_DELETING && queue_state(w) != SHMQ_Q_RETIRING) continue;
-        if (!fenced++ && barrier_everywhere(ctx) != 0) { admin_leave(ctx); return 0; }   /* no barrier, no re-use: all stay as they are */
+        if (!fenced++ && barrier_everywhere(ctx) != 0) {   /* no barrier, no re-use: all stay as they are */
+            admin_leave(ctx);
+            return 0;
+        }
         if (queue_state(w) == SHMQ_Q_RETIRING) continue;
         int busy = somebody_inside(ctx);   /* one who still publishes or takes there */
         shmq_census c;
@@ -424,14 +434,16 @@ int shmq_queue_collect(shmq_ctx *ctx) {
         census(ctx, i, &c);
         op_end(ctx);
         ctx_unlock(ctx);
-        /* NEW as well: of the dead it may be published yet (forwards, shares), and must not get into the next queue of this number */
+        /* NEW as well: of the dead it may be published yet (forwards, shares), and must not get into the next queue of this
+         * number */
         if (!busy && c.ready + c.unsettled + c.delayed + c.parked + c.moving + (MUTANT(56) ? 0 : c.fresh) == 0) turned |= cas(&ctx->queues[i].word, w, queue_make(queue_gen(w), SHMQ_Q_RETIRING));
     }
     if (turned && barrier_everywhere(ctx) != 0) fenced = 0;   /* one for all of them: each takes milliseconds */
     for (uint32_t i = 0; fenced && i < queues; i++) {
         shmq_queue *rec = &ctx->queues[i];
         uint64_t w = ld_acq(&rec->word);
-        if (queue_state(w) != SHMQ_Q_RETIRING || somebody_inside(ctx)) continue;   /* a recoverer that saw it DELETING may still look into its rings */
+        /* a recoverer that saw it DELETING may still look into its rings */
+        if (queue_state(w) != SHMQ_Q_RETIRING || somebody_inside(ctx)) continue;
         for (unsigned n = 0; n < QUEUE_PLACES; n++) ring_punch(ctx, *queue_place(rec, n), n == QUEUE_PLACES - 1 ? &rec->options : NULL);
         CRASH_POINT("collect");
         if (cas(&rec->word, w, queue_make(queue_gen(w), SHMQ_Q_FREE))) done++;

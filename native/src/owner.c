@@ -127,7 +127,8 @@ void owner_ping(shmq_ctx *ctx) {
 /* An unused held entry with memory behind it. Entries are re-used last in, first out: the hot ones stay hot. */
 int owner_held_get(shmq_ctx *ctx, uint32_t *entry) {
     if (ctx->held_n) { *entry = ctx->held_free[--ctx->held_n]; return SHMQ_OK; }
-    uint32_t i = ctx->held_fresh, cap = MUTANT(73) ? ld32_rlx(&ctx->me->held_cap) : ctx->held_cap;   /* what we have reserved, not what the record says */
+    /* what we have reserved, not what the record says */
+    uint32_t i = ctx->held_fresh, cap = MUTANT(73) ? ld32_rlx(&ctx->me->held_cap) : ctx->held_cap;
     if (i >= ctx->geometry.held_each) return fail(ctx, SHMQ_E_HELD, WHAT_NONE, 0, i, ctx->geometry.held_each, 0);
     if (i >= cap) {
         uint32_t want = clamped(cap * 2, (uint32_t)ctx->geometry.held_each);
@@ -219,6 +220,7 @@ int shmq_owner_prove(shmq_ctx *ctx, uint32_t owner, int look_for_exec) {
 int shmq_owner_declare(shmq_ctx *ctx, uint32_t owner, uint64_t word) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ctx->mapped || owner >= ctx->geometry.processes || owner_state(word) != SHMQ_OWNER_ALIVE) return SHMQ_E_ARG;
-    if (cas(&ctx->owners[owner].word, word, owner_with(word, SHMQ_OWNER_DEAD))) owner_ping(ctx);   /* DEAD: before any ctl load that is acted on */
+    /* DEAD: before any ctl load that is acted on */
+    if (cas(&ctx->owners[owner].word, word, owner_with(word, SHMQ_OWNER_DEAD))) owner_ping(ctx);
     return ld_acq(&ctx->owners[owner].word) == owner_with(word, SHMQ_OWNER_DEAD) ? SHMQ_OK : SHMQ_STALE;
 }

@@ -86,7 +86,8 @@ static int turn_over(shmq_ctx *ctx, uint64_t turn) {
 /* A message that waited at q and is in the hands of somebody else, by its ctl; 0 = there is none. */
 static uint64_t in_hands(shmq_ctx *ctx, local_queue *q, uint64_t *seen, uint32_t *at) {
     uint32_t index = queue_index(ctx, q);
-    if (*seen && block_known(ctx, *at) && ld_acq(&block_at(ctx, *at)->ctl) == *seen) return *seen;   /* the one of the last look, still */
+    /* the one of the last look, still */
+    if (*seen && block_known(ctx, *at) && ld_acq(&block_at(ctx, *at)->ctl) == *seen) return *seen;
     for (block_walk walk = { 0 }; block_next(ctx, &walk);) {
         uint32_t idx = walk.idx;
         uint64_t c = ld_acq(&block_at(ctx, idx)->ctl);
@@ -189,7 +190,8 @@ static void line_from_blocks(shmq_ctx *ctx, local_queue *q, parked_line *l, uint
         if (later || n == LINE) l->whole = 0;
         if (!later) n = keyed_lowest(ctx->pick, n, LINE, one);
     }
-    for (last = ld_acq(&q->shared->tickets); highest > (last & POSITION_MASK); last = ld_acq(&q->shared->tickets))   /* no history gives a ticket that was not taken */
+    /* no history gives a ticket that was not taken */
+    for (last = ld_acq(&q->shared->tickets); highest > (last & POSITION_MASK); last = ld_acq(&q->shared->tickets))
         if (cas(&q->shared->tickets, last, highest)) add32(&ctx->header->corrupt, 1);
     line_fill(ctx, l, n, count);
 }

@@ -289,10 +289,12 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
                 ctx->bare--;
                 if (rc == SHMQ_OK && waiter_present(&q->shared->evt)) evt = &q->shared->evt;
             }
-        } else for (int tries = 0; rc == SHMQ_OK; tries++) {
-            rc = !m->delay_ns && room_full(ctx, q, m->size, m->priority, 1) ? SHMQ_FULL : publish_launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority, q->most);
-            if (rc != SHMQ_FULL || tries == 64 || route_make_room(ctx, q) != SHMQ_OK) break;
-            rc = SHMQ_OK;
+        } else {
+            for (int tries = 0; rc == SHMQ_OK; tries++) {
+                rc = !m->delay_ns && room_full(ctx, q, m->size, m->priority, 1) ? SHMQ_FULL : publish_launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority, q->most);
+                if (rc != SHMQ_FULL || tries == 64 || route_make_room(ctx, q) != SHMQ_OK) break;
+                rc = SHMQ_OK;
+            }
         }
         /* still a loan: no queue's census may count it */
         if (rc != SHMQ_OK && loan->ctl) st_rlx(&block_at(ctx, loan->idx)->fate, fate_make(SHMQ_NO_QUEUE, 0, 0, 0, 0, 0, 0, 0));

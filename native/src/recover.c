@@ -138,7 +138,10 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
             if (ctl_flags(c) & SHMQ_FLAG_PARKED) parked[home / 64] |= UINT64_C(1) << (home % 64);
             continue;
         }
-        if (st == SHMQ_FAN) { if (!MUTANT(43)) free_parent_check(ctx, idx); continue; }   /* p may have ended a child and not said so */
+        if (st == SHMQ_FAN) {   /* p may have ended a child and not said so */
+            if (!MUTANT(43)) free_parent_check(ctx, idx);
+            continue;
+        }
         if (ctl_owner(c) != p || (st != SHMQ_NEW && st != SHMQ_OWNED && st != SHMQ_MOVE)) continue;
         if (!still_dead(ctx, p, word)) return 0;
         if (st == SHMQ_OWNED) {
@@ -166,7 +169,8 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
                 st_rlx(&b->due_ns, 0);
                 st_rel(&b->fate, f &= ~FATE_LEAVING);
             }
-            if (fate_reason(f) && !fate_again(f) && fate_attempts(f) == 0 && ld_rlx(&b->due_ns))   /* died just now; route_dead may not have said when */
+            /* died just now; route_dead may not have said when */
+            if (fate_reason(f) && !fate_again(f) && fate_attempts(f) == 0 && ld_rlx(&b->due_ns))
                 st_rlx(&b->expires_ns, ld_rlx(&b->due_ns));
             if (from == fate_home(f) && !(ctl_flags(c) & SHMQ_FLAG_PARKED) && (!(ctl_flags(c) & SHMQ_FLAG_FRESH) || MUTANT(54))) st_rlx(&b->fate, f | FATE_AGAIN);
             CRASH_POINT("adopted");

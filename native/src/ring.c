@@ -41,7 +41,10 @@ static void raise_to(local_ring *r, shmq_au64 *hint, uint64_t to) {
 /* Slots with memory behind them, counted from slot 0; the first round fills them in order (I4). */
 uint64_t ring_backed(local_ring *r) {
     uint64_t n = r->chunks ? (uint64_t)ld32_acq(r->chunks) * RING_CHUNK : UINT64_MAX;
-    if (n > r->mask) { r->chunks = NULL; return r->mask + 1; }   /* from now on without a look */
+    if (n > r->mask) {   /* from now on without a look */
+        r->chunks = NULL;
+        return r->mask + 1;
+    }
     return n ? n : RING_CHUNK;   /* the first one is there, whatever the word says */
 }
 
@@ -155,7 +158,8 @@ int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint6
                 if (t >= r->backed && (rc = ring_back(ctx, r, t)) != SHMQ_OK) return rc;
                 if (!MUTANT(6)) st_rlx(&b->pos, pos_make(r->ring, t));   /* INTENT: before the slot CAS */
                 CRASH_POINT("intent");
-                if (!cas(slot, s, slot_make(t >> r->lg, idx))) continue;   /* PUBLISH: here the message becomes visible. COMMIT publish, COMMIT route */
+                /* PUBLISH: here the message becomes visible. COMMIT publish, COMMIT route */
+                if (!cas(slot, s, slot_make(t >> r->lg, idx))) continue;
                 CRASH_POINT("enqueued");
                 if (MUTANT(6)) st_rlx(&b->pos, pos_make(r->ring, t));
                 r->tail = t + 1;

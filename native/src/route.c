@@ -50,7 +50,10 @@ static int home_of(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, uint64_t fate, loc
     int rc = queue_open_local(ctx, fate_home(fate), q);
     if (rc == SHMQ_OK && queue_status(*q) != SHMQ_GONE) return SHMQ_OK;
     *q = NULL;
-    if (rc != SHMQ_OK && rc != SHMQ_E_NOTFOUND) { free_quarantine(ctx, idx, ctl); return rc; }   /* never lost for a reason of ours */
+    if (rc != SHMQ_OK && rc != SHMQ_E_NOTFOUND) {   /* never lost for a reason of ours */
+        free_quarantine(ctx, idx, ctl);
+        return rc;
+    }
     free_whole(ctx, idx, ctl);   /* ends with its queue */
     return SHMQ_OK;
 }
@@ -75,7 +78,8 @@ int route_dead(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, unsigned reason) {
     bump(&q->counters->dead_lettered, 1);
     if (MUTANT(57)) st_rlx(&b->expires_ns, 0);   /* before fate: whoever routes it anew would not know that it has expired */
     st_rlx(&b->due_ns, clock_now(ctx));
-    st_rel(&b->fate, fate_make(queue_index(ctx, dead), fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));   /* I1, COMMIT dead */
+    /* I1, COMMIT dead */
+    st_rel(&b->fate, fate_make(queue_index(ctx, dead), fate_home(f), 0, fate_attempts(f), reason, 0, fate_prio(f), fate_meta(f)));
     CRASH_POINT("fate");
     st_rlx(&b->expires_ns, ld_rlx(&b->due_ns));   /* the time of its death, which a backoff in its new queue leaves alone; after fate */
     order_over(q);

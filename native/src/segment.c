@@ -29,11 +29,13 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+/* clang-format off */
 static const uint64_t STRIDE[SHMQ_CLASSES] = {
     64, 256, 1024, 4096, 16384, 65536 + 4096, 262144 + 4096, (1u << 20) + 4096, (8u << 20) + 4096, (64u << 20) + 4096,
     (UINT64_C(1) << 30) + 65536 };
 static const uint64_t MOST[SHMQ_CLASSES] = {   /* blocks, however large memory_limit is: together SHMQ_BLOCKS */
     1u << 23, 1u << 21, 1u << 21, 1u << 19, 1u << 19, 1u << 19, 1u << 19, 1u << 19, 1u << 19, 1u << 19, 1u << 19 };
+/* clang-format on */
 #define HEADERS_MOST (65536u + 16384u)   /* what may come to a message of the greatest size: headers, key and id, or list of children */
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
@@ -45,13 +47,16 @@ static uint64_t hash64(uint64_t h, const void *bytes, size_t n) {   /* FNV-1a; n
 }
 
 uint64_t shmq_fingerprint(void) {
+    /* clang-format off */
     const uint64_t words[] = {
         SHMQ_LAYOUT_VERSION, SHMQ_OWNERS, SHMQ_QUEUES, SHMQ_LANES, SHMQ_CLASSES, SHMQ_UNITS, SHMQ_BLOCKS, SHMQ_HELD,
         SHMQ_TIMERS, sizeof(shmq_header), sizeof(shmq_owner), sizeof(shmq_held), sizeof(shmq_block), sizeof(shmq_queue),
         sizeof(shmq_counters), sizeof(void *), offsetof(shmq_header, geometry), offsetof(shmq_header, hwm),
-        offsetof(shmq_header, payload_bytes), offsetof(shmq_queue, chunks), offsetof(shmq_queue, options), offsetof(shmq_queue, evt), offsetof(shmq_queue, space), offsetof(shmq_queue, ends),
+        offsetof(shmq_header, payload_bytes), offsetof(shmq_queue, chunks), offsetof(shmq_queue, options), offsetof(shmq_queue, evt),
+        offsetof(shmq_queue, space), offsetof(shmq_queue, ends),
         offsetof(shmq_queue, place), offsetof(shmq_block, fate), offsetof(shmq_block, size), offsetof(shmq_owner, start),
         offsetof(shmq_header, fences), TABLE_OF_IDS };
+    /* clang-format on */
     uint64_t h = hash64(UINT64_C(0xcbf29ce484222325), words, sizeof words);
     h = hash64(h, STRIDE, sizeof STRIDE);
     return hash64(h, MOST, sizeof MOST);
@@ -87,9 +92,11 @@ uint32_t segment_where(void) {   /* 16 bits that stand for the namespaces of thi
 int segment_is_here(const shmq_header *h) { return h->pidns == pid_namespace() && h->timens == time_namespace(); }
 
 const char *shmq_what(uint32_t what) {
+    /* clang-format off */
     static const char *const NAMES[] = { "nothing", "magic", "layout version", "layout fingerprint", "header checksum", "size",
         "owner uid", "pid namespace", "boot", "memory reservation", "ring slot", "block header", "queue record", "size class",
         "mapping", "geometry", "provider", "table of ids", "time namespace", "memory limit" };
+    /* clang-format on */
     return what < sizeof NAMES / sizeof *NAMES ? NAMES[what] : "unknown";
 }
 
@@ -131,7 +138,7 @@ uint64_t shmq_plan(const shmq_config *config, shmq_geometry *g) {
     }
     deal(g);
     uint64_t at = 8192;
-#define PART(field, bytes) g->field = at; at = round_up(at + (uint64_t)(bytes), SHMQ_PAGE)
+#define PART(field, bytes) (g->field = at, at = round_up(at + (uint64_t)(bytes), SHMQ_PAGE))
     PART(owners, g->processes * sizeof(shmq_owner));
     PART(timers, SHMQ_TIMERS * 8);
     PART(l1, g->indices / 64 / 64 * 8);
@@ -147,7 +154,7 @@ uint64_t shmq_plan(const shmq_config *config, shmq_geometry *g) {
     g->rings_size = g->queue_count * usual + round_up(memory / 8 * (eighths < 4 ? 4 : eighths > 64 ? 64 : eighths), SHMQ_PAGE);
     if (g->rings_size > UINT64_C(1) << 37) g->rings_size = UINT64_C(1) << 37;   /* 1,020 queues of one level and the greatest depth */
     PART(rings, g->rings_size);
-    for (int k = 0; k < SHMQ_CLASSES; k++) { PART(payload[k], g->limit[k] * STRIDE[k]); }
+    for (int k = 0; k < SHMQ_CLASSES; k++) PART(payload[k], g->limit[k] * STRIDE[k]);
 #undef PART
     g->total = round_up(at, UINT64_C(1) << 21);
     return g->total;
@@ -268,7 +275,8 @@ int shmq_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
         int bad = fd >= 0 ? fallocate(fd, 0, (off_t)from, (off_t)(end - from)) : madvise(ctx->base + from, end - from, MADV_POPULATE_WRITE);
         if (bad == 0) return SHMQ_OK;
         if (errno == EINTR && tries < 1000) continue;
-        int e = fd < 0 && errno == EINVAL && ctx->provider == SHMQ_POSIX ? EBADF : errno;   /* before Linux 5.14 only the descriptor can do it */
+        /* before Linux 5.14 only the descriptor can do it */
+        int e = fd < 0 && errno == EINVAL && ctx->provider == SHMQ_POSIX ? EBADF : errno;
         return fail(ctx, e == ENOSPC || e == ENOMEM || e == EFAULT || e == EINTR ? SHMQ_E_NOMEM : SHMQ_E_SYS,
                     WHAT_RESERVE, from, end - from, 0, e);
     }
@@ -420,6 +428,7 @@ int shmq_set_flag(shmq_ctx *ctx, uint32_t which, uint64_t value) {
     add32(&ctx->header->attach_evt, 1);   /* the supervisor waits on this word */
     futex_wake(&ctx->header->attach_evt, INT_MAX);
     uint32_t queues = which == 1 && value ? queues_used(ctx) : 0;
-    for (uint32_t i = 0; i < queues; i++) waiter_announce_all(&ctx->queues[i]);   /* closing: consumers that wait for delayed messages end */
+    /* closing: consumers that wait for delayed messages end */
+    for (uint32_t i = 0; i < queues; i++) waiter_announce_all(&ctx->queues[i]);
     return SHMQ_OK;
 }

@@ -47,7 +47,8 @@ static int stale(shmq_ctx *ctx, shmq_delivery *d, uint32_t held) {   /* held: wh
 }
 
 void settle_left(local_queue *q) {   /* the last settled message of a closed queue ends its consumers' loops */
-    if ((q->options.flags & SHMQ_JOINED) && waiter_present(&q->shared->space) && ring_seems_empty(&q->work)) waiter_wake_all(&q->shared->space);   /* maybe the last one */
+    /* maybe the last one */
+    if ((q->options.flags & SHMQ_JOINED) && waiter_present(&q->shared->space) && ring_seems_empty(&q->work)) waiter_wake_all(&q->shared->space);
     if (ld_rlx(&q->shared->word) != q->live) waiter_announce(&q->shared->evt);
     else if (!MUTANT(36)) order_over(q);
 }
@@ -94,7 +95,8 @@ static uint64_t backoff(shmq_ctx *ctx, local_queue *q, unsigned attempts) {
     if (most && ns > most) ns = most;
     if (q->options.jitter_ppm && ns) {   /* xorshift64*: spread retries, nothing more */
         ctx->random ^= ctx->random >> 12; ctx->random ^= ctx->random << 25; ctx->random ^= ctx->random >> 27;
-        uint64_t r = (ctx->random * UINT64_C(2685821657736338717)) >> 40, span = ns / 1000000 * (q->options.jitter_ppm > 2000000 ? 2000000 : q->options.jitter_ppm);
+        uint64_t r = (ctx->random * UINT64_C(2685821657736338717)) >> 40;
+        uint64_t span = ns / 1000000 * (q->options.jitter_ppm > 2000000 ? 2000000 : q->options.jitter_ppm);
         ns = ns - span / 2 + (span >> 24) * r + (((span & 0xffffff) * r) >> 24);
     }
     return ns;

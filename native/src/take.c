@@ -112,7 +112,8 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
                 deadline = later(now, q->options.ack_timeout_ns);
             }
             if (deadline || ld_rlx(&ctx->held[entry].deadline)) st_rlx(&ctx->held[entry].deadline, deadline);
-            if (!MUTANT(8)) st_rel(&ctx->held[entry].word, held_make(flags & SHMQ_TAKE_AHEAD ? 0 : SHMQ_HELD_STARTED, ctl_gen(own), item.idx));   /* HELD */
+            /* HELD */
+            if (!MUTANT(8)) st_rel(&ctx->held[entry].word, held_make(flags & SHMQ_TAKE_AHEAD ? 0 : SHMQ_HELD_STARTED, ctl_gen(own), item.idx));
             CRASH_POINT("held");
         }
         if (!cas(&block_at(ctx, item.idx)->ctl, item.ctl, own)) {   /* I1 */
@@ -187,7 +188,8 @@ int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_d
         int status = queue_status(q);
         rc = status == SHMQ_GONE ? SHMQ_GONE : take_some(ctx, q, qref_index(qref), max, flags, out, &freed);
         uint32_t told = 0;   /* so much of `freed` has been offered to those that wait */
-        for (int rounds = 0; rounds < ROUNDS && park_some(q) && status != SHMQ_GONE && (freed != told || rc == SHMQ_EMPTY); rounds++) {   /* PARKED: after the slots were cleared */
+        /* PARKED: after the slots were cleared */
+        for (int rounds = 0; rounds < ROUNDS && park_some(q) && status != SHMQ_GONE && (freed != told || rc == SHMQ_EMPTY); rounds++) {
             uint32_t made = freed - told, sent;
             told = freed;
             sent = rc == SHMQ_EMPTY ? route_parked(ctx, q, UINT32_MAX) : unpark_share(ctx, q, made);
@@ -198,7 +200,8 @@ int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_d
         if (freed) space = take_space(ctx, q, freed, 0);   /* expired ones make room too */
         if (rc > 0) {
             if (flags & SHMQ_TAKE_FREE) ctx->bare += (uint32_t)rc;
-            if (waiter_present(&q->shared->evt) && ((flags & SHMQ_TAKE_AHEAD) || !take_none_left(ctx, q))) evt = &q->shared->evt;   /* more work: wake one more */
+            /* more work: wake one more */
+            if (waiter_present(&q->shared->evt) && ((flags & SHMQ_TAKE_AHEAD) || !take_none_left(ctx, q))) evt = &q->shared->evt;
         } else if (rc == SHMQ_EMPTY && status == SHMQ_CLOSED && census_drained(ctx, qref_index(qref))) rc = SHMQ_CLOSED;
     }
     op_end(ctx);

@@ -66,7 +66,8 @@ int shmq_timer_fire(shmq_ctx *ctx, uint32_t idx, uint64_t now, uint64_t *due) {
     if (due_of(ctx, idx, &c, due)) {
         uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self);
         if (*due > now) rc = SHMQ_FULL;
-        else if (cas(&block_at(ctx, idx)->ctl, c, m)) {   /* I1 */
+        else if (cas(&block_at(ctx, idx)->ctl, c, m)) {
+            /* I1 */
             CRASH_POINT("fired");
             route_on(ctx, idx, m);
             rc = SHMQ_OK;

@@ -168,7 +168,10 @@ static void put_child(shmq_ctx *ctx, uint32_t d, uint32_t parent, uint32_t index
 static int launch(shmq_ctx *ctx, uint32_t index, uint32_t d, uint64_t ctl, const shmq_message *m, uint64_t *first) {
     local_queue *q;
     shmq_block *b = block_at(ctx, d);
-    if (queue_open_local(ctx, index, &q) != SHMQ_OK || queue_status(q) == SHMQ_GONE) { free_block(ctx, d, ctl); return 0; }   /* unsubscribed meanwhile */
+    if (queue_open_local(ctx, index, &q) != SHMQ_OK || queue_status(q) == SHMQ_GONE) {   /* unsubscribed meanwhile */
+        free_block(ctx, d, ctl);
+        return 0;
+    }
     uint64_t expires = ld_rlx(&b->expires_ns), move = ctl_next(ctl, SHMQ_MOVE, ctx->self);
     int rc = SHMQ_FULL, once = (ld_rlx(&b->fate) & FATE_DEDUP) != 0;
     if (once) {   /* I4 */

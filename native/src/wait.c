@@ -15,8 +15,9 @@
 
 #define SLICE UINT64_C(1000000000)
 #define SPIN_MIN UINT64_C(2000)
-#define ROOM_MIN UINT64_C(20000)   /* a consumer that is at it takes a lot in 5 to 15 microseconds; and one that is to wake us looks at the
-                                    * clock for each message: 4.3 instead of 5.0 M/s, for as long as our spins are too short */
+/* A consumer that is at it takes a lot in 5 to 15 microseconds; and one that is to wake us looks at the clock for each message:
+ * 4.3 instead of 5.0 M/s, for as long as our spins are too short. */
+#define ROOM_MIN UINT64_C(20000)
 #define SPIN_MAX UINT64_C(60000)
 #define GATHER_STALL UINT64_C(3000)
 #define GATHER_MOST UINT64_C(16000)
@@ -65,7 +66,8 @@ static int spin(shmq_ctx *ctx, local_queue *q, int (*ready)(shmq_ctx *, local_qu
     return 0;
 }
 
-typedef struct { uint64_t live, from; } place;   /* positions are of one queue only: another thread may open another one here meanwhile */
+/* positions are of one queue only: another thread may open another one here meanwhile */
+typedef struct { uint64_t live, from; } place;
 
 /* How many messages have come since a consumer had taken all: of `most` positions from at->from on, where n are known to be filled.
  * at->live == 0: from the first one that it has not taken. */

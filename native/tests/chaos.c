@@ -35,7 +35,8 @@
 #include <unistd.h>
 
 #define SLOTS 13
-enum { PLAIN, LEASED, DEAD, LEVELS, KEYS, SUB_LEVELS, SUB_KEYS, QUEUES, TOPIC = QUEUES };   /* LEASED: leases end by the clock; KEYS and the subscriptions know ids */
+/* LEASED: leases end by the clock; KEYS and the subscriptions know ids */
+enum { PLAIN, LEASED, DEAD, LEVELS, KEYS, SUB_LEVELS, SUB_KEYS, QUEUES, TOPIC = QUEUES };
 #define MOST (UINT64_C(1) << 25)
 #define HEAD 24
 
@@ -44,7 +45,8 @@ static const enum role ROLE[SLOTS] = { PRODUCER, PRODUCER, PRODUCER, PRODUCER, C
 
 /* of what uid is in a queue, or in the first subscription: notes[2 uid]; in the second: notes[2 uid + 1] */
 typedef struct {
-    _Atomic(uint8_t) pub_invoked, pub_returned, acked, doubt, drained, delivered, delayed, unsure, told, inherited;   /* inherited: with an id, its process died before it had returned */
+    /* inherited: with an id, its process died before it had returned */
+    _Atomic(uint8_t) pub_invoked, pub_returned, acked, doubt, drained, delivered, delayed, unsure, told, inherited;
     _Atomic(uint32_t) life;     /* which of its slot's processes has begun with it */
     _Atomic(uint32_t) parent;   /* what it is the replacement of, + 1 */
     uint32_t sum, sum_doubt;    /* with all its replacements: at the end */
@@ -117,7 +119,8 @@ static shmq_ctx *attach(void) {
     return c;
 }
 
-static const uint8_t KEY[SLOTS] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 };   /* a key for each producer: its order holds there too */
+/* a key for each producer: its order holds there too */
+static const uint8_t KEY[SLOTS] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 };
 static void invoked(uint64_t uid, uint32_t to, uint32_t slot, int yes) {
     notes[2 * uid].life = notes[2 * uid + 1].life = S->life[slot];
     notes[2 * uid].pub_invoked = (uint8_t)yes;
@@ -555,7 +558,8 @@ int main(int argc, char **argv) {
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) made += ld_acq(&c->header->hwm[k].n);
     leaked = made - a.states[SHMQ_FREE] + a.unhinted;
     if (leaked) {
-        printf("LEAKED: of %lu blocks FREE %lu NEW %lu READY %lu OWNED %lu MOVE %lu DELAYED %lu LIMBO %lu ATTACHED %lu FAN %lu BAD %lu; unhinted %lu\n", made, a.states[SHMQ_FREE], a.states[SHMQ_NEW],
+        printf("LEAKED: of %lu blocks FREE %lu NEW %lu READY %lu OWNED %lu MOVE %lu DELAYED %lu "
+           "LIMBO %lu ATTACHED %lu FAN %lu BAD %lu; unhinted %lu\n", made, a.states[SHMQ_FREE], a.states[SHMQ_NEW],
                a.states[SHMQ_READY], a.states[SHMQ_OWNED], a.states[SHMQ_MOVE], a.states[SHMQ_DELAYED], a.states[SHMQ_LIMBO], a.states[SHMQ_ATTACHED], a.states[SHMQ_FAN], a.states[SHMQ_BAD], a.unhinted);
     }
     bad += a.orphans + a.unlinked + a.dangling + a.limbo + a.attached + a.fans + a.bad + ld32_acq(&c->header->corrupt);
@@ -565,13 +569,16 @@ int main(int argc, char **argv) {
         printf("ORDER: in queue %lu message %lu came after %lu; forwarded %d %d, returned %d %d, of its processes the %u and the %u\n", (uint64_t)S->disorder_at, (uint64_t)S->disorder_of / 2,
                (uint64_t)S->disorder_behind / 2, of->parent != 0, behind->parent != 0, of->pub_returned, behind->pub_returned, of->life, behind->life);
     }
-    printf("%lu to a topic, %lu with ids, %lu of them by a dead producer's successor; %lu forwarded, %lu of them to a topic; %lu sweeps for expired ones; %lu of the dead came late\n", (uint64_t)S->told,
+    printf("%lu to a topic, %lu with ids, %lu of them by a dead producer's successor; %lu forwarded, %lu of them to a topic; "
+           "%lu sweeps for expired ones; %lu of the dead came late\n", (uint64_t)S->told,
            (uint64_t)S->ids, (uint64_t)S->again, (uint64_t)S->forwards, (uint64_t)S->forwards_told, (uint64_t)S->outlived, (uint64_t)S->late);
-    printf("%lu SIGKILLs, %lu SIGSTOPs in %.1f s; %lu attached; %lu published, %lu acked, %lu nacked, %lu rejected, %lu released, %lu touched, %lu views, %lu loans, %lu peeks, %lu stale, "
+    printf("%lu SIGKILLs, %lu SIGSTOPs in %.1f s; %lu attached; %lu published, %lu acked, %lu nacked, %lu rejected, "
+           "%lu released, %lu touched, %lu views, %lu loans, %lu peeks, %lu stale, "
            "%lu leases ended, %lu timers fired, %lu deaths recovered, %lu no memory; %lu left at the end, %lu in doubt\n",
            kills, stops, ran, (uint64_t)S->attached, (uint64_t)S->published, (uint64_t)S->acks, (uint64_t)S->nacks, (uint64_t)S->rejects, (uint64_t)S->released, (uint64_t)S->touches,
            (uint64_t)S->views, (uint64_t)S->loans, (uint64_t)S->peeks, (uint64_t)S->stale, (uint64_t)S->expired, (uint64_t)S->fired, (uint64_t)S->reaped, (uint64_t)S->nomem, rest, doubtful);
-    printf("lost %lu, twice %lu, from nowhere %lu, torn %lu, out of order %lu, partial %lu, leaked blocks %lu, broken invariants %lu, hung %d, strange %lu\n", lost, twice, (uint64_t)S->nowhere,
+    printf("lost %lu, twice %lu, from nowhere %lu, torn %lu, out of order %lu, partial %lu, "
+           "leaked blocks %lu, broken invariants %lu, hung %d, strange %lu\n", lost, twice, (uint64_t)S->nowhere,
            (uint64_t)S->torn, (uint64_t)S->disorder, partial, leaked, bad, hung, (uint64_t)S->strange + early);
     int failed = lost || twice || partial || S->nowhere || S->torn || S->disorder || leaked || bad || hung || S->strange || early;
     printf("%d passed, %d failed\n", !failed, failed);

@@ -103,7 +103,8 @@ static void *producer(void *arg) {
                 unsigned home = st.q & 0xffff;
                 st_rlx(&b->fate, fate_make(home, home, 0, 0, 0, 0, 0, 0));
                 st.sent[first] = 1;   /* before anybody can ack it */
-                if (ring_enqueue(c, &q->work, idx, ctl ^ 1, q->max_depth) != SHMQ_OK) st.sent[first] = 0;   /* a wrong ctl: its CAS to READY fails */
+                /* a wrong ctl: its CAS to READY fails */
+                if (ring_enqueue(c, &q->work, idx, ctl ^ 1, q->max_depth) != SHMQ_OK) st.sent[first] = 0;
             }
             ctx_unlock(c);
             c = fall(c);
@@ -161,7 +162,10 @@ static void *consumer(void *arg) {
         if (n <= 0) printf("     take: %d\n", n);
         CHECK(n > 0);
         for (int i = 0; i < n; i++) painted(d[i].data, d[i].size, value_of(&d[i]), "taken");
-        if (way < 6) { c = fall(c); continue; }   /* dies with all of them */
+        if (way < 6) {   /* dies with all of them */
+            c = fall(c);
+            continue;
+        }
         if (way < 9) {                            /* dies in the middle of a nack */
             uint64_t m = ctl_next(d[0].ctl, SHMQ_MOVE, c->self);
             cas(&block_at(c, d[0].idx)->ctl, d[0].ctl, m);

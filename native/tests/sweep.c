@@ -44,7 +44,9 @@
 enum { LEASE = 1, BACKOFF = 2, RETRY0 = 4, DROP = 8, NO_DLQ = 16, TTL = 32, SLOW = 64, NO_CAP = 128, CLOSES = 256,
        DEAD_X = 512, WAITER = 1024, BYTES = 2048, DLQ1 = 4096, REUSE = 8192, NOSTOP = 16384, NO_ATTACH = 32768, LIVE_X = 65536, ONLY_FULL = 131072,
        LEVELS = 1 << 18, AGED = 1 << 19, KEYED = 1 << 20, STRICT = 1 << 21, DEDUP = 1 << 22, TOPIC = 1 << 23, CUT = 1 << 24, COUNTS = 1 << 25,
-       NARROW = 1 << 26, TIGHT = 1 << 27, DLQ_DROP = 1 << 28, DLQ_REJECT = 1 << 29 };   /* q of 2 messages; of 128 bytes; the overflow of dlq */
+       NARROW = 1 << 26,       /* q of 2 messages */
+       TIGHT = 1 << 27,        /* of 128 bytes */
+       DLQ_DROP = 1 << 28, DLQ_REJECT = 1 << 29 };   /* the overflow of dlq */
 
 typedef struct {
     const char *name;
@@ -69,7 +71,8 @@ static struct {
     int last_parked;
     int stuck;               /* nobody can take anything before the sidecar's next look */
     int disorder;            /* in this world the order of those that wait is not promised */
-    int waits, waits_least, waits_most, waits_after;   /* if waits: how many wait for room when the dead are recovered; after: when the operation was over */
+    /* if waits: how many wait for room when the dead are recovered; after: when the operation was over */
+    int waits, waits_least, waits_most, waits_after;
     uint64_t begun;          /* of this branch */
     uint64_t evt[8];
     uint64_t violations, kills, stops, reals, pairs, instructions, states;
@@ -658,7 +661,10 @@ static void build(void) {
     if (f & BYTES) o.max_bytes = 1u << 20;
     if (f & TIGHT) o.max_bytes = 128;
     if (f & NARROW) o.max_depth = 2;
-    if (f & DEDUP) { o.dedup_window_ns = FAR; o.dedup_capacity = 500; }   /* one page of buckets: secrets differ from run to run */
+    if (f & DEDUP) {   /* one page of buckets: secrets differ from run to run */
+        o.dedup_window_ns = FAR;
+        o.dedup_capacity = 500;
+    }
     if (f & TOPIC) {
         shmq_queue_options t = { .max_depth = 1, .dead_letter = SHMQ_NO_QUEUE, .kind = SHMQ_KIND_TOPIC };
         W.t = (uint64_t)make_queue("/t", &t);
@@ -907,7 +913,8 @@ static void run(const scenario *s) {
             if (setjmp(W.out) == 0) {
                 died_attached = 0;
                 int dead = shmq_reap(W.p, 0);
-                if ((s->flags & NO_ATTACH) && dead < was) {   /* it died before its record came into everybody's sight: the next attach shows it */
+                /* it died before its record came into everybody's sight: the next attach shows it */
+                if ((s->flags & NO_ATTACH) && dead < was) {
                     shmq_ctx *y = own_ctx();
                     attach_own(y);
                     MUST(shmq_attach(y, SHMQ_CLIENT) >= 0, "attach");
@@ -1023,7 +1030,8 @@ int main(int argc, char **argv) {
         if (bad && opt_fast) break;
     }
     if (list) return 0;
-    printf("all: %lu instructions, %lu states, %lu kills at a frozen state, %lu stops, %lu real SIGKILLs, %lu pairs of deaths, %lu violations, %.1f s\n", total_instructions,
+    printf("all: %lu instructions, %lu states, %lu kills at a frozen state, %lu stops, "
+           "%lu real SIGKILLs, %lu pairs of deaths, %lu violations, %.1f s\n", total_instructions,
            total_states, total_kills, total_stops, total_reals, total_pairs, total_violations, now_s() - t0);
     printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;

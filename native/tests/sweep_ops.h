@@ -163,8 +163,13 @@ static void tell_id(shmq_ctx *c, uint32_t tag) {
     if (shmq_topic_publish(c, W.t, &m) != 0) DIE("topic publish of an id");
 }
 static void w_fan_known(void) { w_fan(); tell_id(W.p, 20); want(20); want(20); }
-static void w_fan_half(void) { w_fan(); if (put_id(W.p, W.q, 20) != 0) DIE("publish"); want(20); }   /* q knows the id, q2 does not */
-static void w_x_shares(void) {   /* it died at four messages with ids: not committed; not launched; one share in MOVE; one claimed, the other known by now */
+static void w_fan_half(void) {   /* q knows the id, q2 does not */
+    w_fan();
+    if (put_id(W.p, W.q, 20) != 0) DIE("publish");
+    want(20);
+}
+/* it died at four messages with ids: not committed; not launched; one share in MOVE; one claimed, the other known by now */
+static void w_x_shares(void) {
     w_fan();
     local_queue *l;
     if (queue_local(W.x, W.t, &l) != 0) DIE("open");
@@ -190,7 +195,10 @@ static void w_x_shares(void) {   /* it died at four messages with ids: not commi
     if (put_id(W.p, W.q2, 22) != 0) DIE("publish");
     kill_x();
 }
-static void w_three_late(void) { w_three(); W.expired = 1 << 1; }   /* it expires in the child's hands */
+static void w_three_late(void) {   /* it expires in the child's hands */
+    w_three();
+    W.expired = 1 << 1;
+}
 static void expire_next(uint64_t q) {   /* the first message there is past its time */
     ring_item item;
     if (ring_find(W.p, &W.p->local[q & 0xffff].work, &item) != 0) DIE("find");

@@ -57,9 +57,18 @@ static void w_due(void) { two(); not_due_yet(); waits(0, 2, 2); }
 static void w_wait(void) { two(); for (uint32_t t = 31; t <= 33; t++) parks(t, 64); }
 static void w_wait_take(void) { w_wait(); waits(2, 3, 2); }
 static void w_wait_take2(void) { w_wait(); waits(1, 3, 1); }
-static void w_wait_purge(void) { w_wait(); waits(0, 3, 0); W.disorder = 1; }   /* what is being dropped comes back behind the others */
+static void w_wait_purge(void) {   /* what is being dropped comes back behind the others */
+    w_wait();
+    waits(0, 3, 0);
+    W.disorder = 1;
+}
 static void w_wait_close(void) { w_wait(); waits(3, 3, 3); }
-static void w_wait_big(void) { two(); parks(31, 128); parks(32, 64); waits(2, 2, 2); }   /* the first one finds no room when the second one would */
+static void w_wait_big(void) {   /* the first one finds no room when the second one would */
+    two();
+    parks(31, 128);
+    parks(32, 64);
+    waits(2, 2, 2);
+}
 static void w_room(void) {   /* two wait, and somebody has made room and not sent them on yet */
     two();
     parks(31, 64);
@@ -117,7 +126,11 @@ static void w_key_full(void) {   /* 1 came back when both rings were full, which
     waits(0, 0, 0);
     W.stuck = 1;
 }
-static void w_nack_full(void) { two(); for (uint32_t t = 3; t <= 8; t++) want(t); waits(2, 2, 2); }   /* the rest: p_nack_full */
+static void w_nack_full(void) {   /* the rest: p_nack_full */
+    two();
+    for (uint32_t t = 3; t <= 8; t++) want(t);
+    waits(2, 2, 2);
+}
 
 static void w_dead_wait(void) {
     put_world(W.dlq, 11, 64, 0);

@@ -174,7 +174,10 @@ static int vm_store(vm *v) {
         vm_protect(v, PROT_READ | PROT_WRITE);
     }
     status = vm_step(v);
-    if (status == 0 && vm_pc(v) == pc) { v->again++; return 0; }   /* it may store without a fault as long as it is at that instruction */
+    if (status == 0 && vm_pc(v) == pc) {   /* it may store without a fault as long as it is at that instruction */
+        v->again++;
+        return 0;
+    }
     v->again = 0;
     if (status == 0) vm_protect(v, PROT_READ);
     return status;

@@ -80,7 +80,8 @@ static shmq_ctx *life(void) {
         shmq_loan(i & 1 ? c : dead, q[i], 500, 0, d);
     }
     shmq_queue_close(c, q[3]);
-    /* and it left behind: a message of a topic that is committed and not launched, one that is not committed, half a forward to a topic */
+    /* and it left behind: a message of a topic that is committed and not launched, one that is not committed, half a forward to
+     * a topic */
     shmq_message m = { .data = "123456789012345678901234567890", .size = 30, .dedup = "left", .dedup_size = 4 };
     local_queue *l;
     EQ(queue_local(dead, t, &l), SHMQ_OK);
@@ -126,7 +127,10 @@ static uint64_t pick(shmq_ctx *c, uint64_t *s) {   /* the offset of a word that 
     const shmq_geometry *g = &seg.g;
     uint32_t k = (uint32_t)(rnd(s) % 5);
     uint64_t first = c->classes[k].first, n = ld_rlx(&c->header->hwm[k].n), queue = rnd(s) % (QS + 5);
-    if (n == 0 || n > 4096) { first = 0; n = 64; }   /* itself a word that was changed */
+    if (n == 0 || n > 4096) {   /* itself a word that was changed */
+        first = 0;
+        n = 64;
+    }
     switch (rnd(s) % 19) {
     case 17: log_->region = "lanes of keys"; return keys_at + rnd(s) % 4096 * 8;
     case 18: {
@@ -241,7 +245,8 @@ static void everything(shmq_ctx *c, uint64_t *s) {
         if (n < 0) break;
     }
     for (from = 0; from < SHMQ_BLOCKS;) {
-        n = (int)OP(shmq_expire_scan(c, &from, shmq_now() + (rnd(s) & 1 ? 2000 * SECONDS : 0), shmq_now() + 2000 * SECONDS, idx, due, 64, &next));
+        uint64_t soon = shmq_now() + (rnd(s) & 1 ? 2000 * SECONDS : 0);
+        n = (int)OP(shmq_expire_scan(c, &from, soon, shmq_now() + 2000 * SECONDS, idx, due, 64, &next));
         if (n < 0) break;
         OP(shmq_expire(c, idx, (uint32_t)n, shmq_now()));
     }
@@ -276,7 +281,8 @@ static void everything(shmq_ctx *c, uint64_t *s) {
     OP(shmq_segment_snapshot(c, &si));
     OP(shmq_queue_open(c, "q"));
     if (rnd(s) % 4 == 0) {   /* these wait for the kernel */
-        int64_t x = OP(shmq_queue_create(c, rnd(s) & 1 ? "fresh" : "drop", &(shmq_queue_options){ .max_depth = 30, .dead_letter = SHMQ_NO_QUEUE }));
+        const char *name = rnd(s) & 1 ? "fresh" : "drop";
+        int64_t x = OP(shmq_queue_create(c, name, &(shmq_queue_options){ .max_depth = 30, .dead_letter = SHMQ_NO_QUEUE }));
         if (x > 0) { OP(shmq_publish(c, (uint64_t)x, &(shmq_message){ .data = bytes, .size = 5 })); OP(shmq_take(c, (uint64_t)x, 1, 0, d)); }
         OP(shmq_purge(c, q[rnd(s) % QS]));
         OP(shmq_queue_discard(c, q[rnd(s) % QS]));

@@ -133,7 +133,8 @@ TEST(folds, "each id of a bucket is known in its generation and the next, whatev
         uint64_t first = 0, at = n % 30 * 100 * MS, id = 10 * n + 1;
         hash128 k[3];
         for (int i = 0; i < 3; i++) k[i] = (hash128){ 9, rnd(&seed) << 32 | rnd(&seed) >> 32 };
-        for (uint64_t i = 0; i < 3; i++) EQ(ids_claim(c, l, &k[i], id + i, base + at + 19 * MS + i * MS, &first), ID_FIRST);   /* two are of the next */
+        /* two are of the next */
+        for (uint64_t i = 0; i < 3; i++) EQ(ids_claim(c, l, &k[i], id + i, base + at + 19 * MS + i * MS, &first), ID_FIRST);
         for (uint64_t i = 0; i < 3; i++) { EQ(ids_claim(c, l, &k[i], id + 5, base + at + 30 * MS, &first), ID_DUPLICATE); EQ(first, id + i); }
         EQ(ids_claim(c, l, &k[2], id + 6, base + at + 40 * MS, &first), ID_DUPLICATE);
     }

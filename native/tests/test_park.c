@@ -263,7 +263,10 @@ TEST(holder_stops, "a process that is stopped while it has the turn keeps the ot
     st_sc(&record()->turn, turn_by(x));
     EQ(get(c, dead), 0);
     uint64_t begun = shmq_now();
-    while (empty(c, dead)) { CHECK(shmq_now() - begun < 15 * SECONDS); nap(10 * MS); }   /* the one that it sends on then, taken */
+    while (empty(c, dead)) {   /* the one that it sends on then, taken */
+        CHECK(shmq_now() - begun < 15 * SECONDS);
+        nap(10 * MS);
+    }
     CHECK(shmq_now() - begun > SECONDS / 2);
 }
 

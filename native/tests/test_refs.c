@@ -6,7 +6,8 @@
 
 TEST(counted, "a reference counts while its process lives, and for one life of the queue only") {
     shmq_ctx *a = segment(64 << 20, 1 << 20), *b = join();
-    uint64_t q = QUEUE(a, "q", 10, .flags = SHMQ_COUNTED), plain = QUEUE(a, "plain", 10, .flags = 0xffff);   /* flags of a binding mean nothing here */
+    /* flags of a binding mean nothing here */
+    uint64_t q = QUEUE(a, "q", 10, .flags = SHMQ_COUNTED), plain = QUEUE(a, "plain", 10, .flags = 0xffff);
     EQ(shmq_refs(a, q), 0);
     EQ(shmq_refs_none(a, (uint32_t)(q & 0xffff)), q);
     EQ(shmq_refs_none(a, (uint32_t)(plain & 0xffff)), 0);   /* nobody counts there */

@@ -143,7 +143,10 @@ TEST_LIMIT(wrong_hints, 60, "whatever head and tail say, every message comes out
         shmq_delivery d;
         for (int tries = 0; out < in && tries < 64; tries++) {
             int rc = shmq_take(tries & 1 ? a : b, q, 1, 0, &d);
-            if (rc != 1) { put(a, q, in) == SHMQ_OK ? (void)in++ : (void)0; continue; }   /* a publisher may have to find it out */
+            if (rc != 1) {   /* a publisher may have to find it out */
+                put(a, q, in) == SHMQ_OK ? (void)in++ : (void)0;
+                continue;
+            }
             EQ(value_of(&d), out++);
             EQ(shmq_ack(tries & 1 ? a : b, &d, 1), 1);
         }

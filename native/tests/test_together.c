@@ -22,15 +22,16 @@ static uint64_t subscribe(const char *name, shmq_queue_options o) {
     return (uint64_t)q;
 }
 #define TOPIC(name) QUEUE(c, name, 100, .kind = SHMQ_KIND_TOPIC)
-#define SUB(name, t, n, ...) subscribe(name, (shmq_queue_options){ .kind = SHMQ_KIND_SUBSCRIPTION, .topic = (t), .max_depth = (n), .max_retries = 3, \
-    .dead_letter = SHMQ_NO_QUEUE, __VA_ARGS__ })
+#define SUBSCRIBED(t, n) .kind = SHMQ_KIND_SUBSCRIPTION, .topic = (t), .max_depth = (n), .max_retries = 3, .dead_letter = SHMQ_NO_QUEUE
+#define SUB(name, t, n, ...) subscribe(name, (shmq_queue_options){ SUBSCRIBED(t, n), __VA_ARGS__ })
 #define IDS .dedup_window_ns = 60 * SECONDS
 
 static uint64_t value_;
 static const char KEY[] = "key";
 static shmq_message message(uint64_t value, const char *id) {
     value_ = value;
-    return (shmq_message){ .data = &value_, .size = 8, .dedup = id, .dedup_size = id ? (uint32_t)strlen(id) : 0, .key = KEY, .key_size = 3 };
+    uint32_t size = id ? (uint32_t)strlen(id) : 0;
+    return (shmq_message){ .data = &value_, .size = 8, .dedup = id, .dedup_size = size, .key = KEY, .key_size = 3 };
 }
 static int say_id(shmq_ctx *by, uint64_t q, uint64_t value, const char *id) {
     shmq_message m = message(value, id);
@@ -116,7 +117,8 @@ TEST(no_id_left, "a subscription whose table is full refuses the message for all
 }
 
 TEST(half_told, "whoever dies between commit and claim, claim and ring: every subscription gets the id once") {
-    /* 0: not committed; 1: both shares NEW; 2: one in MOVE; 3: one claimed; 4: another publisher had the id there meanwhile; 5: it takes its place after the death */
+    /* 0: not committed; 1: both shares NEW; 2: one in MOVE; 3: one claimed; 4: another publisher had the id there meanwhile;
+     * 5: it takes its place after the death */
     for (int how = 0; how <= 5; how++) {
         c = segment(64 << 20, 1 << 20);
         shmq_ctx *x = join();
@@ -162,7 +164,8 @@ TEST(asked_once, "a message that has its id is not asked for it again: it comes 
 
 /* ---- FRESH: a first way into a ring that was cut short ---- */
 TEST(behind, "who dies on the way into the ring: the message goes behind those before it, also of its key, and is no redelivery") {
-    for (int how = 0; how < 4; how++) {   /* 0: an id; 1: a share with an id; 2: a share that its process never launched; 3: a delayed one being fired */
+    /* 0: an id; 1: a share with an id; 2: a share that its process never launched; 3: a delayed one being fired */
+    for (int how = 0; how < 4; how++) {
         for (unsigned order = SHMQ_FIFO; order <= SHMQ_STRICT; order++) {
             c = segment(64 << 20, 1 << 20);
             shmq_ctx *x = join();
@@ -274,7 +277,7 @@ TEST(next_of_its_number, "what a dead publisher had committed for a queue that i
 }
 
 /* ---- forwards ---- */
-TEST(finished, "who finishes a dead process's forward out of a queue with keys wakes those who wait for the key; or that the queue is closed and drained") {
+TEST(finished, "who finishes a dead process's forward out of a queue with keys wakes who waits for the key, or for a closed queue's end") {
     for (int closed = 0; closed < 2; closed++) {
         c = segment(64 << 20, 1 << 20);
         uint64_t from = QUEUE(c, "from", 10, .order = SHMQ_BY_KEY), to = QUEUE(c, "to", 10, .ttl_ns = 0), ctl;

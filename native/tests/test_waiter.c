@@ -59,7 +59,8 @@ TEST(same_room, "who waits for room asks what who publishes asks, and does not g
     EQ(put(a, k, 1), SHMQ_OK);
     d = take1(a, k);
     EQ(shmq_ack(a, &d, 1), 1);
-    while (((uint32_t)hash_spot(a->secret, &key, 8) - (uint32_t)d.id) % SHMQ_KEY_LANES < 2100) key++;   /* a lane that none without a key gets here */
+    /* a lane that none without a key gets here */
+    while (((uint32_t)hash_spot(a->secret, &key, 8) - (uint32_t)d.id) % SHMQ_KEY_LANES < 2100) key++;
     EQ(shmq_publish(a, k, &m), SHMQ_OK);
     EQ(shmq_take(a, k, 1, 0, &first), 1);
     EQ(shmq_publish(a, k, &m), SHMQ_OK);
@@ -115,7 +116,11 @@ TEST(gather_elsewhere, "a queue that takes the place of another one is not looke
     place at = { 0, 0 };
     EQ(come(a, l, &at, 0, 4), 1);
     EQ(at.from, n);
-    for (int i = 1; i < 64; i++) { char name[8]; snprintf(name, sizeof name, "%d", i); QUEUE(a, name, 1); }   /* no fresh records any more */
+    for (int i = 1; i < 64; i++) {   /* no fresh records any more */
+        char name[8];
+        snprintf(name, sizeof name, "%d", i);
+        QUEUE(a, name, 1);
+    }
     EQ(shmq_queue_delete(a, q), 0);
     uint64_t next = QUEUE(a, "r", 1 << 20);   /* there, its ring has no memory yet */
     EQ(queue_local(a, next, &r), 0);
