@@ -91,7 +91,10 @@ typedef struct {
 } ItemsObject;
 
 /* What a message is made of, as both _send and _forward get it: payload, meta or None, ttl, delay, priority, key, dedup. */
-typedef struct { shmq_message m; Py_buffer payload, meta; } message_parts;
+typedef struct {
+    shmq_message m;
+    Py_buffer payload, meta;
+} message_parts;
 
 #include "docs.h"   /* made from shmq/_native/pure by native/accel_docs.py */
 
@@ -106,7 +109,9 @@ extern PyTypeObject SenderType, QueueType, ConsumerType, DeliveryType, ItemsType
     X(put_slow, "_put_slow") X(get_slow, "_get_slow") X(load, "_load") X(full, "_full") X(none, "_none") X(ring, "ring")
 /* clang-format on */
 #define ACCEL_NAME(name, text) PyObject *name;
-struct accel_names { ACCEL_NAMES(ACCEL_NAME) };
+struct accel_names {
+    ACCEL_NAMES(ACCEL_NAME)
+};
 #undef ACCEL_NAME
 extern struct accel_names str;
 
@@ -205,8 +210,12 @@ PyObject *queue_loan(QueueObject *self, PyObject *const *args, Py_ssize_t n, PyO
 
 #define COMPACT_MOST 4096   /* bytes; larger objects gain nothing */
 
-typedef struct { uint8_t *at, *end; } compact_out;
-typedef struct { const uint8_t *at, *end; } compact_in;
+typedef struct {
+    uint8_t *at, *end;
+} compact_out;
+typedef struct {
+    const uint8_t *at, *end;
+} compact_in;
 
 bool compact_put(compact_out *o, PyObject *x, int depth, bool shared);
 PyObject *compact_get(compact_in *in, int depth);

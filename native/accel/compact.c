@@ -16,7 +16,10 @@
 static bool compact_length(compact_out *o, uint8_t tag, Py_ssize_t n) {
     if (o->end - o->at < 6) return false;
     *o->at++ = tag;
-    if (n < 255) { *o->at++ = (uint8_t)n; return true; }
+    if (n < 255) {
+        *o->at++ = (uint8_t)n;
+        return true;
+    }
     uint32_t wide = (uint32_t)n;
     *o->at++ = 255;
     memcpy(o->at, &wide, 4);
@@ -137,7 +140,9 @@ PyObject *compact_get(compact_in *in, int depth) {
         in->at += 8;
         return PyFloat_FromDouble(f);
     }
-    case 'a': case 'u': case 'b':
+    case 'a':
+    case 'u':
+    case 'b':
         if ((n = compact_count(in, 1)) < 0) return compact_bad();
         in->at += n;
         if (tag == 'b') return PyBytes_FromStringAndSize((const char *)in->at - n, n);
@@ -147,7 +152,10 @@ PyObject *compact_get(compact_in *in, int depth) {
         x = PyTuple_New(n);
         for (Py_ssize_t i = 0; x && i < n; i++) {
             PyObject *item = compact_get(in, depth + 1);
-            if (!item) { Py_DECREF(x); return NULL; }
+            if (!item) {
+                Py_DECREF(x);
+                return NULL;
+            }
             PyTuple_SET_ITEM(x, i, item);
         }
         return x;
@@ -156,7 +164,10 @@ PyObject *compact_get(compact_in *in, int depth) {
         x = PyList_New(n);
         for (Py_ssize_t i = 0; x && i < n; i++) {
             PyObject *item = compact_get(in, depth + 1);
-            if (!item) { Py_DECREF(x); return NULL; }
+            if (!item) {
+                Py_DECREF(x);
+                return NULL;
+            }
             PyList_SET_ITEM(x, i, item);
         }
         return x;
@@ -168,7 +179,10 @@ PyObject *compact_get(compact_in *in, int depth) {
             int bad = value ? PyDict_SetItem(x, key, value) : -1;
             Py_XDECREF(key);
             Py_XDECREF(value);
-            if (bad < 0) { Py_DECREF(x); return NULL; }
+            if (bad < 0) {
+                Py_DECREF(x);
+                return NULL;
+            }
         }
         return x;
     default: return compact_bad();

@@ -12,9 +12,9 @@ static int consumer_init(ConsumerObject *self, PyObject *args, PyObject *kwargs)
     unsigned long long ctx, qref, limit, spin;
     int mode;
     unsigned prefetch;
-    static char *names[] = {"client", "address", "qref", "mode", "prefetch", "limit", "spin_ns", "delivery", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKKiIKKO!", names, &client, &ctx, &qref, &mode, &prefetch, &limit, &spin,
-                                     &PyType_Type, &type))
+    static char *names[] = { "client", "address", "qref", "mode", "prefetch", "limit", "spin_ns", "delivery", NULL };
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKKiIKKO!", names, &client, &ctx, &qref, &mode, &prefetch, &limit, &spin, &PyType_Type,
+                                     &type))
         return -1;
     if (!PyType_IsSubtype(type, &DeliveryType) || self->client) {
         PyErr_SetString(PyExc_TypeError, "ConsumerBase: found no DeliveryBase type, or a second __init__");
@@ -59,7 +59,8 @@ static PyObject *consumer_bind(ConsumerObject *self, PyObject *args) {
 }
 
 /* Settle the LIVE leases of `thread` that were handed out by the loop (looped 1), otherwise (0), or both (-1). */
-static long settle_mine(ConsumerObject *self, unsigned long thread, int looped, int kind, uint64_t delay, const char *extra, uint32_t size) {
+static long settle_mine(ConsumerObject *self, unsigned long thread, int looped, int kind, uint64_t delay, const char *extra,
+                        uint32_t size) {
     long done = 0;
     lease *next;
     for (lease *l = self->leases.next; l != &self->leases; l = next) {
@@ -226,10 +227,13 @@ static PyObject *consumer_get_until(ConsumerObject *self, uint64_t deadline, boo
 
 static int get_arguments(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames, Py_ssize_t least, uint64_t *deadline) {
     PyObject *timeout = n > least ? args[least] : NULL;
-    if (kwnames && PyTuple_GET_SIZE(kwnames) == 1 && n == least && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "timeout") == 0)
+    if (kwnames && PyTuple_GET_SIZE(kwnames) == 1 && n == least
+        && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "timeout") == 0)
         timeout = args[n];
     else if (n < least || n > least + 1 || (kwnames && PyTuple_GET_SIZE(kwnames)))
-        return PyErr_Format(PyExc_TypeError, "found other arguments, expected %s; see help()", least ? "get_many(max_n, timeout=None)" : "get(timeout=None)"), -1;
+        return PyErr_Format(PyExc_TypeError, "found other arguments, expected %s; see help()",
+                            least ? "get_many(max_n, timeout=None)" : "get(timeout=None)"),
+               -1;
     return deadline_of(self, timeout, deadline);
 }
 
@@ -299,7 +303,8 @@ static PyObject *consumer_get_many(ConsumerObject *self, PyObject *const *args, 
     if (get_arguments((PyObject *)self, args, n, kwnames, 1, &deadline) < 0) return NULL;
     Py_ssize_t max_n = PyNumber_AsSsize_t(args[0], PyExc_OverflowError);
     if (max_n == -1 && PyErr_Occurred()) return NULL;
-    if (max_n < 1) return PyErr_Format(PyExc_ValueError, "max_n: found %zd, expected 1 or more; say how many deliveries you want at most", max_n);
+    if (max_n < 1)
+        return PyErr_Format(PyExc_ValueError, "max_n: found %zd, expected 1 or more; say how many deliveries you want at most", max_n);
     if (self->mode == SHMQ_ACK_AUTO) {
         thread = PyThread_get_thread_ident();
         if (self->unsettled) settle_mine(self, thread, -1, SHMQ_ACK, 0, NULL, 0);
@@ -343,7 +348,12 @@ static PyObject *consumer_poll(ConsumerObject *self, PyObject *args) {
 
 /* ---- Consumer: settling many ----------------------------------------------------------------------------------------- */
 
-typedef struct { shmq_delivery d[SHMQ_CHUNK]; DeliveryObject *o[SHMQ_CHUNK]; uint32_t n; Py_ssize_t acked, stale; } ack_batch;
+typedef struct {
+    shmq_delivery d[SHMQ_CHUNK];
+    DeliveryObject *o[SHMQ_CHUNK];
+    uint32_t n;
+    Py_ssize_t acked, stale;
+} ack_batch;
 
 static int ack_flush(ConsumerObject *self, ack_batch *b) {
     int rc = b->n ? shmq_ack(self->ctx, b->d, b->n) : 0;
@@ -398,7 +408,8 @@ static PyObject *consumer_ack_many(ConsumerObject *self, PyObject *deliveries) {
     Py_DECREF(all);
     if (rc >= 0) rc = flushed;
     if (rc >= 0 && !b.stale) return PyLong_FromSsize_t(b.acked);
-    PyObject *code = PyLong_FromLong(rc < 0 ? rc : SHMQ_STALE), *acked = PyLong_FromSsize_t(b.acked), *stale = PyLong_FromSsize_t(b.stale), *result = NULL;
+    PyObject *code = PyLong_FromLong(rc < 0 ? rc : SHMQ_STALE), *acked = PyLong_FromSsize_t(b.acked), *stale = PyLong_FromSsize_t(b.stale),
+             *result = NULL;
     if (code && acked && stale) result = PyObject_CallMethodObjArgs((PyObject *)self, str.ack_many_failed, code, acked, stale, NULL);
     Py_XDECREF(code);
     Py_XDECREF(acked);
@@ -426,32 +437,38 @@ static void consumer_dealloc(ConsumerObject *self) {
     Py_CLEAR(self->empty);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
-static PyObject *consumer_ctx(ConsumerObject *self, void *unused) { (void)unused; return PyLong_FromVoidPtr(self->ctx); }
-static PyObject *consumer_closed(ConsumerObject *self, void *unused) { (void)unused; return PyBool_FromLong(self->closed); }
+static PyObject *consumer_ctx(ConsumerObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromVoidPtr(self->ctx);
+}
+static PyObject *consumer_closed(ConsumerObject *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(self->closed);
+}
 
 static PyMethodDef consumer_methods[] = {
-    {"get", (PyCFunction)(void (*)(void))consumer_get, METH_FASTCALL | METH_KEYWORDS, DOC_ConsumerBase_get},
-    {"get_many", (PyCFunction)(void (*)(void))consumer_get_many, METH_FASTCALL | METH_KEYWORDS, DOC_ConsumerBase_get_many},
-    {"ack_many", (PyCFunction)consumer_ack_many, METH_O, DOC_ConsumerBase_ack_many},
-    {"_poll", (PyCFunction)consumer_poll, METH_VARARGS, NULL},
-    {"_settle_mine", (PyCFunction)consumer_settle_mine, METH_VARARGS, NULL},
-    {"_close", (PyCFunction)consumer_close, METH_NOARGS, NULL},
-    {"_bind", (PyCFunction)consumer_bind, METH_VARARGS, NULL},
-    {NULL, NULL, 0, NULL},
+    { "get", (PyCFunction)(void (*)(void))consumer_get, METH_FASTCALL | METH_KEYWORDS, DOC_ConsumerBase_get },
+    { "get_many", (PyCFunction)(void (*)(void))consumer_get_many, METH_FASTCALL | METH_KEYWORDS, DOC_ConsumerBase_get_many },
+    { "ack_many", (PyCFunction)consumer_ack_many, METH_O, DOC_ConsumerBase_ack_many },
+    { "_poll", (PyCFunction)consumer_poll, METH_VARARGS, NULL },
+    { "_settle_mine", (PyCFunction)consumer_settle_mine, METH_VARARGS, NULL },
+    { "_close", (PyCFunction)consumer_close, METH_NOARGS, NULL },
+    { "_bind", (PyCFunction)consumer_bind, METH_VARARGS, NULL },
+    { NULL, NULL, 0, NULL },
 };
 static PyGetSetDef consumer_getset[] = {
-    {"_ctx", (getter)consumer_ctx, NULL, NULL, NULL},
-    {"closed", (getter)consumer_closed, NULL, DOC_ConsumerBase_closed, NULL},
-    {NULL, NULL, NULL, NULL, NULL},
+    { "_ctx", (getter)consumer_ctx, NULL, NULL, NULL },
+    { "closed", (getter)consumer_closed, NULL, DOC_ConsumerBase_closed, NULL },
+    { NULL, NULL, NULL, NULL, NULL },
 };
 static PyMemberDef consumer_members[] = {
-    {"_qref", T_ULONGLONG, offsetof(ConsumerObject, qref), READONLY, NULL},
-    {"_client", T_OBJECT, offsetof(ConsumerObject, client), READONLY, NULL},
-    {"_empty", T_OBJECT, offsetof(ConsumerObject, empty), 0, NULL},
-    {"_mode", T_INT, offsetof(ConsumerObject, mode), READONLY, NULL},
-    {"unsettled", T_ULONGLONG, offsetof(ConsumerObject, unsettled), READONLY, DOC_ConsumerBase_unsettled},
-    {"_read_ahead", T_UINT, offsetof(ConsumerObject, n), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
+    { "_qref", T_ULONGLONG, offsetof(ConsumerObject, qref), READONLY, NULL },
+    { "_client", T_OBJECT, offsetof(ConsumerObject, client), READONLY, NULL },
+    { "_empty", T_OBJECT, offsetof(ConsumerObject, empty), 0, NULL },
+    { "_mode", T_INT, offsetof(ConsumerObject, mode), READONLY, NULL },
+    { "unsettled", T_ULONGLONG, offsetof(ConsumerObject, unsettled), READONLY, DOC_ConsumerBase_unsettled },
+    { "_read_ahead", T_UINT, offsetof(ConsumerObject, n), READONLY, NULL },
+    { NULL, 0, 0, 0, NULL },
 };
 
 PyTypeObject ConsumerType = {

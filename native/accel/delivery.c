@@ -39,10 +39,8 @@ static void delivery_dealloc(DeliveryObject *self) {
     Py_CLEAR(self->extra);
     self->consumer = NULL;
     Py_XDECREF(c);
-    if (delivery_pooled < POOL && delivery_type_pooled(Py_TYPE(self)))
-        delivery_pool[delivery_pooled++] = self;
-    else
-        Py_TYPE(self)->tp_free((PyObject *)self);
+    if (delivery_pooled < POOL && delivery_type_pooled(Py_TYPE(self))) delivery_pool[delivery_pooled++] = self;
+    else Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
 static void view_over(DeliveryObject *self) {
@@ -75,10 +73,8 @@ static PyObject *delivery_payload(DeliveryObject *self, void *unused) {
         Py_END_ALLOW_THREADS
         view_over(self);
     }
-    if (self->payload)
-        Py_DECREF(bytes);
-    else
-        self->payload = bytes;
+    if (self->payload) Py_DECREF(bytes);
+    else self->payload = bytes;
     return Py_NewRef(self->payload);
 }
 
@@ -178,7 +174,10 @@ bool client_open(PyObject *client) {
 }
 
 /* What a view, its slices and the arrays over them keep alive; when it dies, nobody reads the payload any more. */
-typedef struct { PyObject_HEAD DeliveryObject *of; } PayloadObject;
+typedef struct {
+    PyObject_HEAD
+    DeliveryObject *of;
+} PayloadObject;
 
 static int payload_getbuffer(PayloadObject *self, Py_buffer *buffer, int flags) {
     shmq_delivery *d = &self->of->l.d;
@@ -194,7 +193,7 @@ static void payload_dealloc(PayloadObject *self) {
     PyObject_Free(self);
 }
 
-static PyBufferProcs payload_buffer = {(getbufferproc)payload_getbuffer, NULL};
+static PyBufferProcs payload_buffer = { (getbufferproc)payload_getbuffer, NULL };
 
 PyTypeObject PayloadType = {
     PyVarObject_HEAD_INIT(NULL, 0)
@@ -218,8 +217,14 @@ static PyObject *delivery_view(DeliveryObject *self, PyObject *unused) {
     return view;
 }
 
-static PyObject *delivery_address(DeliveryObject *self, void *unused) { (void)unused; return PyLong_FromVoidPtr(&self->l.d); }
-static PyObject *delivery_ctx(DeliveryObject *self, void *unused) { (void)unused; return PyLong_FromVoidPtr(self->ctx); }
+static PyObject *delivery_address(DeliveryObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromVoidPtr(&self->l.d);
+}
+static PyObject *delivery_ctx(DeliveryObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromVoidPtr(self->ctx);
+}
 static PyObject *delivery_meta(DeliveryObject *self, void *unused) {
     (void)unused;
     if (!self->meta && self->small_size) self->meta = PyBytes_FromStringAndSize((const char *)self->small, self->small_size);
@@ -227,39 +232,56 @@ static PyObject *delivery_meta(DeliveryObject *self, void *unused) {
     Py_RETURN_NONE;
 }
 
-static PyObject *delivery_settled(DeliveryObject *self, void *unused) { (void)unused; return PyBool_FromLong(self->l.state != LIVE); }
-static PyObject *delivery_redelivered(DeliveryObject *self, void *unused) { (void)unused; return PyBool_FromLong((long)self->l.d.redelivered); }
-static PyObject *delivery_thread(DeliveryObject *self, void *unused) { (void)unused; return PyLong_FromUnsignedLong(self->l.thread); }
+static PyObject *delivery_settled(DeliveryObject *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(self->l.state != LIVE);
+}
+static PyObject *delivery_redelivered(DeliveryObject *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong((long)self->l.d.redelivered);
+}
+static PyObject *delivery_thread(DeliveryObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLong(self->l.thread);
+}
 
 static PyMethodDef delivery_methods[] = {
-    {"ack", (PyCFunction)delivery_ack, METH_NOARGS, DOC_DeliveryBase_ack},
-    {"_settle", (PyCFunction)(void (*)(void))delivery_settle, METH_FASTCALL, NULL},
-    {"_forward", (PyCFunction)(void (*)(void))delivery_forward, METH_FASTCALL, NULL},
-    {"_view", (PyCFunction)delivery_view, METH_NOARGS, NULL},
-    {NULL, NULL, 0, NULL},
+    { "ack", (PyCFunction)delivery_ack, METH_NOARGS, DOC_DeliveryBase_ack },
+    { "_settle", (PyCFunction)(void (*)(void))delivery_settle, METH_FASTCALL, NULL },
+    { "_forward", (PyCFunction)(void (*)(void))delivery_forward, METH_FASTCALL, NULL },
+    { "_view", (PyCFunction)delivery_view, METH_NOARGS, NULL },
+    { NULL, NULL, 0, NULL },
 };
 static PyGetSetDef delivery_getset[] = {
-    {"payload", (getter)delivery_payload, NULL, DOC_DeliveryBase_payload, NULL},
-    {"headers", (getter)delivery_headers, NULL, DOC_DeliveryBase_headers, NULL},
-    {"redelivered", (getter)delivery_redelivered, NULL, DOC_DeliveryBase_redelivered, NULL},
-    {"_meta", (getter)delivery_meta, NULL, NULL, NULL},
-    {"_address", (getter)delivery_address, NULL, NULL, NULL},
-    {"_ctx", (getter)delivery_ctx, NULL, NULL, NULL},
-    {"_settled", (getter)delivery_settled, NULL, NULL, NULL},
-    {"_thread", (getter)delivery_thread, NULL, NULL, NULL},
-    {NULL, NULL, NULL, NULL, NULL},
+    { "payload", (getter)delivery_payload, NULL, DOC_DeliveryBase_payload, NULL },
+    { "headers", (getter)delivery_headers, NULL, DOC_DeliveryBase_headers, NULL },
+    { "redelivered", (getter)delivery_redelivered, NULL, DOC_DeliveryBase_redelivered, NULL },
+    { "_meta", (getter)delivery_meta, NULL, NULL, NULL },
+    { "_address", (getter)delivery_address, NULL, NULL, NULL },
+    { "_ctx", (getter)delivery_ctx, NULL, NULL, NULL },
+    { "_settled", (getter)delivery_settled, NULL, NULL, NULL },
+    { "_thread", (getter)delivery_thread, NULL, NULL, NULL },
+    { NULL, NULL, NULL, NULL, NULL },
 };
-#define MEMBER(name, type, member, doc) {name, type, (Py_ssize_t)(offsetof(DeliveryObject, l) + offsetof(lease, d) + offsetof(shmq_delivery, member)), READONLY, doc}
+#define MEMBER(name, type, member, doc) \
+    { name, type, (Py_ssize_t)(offsetof(DeliveryObject, l) + offsetof(lease, d) + offsetof(shmq_delivery, member)), READONLY, doc }
 #define PUBLIC(member, type) MEMBER(#member, type, member, DOC_DeliveryBase_##member)
 #define FIELD(name, type, member) MEMBER(name, type, member, NULL)
 static PyMemberDef delivery_members[] = {
-    PUBLIC(attempt, T_UINT), PUBLIC(id, T_ULONGLONG), PUBLIC(priority, T_UINT), PUBLIC(size, T_UINT),
-    FIELD("_queue", T_UINT, queue), FIELD("_reason", T_UINT, reason), FIELD("_origin", T_UINT, origin),
-    FIELD("_died_attempts", T_UINT, died_attempts), FIELD("_published_ns", T_ULONGLONG, published_ns),
-    FIELD("_expires_ns", T_ULONGLONG, expires_ns), FIELD("_died_ns", T_ULONGLONG, died_ns),
-    {"_extra", T_OBJECT, offsetof(DeliveryObject, extra), READONLY, NULL},
-    {"_consumer", T_OBJECT, offsetof(DeliveryObject, consumer), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
+    PUBLIC(attempt, T_UINT),
+    PUBLIC(id, T_ULONGLONG),
+    PUBLIC(priority, T_UINT),
+    PUBLIC(size, T_UINT),
+    FIELD("_queue", T_UINT, queue),
+    FIELD("_reason", T_UINT, reason),
+    FIELD("_origin", T_UINT, origin),
+    FIELD("_died_attempts", T_UINT, died_attempts),
+    FIELD("_published_ns", T_ULONGLONG, published_ns),
+    FIELD("_expires_ns", T_ULONGLONG, expires_ns),
+    FIELD("_died_ns", T_ULONGLONG, died_ns),
+    { "_extra", T_OBJECT, offsetof(DeliveryObject, extra), READONLY, NULL },
+    { "_consumer", T_OBJECT, offsetof(DeliveryObject, consumer), READONLY, NULL },
+    { NULL, 0, 0, 0, NULL },
 };
 
 PyTypeObject DeliveryType = {

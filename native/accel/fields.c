@@ -9,7 +9,7 @@
 #define SECONDS_MOST 3e9     /* below the hundred years that Python checks */
 
 enum field { HEADERS, PRIORITY, TTL, KEY, DEDUP_ID, FIELDS };   /* a delay is compared with the queue's ttl, by Python */
-static const char *const FIELD_NAMES[FIELDS] = {"headers", "priority", "ttl", "key", "dedup_id"};
+static const char *const FIELD_NAMES[FIELDS] = { "headers", "priority", "ttl", "key", "dedup_id" };
 static PyObject *field_names[FIELDS];   /* interned, as keywords of calls are */
 
 bool fields_init(void) {
@@ -18,7 +18,9 @@ bool fields_init(void) {
     return true;
 }
 
-typedef struct { uint8_t *at, *end; } encoder;
+typedef struct {
+    uint8_t *at, *end;
+} encoder;
 
 static bool field_put_varint(encoder *e, uint64_t n) {
     for (; n > 0x7f; n >>= 7) {
@@ -118,7 +120,7 @@ static bool field_put_own(encoder *e, PyObject *value, uint8_t kind, const void 
 
 /* The keyword arguments of a publish. false: Python's business. */
 bool fields_get(const QueueObject *self, shmq_message *m, uint8_t *buffer, PyObject *const *values, PyObject *kwnames) {
-    PyObject *of[FIELDS] = {NULL};
+    PyObject *of[FIELDS] = { NULL };
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
         unsigned f = 0;
         while (f < FIELDS && PyTuple_GET_ITEM(kwnames, i) != field_names[f]) f++;
@@ -126,7 +128,7 @@ bool fields_get(const QueueObject *self, shmq_message *m, uint8_t *buffer, PyObj
         if (values[i] != Py_None) of[f] = values[i];
         else if (f == PRIORITY) return false;
     }
-    encoder e = {buffer, buffer + FIELDS_MOST};
+    encoder e = { buffer, buffer + FIELDS_MOST };
     if (of[DEDUP_ID]) {
         if (!own_of(of[DEDUP_ID], &m->dedup, &m->dedup_size)) return false;
         if (!self->fans) shmq_publish_soon(self->ctx, self->qref, m);   /* the queue's table is fetched while the rest is encoded */
@@ -142,7 +144,10 @@ bool fields_get(const QueueObject *self, shmq_message *m, uint8_t *buffer, PyObj
     }
     if (of[PRIORITY]) {
         long p = PyLong_CheckExact(of[PRIORITY]) ? PyLong_AsLong(of[PRIORITY]) : -1;
-        if (p < 0) { PyErr_Clear(); return false; }
+        if (p < 0) {
+            PyErr_Clear();
+            return false;
+        }
         if (p >= (long)self->levels) return false;
         m->priority = (uint32_t)p;
     }

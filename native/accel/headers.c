@@ -10,7 +10,9 @@
 #define NAMES 64
 #define NAME_MOST 32
 
-typedef struct { const uint8_t *at, *end; } decoder;
+typedef struct {
+    const uint8_t *at, *end;
+} decoder;
 
 static const char *field_get_bytes(decoder *d, Py_ssize_t *n) {   /* NULL: nothing that the encoder writes */
     uint64_t size = 0;
@@ -71,8 +73,12 @@ static PyObject *field_get_value(decoder *d, uint8_t kind) {
         memcpy(&x, d->at, 8);
         d->at += 8;
         return PyFloat_FromDouble(x);
-    case 5: case 7: case 8: return field_get_text(d, true);
-    case 6: case 9: case 10: return field_get_text(d, false);
+    case 5:
+    case 7:
+    case 8: return field_get_text(d, true);
+    case 6:
+    case 9:
+    case 10: return field_get_text(d, false);
     default: return NULL;
     }
 }
@@ -104,7 +110,8 @@ PyObject *decode_fields(PyObject *module, PyObject *blob) {
     if (!PyBytes_CheckExact(blob)) Py_RETURN_NONE;
     const uint8_t *at = (const uint8_t *)PyBytes_AS_STRING(blob);
     PyObject *headers = PyDict_New(), *key = Py_NewRef(Py_None), *dedup = Py_NewRef(Py_None), *result = NULL;
-    if (headers && headers_get((decoder){at, at + PyBytes_GET_SIZE(blob)}, headers, &key, &dedup)) result = PyTuple_Pack(3, headers, key, dedup);
+    if (headers && headers_get((decoder){ at, at + PyBytes_GET_SIZE(blob) }, headers, &key, &dedup))
+        result = PyTuple_Pack(3, headers, key, dedup);
     else if (!PyErr_Occurred() || !PyErr_ExceptionMatches(PyExc_MemoryError)) {
         PyErr_Clear();
         result = Py_NewRef(Py_None);
@@ -123,7 +130,7 @@ PyObject *delivery_headers(DeliveryObject *self, void *unused) {
         if (!headers) return NULL;
         const uint8_t *at = self->meta ? (const uint8_t *)PyBytes_AS_STRING(self->meta) : self->small;
         Py_ssize_t n = self->meta ? PyBytes_GET_SIZE(self->meta) : self->small_size;
-        if (headers_get((decoder){at, at + n}, headers, NULL, NULL)) return headers;
+        if (headers_get((decoder){ at, at + n }, headers, NULL, NULL)) return headers;
         Py_DECREF(headers);
         PyErr_Clear();
     }

@@ -15,10 +15,10 @@
 #define ITEMS_CHUNK 64
 #define ITEMS_ROOM (64 * 1024)
 
-static const uint8_t META_COMPACT[6] = {3, 2, 'p', 'y', 1, SHMQ_ITEM_COMPACT};
+static const uint8_t META_COMPACT[6] = { 3, 2, 'p', 'y', 1, SHMQ_ITEM_COMPACT };
 
 static int items_init(ItemsObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"plain", NULL};
+    static char *names[] = { "plain", NULL };
     int plain = 1;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|p", names, &plain)) return -1;
     self->plain = (char)plain;
@@ -69,7 +69,7 @@ static int items_arguments(PyObject *const *args, Py_ssize_t n, PyObject *kwname
 /* ---- putting --------------------------------------------------------------------------------------------------------- */
 
 static bool items_encode(PyObject *x, shmq_message *m, compact_out *room) {
-    *m = (shmq_message){.ttl_ns = SHMQ_DELAY_DEFAULT};
+    *m = (shmq_message){ .ttl_ns = SHMQ_DELAY_DEFAULT };
     if (PyBytes_CheckExact(x)) {
         m->data = PyBytes_AS_STRING(x);
         m->size = (uint64_t)PyBytes_GET_SIZE(x);
@@ -103,10 +103,11 @@ static int items_wait_room(ItemsObject *self, uint64_t deadline, bool *last) {
 
 static PyObject *items_put(ItemsObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
     uint8_t bytes[COMPACT_MOST];
-    compact_out room = {bytes, bytes + sizeof bytes};
+    compact_out room = { bytes, bytes + sizeof bytes };
     PyObject *block, *timeout;
     shmq_message m;
-    if (!self->ctx || self->closed || n < 1 || items_arguments(args, n, kwnames, 1, &block, &timeout) < 0 || !items_encode(args[0], &m, &room))
+    if (!self->ctx || self->closed || n < 1 || items_arguments(args, n, kwnames, 1, &block, &timeout) < 0
+        || !items_encode(args[0], &m, &room))
         return call_slow((PyObject *)self, str.put_slow, args, n, kwnames);
     uint64_t deadline = 0;
     bool last = false, known = false;
@@ -139,12 +140,13 @@ static PyObject *items_put_some(ItemsObject *self, PyObject *args) {
     Py_ssize_t from, sent = 0;
     int rc = SHMQ_OK;
     if (!PyArg_ParseTuple(args, "On", &items, &from)) return NULL;
-    if (!PyList_CheckExact(items) && !PyTuple_CheckExact(items)) return PyErr_Format(PyExc_TypeError, "_put_some: found %.100s, expected a list or tuple", Py_TYPE(items)->tp_name);
+    if (!PyList_CheckExact(items) && !PyTuple_CheckExact(items))
+        return PyErr_Format(PyExc_TypeError, "_put_some: found %.100s, expected a list or tuple", Py_TYPE(items)->tp_name);
     uint8_t *space = PyMem_Malloc(ITEMS_ROOM);
     if (!space) return PyErr_NoMemory();
     while (self->ctx && !self->closed && from + sent < PySequence_Fast_GET_SIZE(items)) {
         shmq_message m[ITEMS_CHUNK];
-        compact_out room = {space, space + ITEMS_ROOM};
+        compact_out room = { space, space + ITEMS_ROOM };
         uint32_t k = 0;
         Py_ssize_t left = PySequence_Fast_GET_SIZE(items) - from - sent;
         while (k < ITEMS_CHUNK && k < left && items_encode(PySequence_Fast_GET_ITEM(items, from + sent + k), &m[k], &room)) k++;
@@ -163,14 +165,15 @@ static PyObject *items_put_some(ItemsObject *self, PyObject *args) {
 
 static int kind_of(const shmq_delivery *d) {
     if (d->meta_size == 0) return KIND_BYTES;
-    if (d->meta_size >= sizeof META_COMPACT && memcmp(d->meta, META_COMPACT, 5) == 0) return d->meta[5] == SHMQ_ITEM_COMPACT ? SHMQ_ITEM_COMPACT : KIND_OTHER;
+    if (d->meta_size >= sizeof META_COMPACT && memcmp(d->meta, META_COMPACT, 5) == 0)
+        return d->meta[5] == SHMQ_ITEM_COMPACT ? SHMQ_ITEM_COMPACT : KIND_OTHER;
     return KIND_BYTES;   /* published by somebody else, with headers of their own */
 }
 
 static PyObject *items_decode(ItemsObject *self, const shmq_delivery *d) {
     int kind = kind_of(d);
     if (kind == SHMQ_ITEM_COMPACT) {
-        compact_in in = {d->data, d->data + d->size};
+        compact_in in = { d->data, d->data + d->size };
         PyObject *x = compact_get(&in, 0);
         if (x && in.at == in.end) return x;
         Py_XDECREF(x);
@@ -296,17 +299,23 @@ static PyObject *items_send_parts(ItemsObject *self, PyObject *args) {
     Py_ssize_t n = PyTuple_GET_SIZE(pieces), have = 0;
     Py_buffer *from = PyMem_Calloc(n ? (size_t)n : 1, sizeof *from);
     PyObject *result = NULL;
-    if (!from) { PyBuffer_Release(&meta); return PyErr_NoMemory(); }
+    if (!from) {
+        PyBuffer_Release(&meta);
+        return PyErr_NoMemory();
+    }
     uint64_t need = 0;
     for (; have < n; have++) {
         if (PyObject_GetBuffer(PyTuple_GET_ITEM(pieces, have), &from[have], PyBUF_SIMPLE) < 0) goto out;
         need = ((need + 63) & ~UINT64_C(63)) + (uint64_t)from[have].len;
     }
-    if (need != size) { PyErr_SetString(PyExc_ValueError, "_send_parts: the parts have another size"); goto out; }
+    if (need != size) {
+        PyErr_SetString(PyExc_ValueError, "_send_parts: the parts have another size");
+        goto out;
+    }
     shmq_delivery loan;
     shmq_ctx *ctx = self->ctx;
     uint64_t qref = self->qref;
-    shmq_message m = {.ttl_ns = SHMQ_DELAY_DEFAULT, .meta = meta.buf, .meta_size = (uint32_t)meta.len};
+    shmq_message m = { .ttl_ns = SHMQ_DELAY_DEFAULT, .meta = meta.buf, .meta_size = (uint32_t)meta.len };
     int rc = shmq_loan(ctx, qref, size, (uint32_t)meta.len, &loan);
     if (rc == SHMQ_OK) {
         PyThreadState *without_gil = size >= BIG / 4 ? PyEval_SaveThread() : NULL;
@@ -343,25 +352,28 @@ static void items_dealloc(ItemsObject *self) {
     Py_CLEAR(self->client);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
-static PyObject *items_ctx(ItemsObject *self, void *unused) { (void)unused; return PyLong_FromVoidPtr(self->ctx); }
+static PyObject *items_ctx(ItemsObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromVoidPtr(self->ctx);
+}
 
 static PyMethodDef items_methods[] = {
-    {"put", (PyCFunction)(void (*)(void))items_put, METH_FASTCALL | METH_KEYWORDS, DOC_ItemsBase_put},
-    {"get", (PyCFunction)(void (*)(void))items_get, METH_FASTCALL | METH_KEYWORDS, DOC_ItemsBase_get},
-    {"_put_some", (PyCFunction)items_put_some, METH_VARARGS, NULL},
-    {"_get_some", (PyCFunction)items_get_some, METH_VARARGS, NULL},
-    {"_send_parts", (PyCFunction)items_send_parts, METH_VARARGS, NULL},
-    {"_bind", (PyCFunction)items_bind, METH_VARARGS, NULL},
-    {NULL, NULL, 0, NULL},
+    { "put", (PyCFunction)(void (*)(void))items_put, METH_FASTCALL | METH_KEYWORDS, DOC_ItemsBase_put },
+    { "get", (PyCFunction)(void (*)(void))items_get, METH_FASTCALL | METH_KEYWORDS, DOC_ItemsBase_get },
+    { "_put_some", (PyCFunction)items_put_some, METH_VARARGS, NULL },
+    { "_get_some", (PyCFunction)items_get_some, METH_VARARGS, NULL },
+    { "_send_parts", (PyCFunction)items_send_parts, METH_VARARGS, NULL },
+    { "_bind", (PyCFunction)items_bind, METH_VARARGS, NULL },
+    { NULL, NULL, 0, NULL },
 };
-static PyGetSetDef items_getset[] = {{"_ctx", (getter)items_ctx, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
+static PyGetSetDef items_getset[] = { { "_ctx", (getter)items_ctx, NULL, NULL, NULL }, { NULL, NULL, NULL, NULL, NULL } };
 static PyMemberDef items_members[] = {
-    {"_qref", T_ULONGLONG, offsetof(ItemsObject, qref), READONLY, NULL},
-    {"_client", T_OBJECT, offsetof(ItemsObject, client), READONLY, NULL},
-    {"_bell", T_OBJECT, offsetof(ItemsObject, bell), 0, NULL},
-    {"_closed", T_BOOL, offsetof(ItemsObject, closed), 0, NULL},
-    {"_used", T_BOOL, offsetof(ItemsObject, used), 0, NULL},
-    {NULL, 0, 0, 0, NULL},
+    { "_qref", T_ULONGLONG, offsetof(ItemsObject, qref), READONLY, NULL },
+    { "_client", T_OBJECT, offsetof(ItemsObject, client), READONLY, NULL },
+    { "_bell", T_OBJECT, offsetof(ItemsObject, bell), 0, NULL },
+    { "_closed", T_BOOL, offsetof(ItemsObject, closed), 0, NULL },
+    { "_used", T_BOOL, offsetof(ItemsObject, used), 0, NULL },
+    { NULL, 0, 0, 0, NULL },
 };
 
 PyTypeObject ItemsType = {

@@ -84,7 +84,7 @@ static PyObject *loan_exit(LoanObject *self, PyObject *const *args, Py_ssize_t n
         if (args[0] != Py_None) Py_RETURN_NONE;
         return PyObject_CallMethod((PyObject *)self->queue, "_loan_refused", NULL);
     }
-    shmq_message m = {.ttl_ns = SHMQ_DELAY_DEFAULT};
+    shmq_message m = { .ttl_ns = SHMQ_DELAY_DEFAULT };
     shmq_delivery mine = self->loan;
     self->loan.ctl = 0;   /* from here on it is published, or handed to Python, or freed */
     int rc;
@@ -128,11 +128,11 @@ PyObject *queue_loan(QueueObject *self, PyObject *const *args, Py_ssize_t n, PyO
 }
 
 static PyMethodDef loan_methods[] = {
-    {"__enter__", (PyCFunction)loan_enter, METH_NOARGS, NULL},
-    {"__exit__", (PyCFunction)(void (*)(void))loan_exit, METH_FASTCALL, NULL},
-    {NULL, NULL, 0, NULL},
+    { "__enter__", (PyCFunction)loan_enter, METH_NOARGS, NULL },
+    { "__exit__", (PyCFunction)(void (*)(void))loan_exit, METH_FASTCALL, NULL },
+    { NULL, NULL, 0, NULL },
 };
-static PyBufferProcs loan_buffer = {(getbufferproc)loan_getbuffer, (releasebufferproc)loan_releasebuffer};
+static PyBufferProcs loan_buffer = { (getbufferproc)loan_getbuffer, (releasebufferproc)loan_releasebuffer };
 
 PyTypeObject LoanType = {
     PyVarObject_HEAD_INIT(NULL, 0)

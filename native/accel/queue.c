@@ -7,10 +7,11 @@
 static int queue_init(QueueObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *client;
     unsigned long long ctx, qref;
-    static char *names[] = {"client", "address", "qref", "waits", "fans", "levels", NULL};
+    static char *names[] = { "client", "address", "qref", "waits", "fans", "levels", NULL };
     self->fans = 0;
     self->levels = 10;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKKp|pI", names, &client, &ctx, &qref, &self->waits, &self->fans, &self->levels)) return -1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKKp|pI", names, &client, &ctx, &qref, &self->waits, &self->fans, &self->levels))
+        return -1;
     Py_INCREF(client);
     Py_XSETREF(self->client, client);
     self->ctx = (shmq_ctx *)(uintptr_t)ctx;
@@ -62,7 +63,7 @@ bool wait_for_room(QueueObject *self) {
 }
 
 static PyObject *publish_fields(QueueObject *self, PyObject *const *args, PyObject *kwnames) {   /* NULL without an error: Python's */
-    shmq_message m = {.data = PyBytes_AS_STRING(args[0]), .size = (uint64_t)PyBytes_GET_SIZE(args[0]), .ttl_ns = SHMQ_DELAY_DEFAULT};
+    shmq_message m = { .data = PyBytes_AS_STRING(args[0]), .size = (uint64_t)PyBytes_GET_SIZE(args[0]), .ttl_ns = SHMQ_DELAY_DEFAULT };
     uint8_t encoded[FIELDS_MOST];
     int rc;
     if (!fields_get(self, &m, encoded, args + 1, kwnames)) return NULL;
@@ -76,7 +77,7 @@ static PyObject *queue_publish(QueueObject *self, PyObject *const *args, Py_ssiz
         PyObject *id = publish_fields(self, args, kwnames);
         if (id || PyErr_Occurred()) return id;
     } else if (n == 1 && PyBytes_CheckExact(args[0]) && self->ctx) {
-        shmq_message m = {.data = PyBytes_AS_STRING(args[0]), .size = (uint64_t)PyBytes_GET_SIZE(args[0]), .ttl_ns = SHMQ_DELAY_DEFAULT};
+        shmq_message m = { .data = PyBytes_AS_STRING(args[0]), .size = (uint64_t)PyBytes_GET_SIZE(args[0]), .ttl_ns = SHMQ_DELAY_DEFAULT };
         int rc;
         while ((rc = send_one(self, &m)) == SHMQ_FULL && self->waits)
             if (!wait_for_room(self)) return NULL;
@@ -94,10 +95,15 @@ static Py_ssize_t send_many(QueueObject *self, PyObject *items, Py_ssize_t from,
         uint32_t k = 0;
         PyObject **item = PySequence_Fast_ITEMS(items) + at;
         for (; k < SHMQ_CHUNK && at + k < n && PyBytes_CheckExact(item[k]); k++)
-            m[k] = (shmq_message){.data = PyBytes_AS_STRING(item[k]), .size = (uint64_t)PyBytes_GET_SIZE(item[k]), .ttl_ns = SHMQ_DELAY_DEFAULT};
+            m[k] = (shmq_message){ .data = PyBytes_AS_STRING(item[k]),
+                                   .size = (uint64_t)PyBytes_GET_SIZE(item[k]),
+                                   .ttl_ns = SHMQ_DELAY_DEFAULT };
         if (!k) break;
         int sent = self->fans ? shmq_topic_publish_many(self->ctx, self->qref, m, k) : shmq_publish_many(self->ctx, self->qref, m, k);
-        if (sent < 0) { *rc = sent; break; }
+        if (sent < 0) {
+            *rc = sent;
+            break;
+        }
         at += sent;
         if ((uint32_t)sent < k) continue;   /* the reason comes from the next attempt, at once */
     }
@@ -145,7 +151,10 @@ static PyObject *queue_send(QueueObject *self, PyObject *const *args, Py_ssize_t
     return rc < 0 ? PyLong_FromLong(rc) : PyLong_FromUnsignedLongLong(p.m.id);
 }
 
-static int queue_traverse(QueueObject *self, visitproc visit, void *arg) { Py_VISIT(self->client); return 0; }
+static int queue_traverse(QueueObject *self, visitproc visit, void *arg) {
+    Py_VISIT(self->client);
+    return 0;
+}
 static int queue_clear(QueueObject *self) {   /* client stays: ctx must not dangle */
     (void)self;
     return 0;
@@ -155,21 +164,24 @@ static void queue_dealloc(QueueObject *self) {
     Py_CLEAR(self->client);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
-static PyObject *queue_ctx(QueueObject *self, void *unused) { (void)unused; return PyLong_FromVoidPtr(self->ctx); }
+static PyObject *queue_ctx(QueueObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromVoidPtr(self->ctx);
+}
 
 static PyMethodDef sender_methods[] = {
-    {"publish", (PyCFunction)(void (*)(void))queue_publish, METH_FASTCALL | METH_KEYWORDS, DOC_SenderBase_publish},
-    {"publish_many", (PyCFunction)(void (*)(void))queue_publish_many, METH_FASTCALL | METH_KEYWORDS, DOC_SenderBase_publish_many},
-    {"_send", (PyCFunction)(void (*)(void))queue_send, METH_FASTCALL, NULL},
-    {"_send_many", (PyCFunction)queue_send_many, METH_VARARGS, NULL},
-    {"_bind", (PyCFunction)queue_bind, METH_VARARGS, NULL},
-    {NULL, NULL, 0, NULL},
+    { "publish", (PyCFunction)(void (*)(void))queue_publish, METH_FASTCALL | METH_KEYWORDS, DOC_SenderBase_publish },
+    { "publish_many", (PyCFunction)(void (*)(void))queue_publish_many, METH_FASTCALL | METH_KEYWORDS, DOC_SenderBase_publish_many },
+    { "_send", (PyCFunction)(void (*)(void))queue_send, METH_FASTCALL, NULL },
+    { "_send_many", (PyCFunction)queue_send_many, METH_VARARGS, NULL },
+    { "_bind", (PyCFunction)queue_bind, METH_VARARGS, NULL },
+    { NULL, NULL, 0, NULL },
 };
-static PyGetSetDef queue_getset[] = {{"_ctx", (getter)queue_ctx, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
+static PyGetSetDef queue_getset[] = { { "_ctx", (getter)queue_ctx, NULL, NULL, NULL }, { NULL, NULL, NULL, NULL, NULL } };
 static PyMemberDef queue_members[] = {
-    {"_qref", T_ULONGLONG, offsetof(QueueObject, qref), READONLY, NULL},
-    {"_client", T_OBJECT, offsetof(QueueObject, client), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
+    { "_qref", T_ULONGLONG, offsetof(QueueObject, qref), READONLY, NULL },
+    { "_client", T_OBJECT, offsetof(QueueObject, client), READONLY, NULL },
+    { NULL, 0, 0, 0, NULL },
 };
 
 PyTypeObject SenderType = {
@@ -190,8 +202,8 @@ PyTypeObject SenderType = {
 };
 
 static PyMethodDef queue_methods[] = {
-    {"loan", (PyCFunction)(void (*)(void))queue_loan, METH_FASTCALL | METH_KEYWORDS, DOC_QueueBase_loan},
-    {NULL, NULL, 0, NULL},
+    { "loan", (PyCFunction)(void (*)(void))queue_loan, METH_FASTCALL | METH_KEYWORDS, DOC_QueueBase_loan },
+    { NULL, NULL, 0, NULL },
 };
 
 /* The same object, which can lend as well. */

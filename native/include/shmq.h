@@ -102,8 +102,17 @@ enum shmq_rc {
 };
 
 enum shmq_state {
-    SHMQ_VOID = 0, SHMQ_FREE = 1, SHMQ_NEW = 2, SHMQ_READY = 3, SHMQ_OWNED = 4, SHMQ_MOVE = 5,
-    SHMQ_DELAYED = 6, SHMQ_LIMBO = 7, SHMQ_ATTACHED = 8, SHMQ_BAD = 9, SHMQ_FAN = 10
+    SHMQ_VOID = 0,
+    SHMQ_FREE = 1,
+    SHMQ_NEW = 2,
+    SHMQ_READY = 3,
+    SHMQ_OWNED = 4,
+    SHMQ_MOVE = 5,
+    SHMQ_DELAYED = 6,
+    SHMQ_LIMBO = 7,
+    SHMQ_ATTACHED = 8,
+    SHMQ_BAD = 9,
+    SHMQ_FAN = 10
 };
 #define SHMQ_FLAG_VIEWED 1   /* ctl flag: some held entry may outlive the lease; the last free goes by LIMBO */
 #define SHMQ_FLAG_CHILD 2    /* ctl flag: a subscriber's share of a block in FAN, which has the payload */
@@ -190,7 +199,10 @@ typedef struct {             /* the first pages of a segment */
     uint8_t pad4[120];
     shmq_au64 payload_bytes; /* memory behind payloads; a hint, counted anew by every trim */
     uint8_t pad5[120];
-    struct { shmq_au64 n; uint8_t pad[120]; } hwm[SHMQ_CLASSES];   /* blocks ever made, per class */
+    struct {
+        shmq_au64 n;
+        uint8_t pad[120];
+    } hwm[SHMQ_CLASSES];   /* blocks ever made, per class */
 } shmq_header;
 
 typedef struct {             /* one attached process; word is the truth */
@@ -209,7 +221,10 @@ typedef struct {             /* one attached process; word is the truth */
     uint8_t pad[56];
 } shmq_owner;
 
-typedef struct { shmq_au64 word; shmq_au64 deadline; } shmq_held;   /* deadline: CLOCK_MONOTONIC ns, 0 = none */
+typedef struct {
+    shmq_au64 word;
+    shmq_au64 deadline;
+} shmq_held;   /* deadline: CLOCK_MONOTONIC ns, 0 = none */
 
 typedef struct {             /* one block; only the owner of NEW or MOVE writes anything but ctl */
     shmq_au64 ctl;
@@ -253,8 +268,17 @@ typedef struct {             /* what a queue was made with; immutable */
 } shmq_queue_options;
 
 /* ready: memory is reserved, of a long ring its first chunk */
-typedef struct { uint64_t offset; uint32_t lg; uint32_t ready; } shmq_ring_place;
-typedef struct { shmq_au64 head; uint8_t pad0[120]; shmq_au64 tail; uint8_t pad1[120]; } shmq_ring_ends;
+typedef struct {
+    uint64_t offset;
+    uint32_t lg;
+    uint32_t ready;
+} shmq_ring_place;
+typedef struct {
+    shmq_au64 head;
+    uint8_t pad0[120];
+    shmq_au64 tail;
+    uint8_t pad1[120];
+} shmq_ring_ends;
 
 typedef struct {
     shmq_au64 word;
@@ -263,7 +287,9 @@ typedef struct {
     shmq_au32 parked;        /* count:31 | some:1    messages may wait for room here; the count changes with each that begins to */
     shmq_queue_options options;
     shmq_au32 marks;         /* enum shmq_mark */
-    struct { shmq_au32 n; } chunks[11];   /* by lane: so many chunks of a long ring have memory; 0 = it is short and has all of it */
+    struct {
+        shmq_au32 n;
+    } chunks[11];   /* by lane: so many chunks of a long ring have memory; 0 = it is short and has all of it */
     uint8_t pad0[56];
     char name[256];
     shmq_au32 evt;           /* consumers sleep here */
@@ -286,7 +312,9 @@ typedef struct {
     shmq_au64 tickets;       /* given to those that wait for room: they are sent on in this order */
     shmq_au32 disturbed;     /* changes when a message may have been put back in front of others that wait */
     uint8_t pad5[116];
-    struct { shmq_au64 word; } note[SHMQ_NOTES];   /* count:40 | idx+1:24 of the last that began to wait */
+    struct {
+        shmq_au64 word;
+    } note[SHMQ_NOTES];   /* count:40 | idx+1:24 of the last that began to wait */
     uint8_t pad6[1536];
 } shmq_queue;
 
@@ -298,7 +326,9 @@ typedef struct {             /* one writer each: the owner; monotone, never rese
     shmq_au64 ref_owner, ref_queue;
     shmq_au64 waited_ns, held_ns;
     /* sampled: publish to delivery, delivery to ack; bucket i: up to 1, 3, 10, 30 ... microseconds, the last: above 1000 s */
-    struct { shmq_au64 n; } waited[SHMQ_BUCKETS], held[SHMQ_BUCKETS];
+    struct {
+        shmq_au64 n;
+    } waited[SHMQ_BUCKETS], held[SHMQ_BUCKETS];
 } shmq_counters;
 
 typedef struct shmq_ctx shmq_ctx;   /* one process's attachment; in private memory that a fork wipes */
@@ -371,7 +401,10 @@ typedef struct {             /* what the kernel says about a System V segment */
     uint32_t removed;        /* 1 = no name any more; gone with the last mapping */
     uint32_t creator_pid;    /* 0 = not of this pid namespace */
 } shmq_sysv_info;
-typedef struct { uint64_t word, start, stack, attached_ns, op; uint32_t state, pid, epoch, role, held, settled; } shmq_owner_info;
+typedef struct {
+    uint64_t word, start, stack, attached_ns, op;
+    uint32_t state, pid, epoch, role, held, settled;
+} shmq_owner_info;
 typedef struct {
     uint64_t word, created_ns, ready, bytes;
     shmq_queue_options options;
@@ -385,7 +418,9 @@ typedef struct {
     uint64_t ref;                  /* how calls name this life of the queue */
 } shmq_queue_info;
 /* delayed: not yet due; parked: due, wait for room */
-typedef struct { uint64_t ready, unsettled, delayed, moving, fresh, oldest_ns, bytes, parked; } shmq_census;
+typedef struct {
+    uint64_t ready, unsettled, delayed, moving, fresh, oldest_ns, bytes, parked;
+} shmq_census;
 typedef struct {             /* shmq_audit: counts of violated invariants, and of blocks by state */
     uint64_t states[16];
     uint64_t orphans;        /* NEW, OWNED or MOVE of a record that is not alive */
@@ -500,7 +535,8 @@ int shmq_bytes_resync(shmq_ctx *ctx, uint64_t queue);
 int shmq_parked_sweep(shmq_ctx *ctx);
 
 /* topics: see topic.c */
-int64_t shmq_topic_subscribe(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, uint32_t ephemeral);
+int64_t shmq_topic_subscribe(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size,
+                             uint32_t ephemeral);
 int shmq_topic_publish(shmq_ctx *ctx, uint64_t topic, shmq_message *message);
 int shmq_topic_publish_many(shmq_ctx *ctx, uint64_t topic, shmq_message *messages, uint32_t n);
 int64_t shmq_topic_blocker(shmq_ctx *ctx, uint64_t topic);

@@ -24,8 +24,8 @@ static int admin_lock(shmq_ctx *ctx) {   /* called without the ctx lock; waits f
     uint64_t deadline = shmq_now() + UINT64_C(10000000000);
     for (;;) {
         uint64_t w = ld_acq(&ctx->header->admin);
-        if (w == 0 ? cas(&ctx->header->admin, 0, ctx->self_word)
-                   : (holder_gone(ctx, w) && cas(&ctx->header->admin, w, ctx->self_word))) return SHMQ_OK;
+        if (w == 0 ? cas(&ctx->header->admin, 0, ctx->self_word) : (holder_gone(ctx, w) && cas(&ctx->header->admin, w, ctx->self_word)))
+            return SHMQ_OK;
         if (shmq_now() > deadline) return SHMQ_BUSY;
         struct timespec t = { 0, 200000 };
         nanosleep(&t, NULL);

@@ -160,7 +160,10 @@ static int refill(shmq_ctx *ctx, unsigned k) {
 /* I7 */
 static int leave_some(shmq_ctx *ctx, uint64_t bytes) {
     struct statfs f;
-    if (bytes <= ctx->credit) { ctx->credit -= bytes; return SHMQ_OK; }
+    if (bytes <= ctx->credit) {
+        ctx->credit -= bytes;
+        return SHMQ_OK;
+    }
     int fd = segment_fd(ctx);
     if (fd < 0 || fstatfs(fd, &f) != 0 || f.f_blocks == 0) return SHMQ_OK;
     uint64_t left = (uint64_t)f.f_blocks * (uint64_t)f.f_bsize / LEFT_SHARE, free = (uint64_t)f.f_bavail * (uint64_t)f.f_bsize;
@@ -177,7 +180,8 @@ static int leave_some(shmq_ctx *ctx, uint64_t bytes) {
 /* I6: before the memory is there, and taken back when it is not to be had. */
 static int payload_more(shmq_ctx *ctx, uint64_t bytes) {
     uint64_t now = add(&ctx->header->payload_bytes, bytes) + bytes;
-    int rc = now > ctx->bound && !MUTANT(67) ? fail(ctx, SHMQ_E_NOMEM, WHAT_LIMIT, 0, now, ctx->geometry.memory_limit, 0) : leave_some(ctx, bytes);
+    int rc = now > ctx->bound && !MUTANT(67) ? fail(ctx, SHMQ_E_NOMEM, WHAT_LIMIT, 0, now, ctx->geometry.memory_limit, 0)
+                                             : leave_some(ctx, bytes);
     if (rc != SHMQ_OK) sub(&ctx->header->payload_bytes, bytes);
     return rc;
 }
@@ -253,7 +257,9 @@ static int back(shmq_ctx *ctx, unsigned k, uint32_t idx, uint64_t bytes) {
         if (!marked) return SHMQ_OK;
         uint32_t group = group_of(c);
         /* a neighbour has seen to it, and I4 keeps the page while we have this block */
-        int rc = group_bytes(ctx, c, c->first + (idx - c->first) / group * group, group) ? SHMQ_OK : payload_reserve(ctx, offset, c->stride, SHMQ_PAGE);
+        int rc = group_bytes(ctx, c, c->first + (idx - c->first) / group * group, group)
+                     ? SHMQ_OK
+                     : payload_reserve(ctx, offset, c->stride, SHMQ_PAGE);
         if (rc == SHMQ_OK) st32_rel(&b->extra, 0);
         return rc;
     }
@@ -274,7 +280,10 @@ static int scan(shmq_ctx *ctx, unsigned k, uint64_t bytes, uint32_t *idx, uint64
         uint32_t b = c->first + (uint32_t)i, marked = ld32_rlx(&block_at(ctx, b)->extra) & 255;
         if (c->stride < SHMQ_PAGE ? marked != 0 : bytes > marked * c->unit) continue;
         if (!claim(ctx, b, ctl)) continue;
-        if (back(ctx, k, b, bytes) == SHMQ_OK) { *idx = b; return SHMQ_OK; }
+        if (back(ctx, k, b, bytes) == SHMQ_OK) {
+            *idx = b;
+            return SHMQ_OK;
+        }
         if (cas(&block_at(ctx, b)->ctl, *ctl, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(*ctl)))) arena_hint(ctx, b);
     }
     return SHMQ_E_NOMEM;
@@ -288,7 +297,10 @@ static int alloc_in(shmq_ctx *ctx, unsigned k, uint64_t bytes, uint32_t *idx, ui
             uint32_t i = m->idx[--m->n];
             if (!claim(ctx, i, ctl)) continue;   /* a stale bit, or stolen by a scan */
             rc = back(ctx, k, i, bytes);
-            if (rc == SHMQ_OK) { *idx = i; return SHMQ_OK; }
+            if (rc == SHMQ_OK) {
+                *idx = i;
+                return SHMQ_OK;
+            }
             if (cas(&block_at(ctx, i)->ctl, *ctl, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(*ctl)))) arena_hint(ctx, i);
             return rc;   /* others may have memory behind them already: see scan */
         }
@@ -366,7 +378,8 @@ static int reclaim(shmq_ctx *ctx, uint64_t want) {
 /* Memory for what is no payload, from free blocks if there is none else. Under the ctx lock. */
 int arena_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
     int rc = shmq_reserve(ctx, offset, length);
-    for (int tries = 0; rc == SHMQ_E_NOMEM && tries < RECLAIM_TRIES && reclaim(ctx, length); tries++) rc = shmq_reserve(ctx, offset, length);
+    for (int tries = 0; rc == SHMQ_E_NOMEM && tries < RECLAIM_TRIES && reclaim(ctx, length); tries++)
+        rc = shmq_reserve(ctx, offset, length);
     return rc;
 }
 
@@ -381,8 +394,10 @@ int arena_reserve_mapped(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
 
 /* How much has to come back before `bytes` can be had: what was just found says it. */
 static uint64_t lacking(shmq_ctx *ctx, uint64_t bytes) {
-    uint64_t more = ctx->detail.what == WHAT_LIMIT ? ctx->detail.found - ctx->bound : ctx->detail.what == WHAT_RESERVE && ctx->detail.expected > ctx->detail.found
-                  ? ctx->detail.expected - ctx->detail.found : 0;
+    uint64_t more = ctx->detail.what == WHAT_LIMIT ? ctx->detail.found - ctx->bound
+                    : ctx->detail.what == WHAT_RESERVE && ctx->detail.expected > ctx->detail.found
+                        ? ctx->detail.expected - ctx->detail.found
+                        : 0;
     return more > bytes && more < ctx->bound ? more : bytes;
 }
 
@@ -439,7 +454,10 @@ int64_t shmq_trim(shmq_ctx *ctx, uint64_t keep_bytes) {
             there += have;
             if (ctl_state(ld_rlx(&block_at(ctx, first)->ctl)) != SHMQ_FREE) continue;
             if (have == 0 && ctx->trimmed) continue;
-            if (have && kept + have <= keep_bytes) { kept += have; continue; }
+            if (have && kept + have <= keep_bytes) {
+                kept += have;
+                continue;
+            }
             /* have == 0: marked by one who may have died before the punch; punched silently by the first trim of a context */
             total += (int64_t)punch_group(ctx, k, g, have);
         }

@@ -128,8 +128,7 @@ int shmq_detach(shmq_ctx *ctx) {
     CRASH_POINT("detach");
     st32_rel(&ctx->attached, 0);
     st_rlx(&ctx->me->image, 0);   /* owner.c, I4 */
-    cas(&ctx->me->word, ctx->self_word,
-        owner_make(SHMQ_OWNER_FREE, owner_epoch(ctx->self_word) + 1, 0, 0));   /* I3 */
+    cas(&ctx->me->word, ctx->self_word, owner_make(SHMQ_OWNER_FREE, owner_epoch(ctx->self_word) + 1, 0, 0));   /* I3 */
     ctx_unlock(ctx);
     owner_ping(ctx);
     return SHMQ_OK;

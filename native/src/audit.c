@@ -32,7 +32,9 @@ static void audit_block(shmq_ctx *ctx, uint32_t idx, shmq_audit_report *r) {
     unsigned st = ctl_state(c);
     r->states[st]++;
     switch (st) {
-    case SHMQ_NEW: case SHMQ_OWNED: case SHMQ_MOVE:
+    case SHMQ_NEW:
+    case SHMQ_OWNED:
+    case SHMQ_MOVE:
         if (!alive(ctx, ctl_owner(c))) r->orphans++;
         break;
     case SHMQ_READY: {
@@ -49,13 +51,10 @@ static void audit_block(shmq_ctx *ctx, uint32_t idx, shmq_audit_report *r) {
     case SHMQ_FREE:
         if (!(ld_rlx(&ctx->l0[idx / 64]) >> (idx % 64) & 1)) r->unhinted++;
         break;
-    case SHMQ_FAN:
-        r->fans += !fan_left(ctx, idx);
-        break;
-    case SHMQ_DELAYED: case SHMQ_BAD:
-        break;
-    default:
-        r->bad++;
+    case SHMQ_FAN: r->fans += !fan_left(ctx, idx); break;
+    case SHMQ_DELAYED:
+    case SHMQ_BAD: break;
+    default: r->bad++;
     }
     /* in a ring, or taken out of one */
     if ((ctl_flags(c) & SHMQ_FLAG_FRESH) && st != SHMQ_MOVE && st != SHMQ_DELAYED && st != SHMQ_BAD) r->bad++;
@@ -68,7 +67,10 @@ static void audit_ring(shmq_ctx *ctx, local_ring *ring, shmq_audit_report *r) {
     for (uint64_t i = 0, backed = ring_backed(ring); i < backed; i++) {
         uint64_t s = ld_acq(&ring->slots[i]);
         if (slot_is_empty(s)) continue;
-        if (!block_known(ctx, slot_idx(s))) { r->bad++; continue; }
+        if (!block_known(ctx, slot_idx(s))) {
+            r->bad++;
+            continue;
+        }
         uint64_t c = ld_acq(&block_at(ctx, slot_idx(s))->ctl);
         unsigned st = ctl_state(c);
         if (st != SHMQ_READY && !((st == SHMQ_NEW || st == SHMQ_MOVE) && alive(ctx, ctl_owner(c)))) r->dangling++;

@@ -32,13 +32,9 @@ void census_counters(shmq_ctx *ctx, uint32_t index, uint64_t out[CENSUS_COUNTERS
 }
 
 /* What the counters of record `index` stood at when it was made: the row behind those of all owners. */
-uint64_t *census_base(shmq_ctx *ctx, uint32_t index) {
-    return (uint64_t *)counters_of(ctx, (uint32_t)ctx->geometry.processes, index);
-}
+uint64_t *census_base(shmq_ctx *ctx, uint32_t index) { return (uint64_t *)counters_of(ctx, (uint32_t)ctx->geometry.processes, index); }
 
-static int counted(unsigned state) {
-    return state == SHMQ_READY || state == SHMQ_OWNED || state == SHMQ_MOVE || state == SHMQ_DELAYED;
-}
+static int counted(unsigned state) { return state == SHMQ_READY || state == SHMQ_OWNED || state == SHMQ_MOVE || state == SHMQ_DELAYED; }
 
 static void count_block(shmq_ctx *ctx, shmq_block *b, uint64_t ctl, shmq_census *out) {
     unsigned st = ctl_state(ctl);
@@ -155,7 +151,10 @@ int shmq_queue_snapshot(shmq_ctx *ctx, uint32_t index, shmq_queue_info *out) {
     int counted = ctx_enter(ctx) == SHMQ_OK, rc = SHMQ_BUSY;   /* an observer has no op word: it looks, and looks again */
     if (counted) op_begin(ctx);
     for (int tries = 0; rc == SHMQ_BUSY && tries < 100; tries++) rc = snapshot(ctx, index, out);
-    if (counted) { op_end(ctx); ctx_unlock(ctx); }
+    if (counted) {
+        op_end(ctx);
+        ctx_unlock(ctx);
+    }
     return rc;
 }
 

@@ -62,7 +62,10 @@ typedef struct {             /* one queue as this process sees it; options are a
     local_dedup dedup;
 } local_queue;
 
-typedef struct { uint32_t idx, entry; uint64_t key; } keyed_block;   /* a block to be sorted by something */
+typedef struct {
+    uint32_t idx, entry;
+    uint64_t key;
+} keyed_block;   /* a block to be sorted by something */
 
 #define MOST_DEEP 4
 #define LINES 4
@@ -75,13 +78,20 @@ typedef struct {             /* of a queue: who waits for room, as far as known,
 
 #define FANS 8
 /* the subscriptions of a topic, as of that topology */
-typedef struct { uint64_t topic; uint32_t topology, n; uint16_t to[SHMQ_QUEUES]; } fan_list;
+typedef struct {
+    uint64_t topic;
+    uint32_t topology, n;
+    uint16_t to[SHMQ_QUEUES];
+} fan_list;
 
 #define USUAL_DEPTH 100064   /* the default max_depth, and what slots a queue has more */
 #define AGAIN_MOST 65536     /* slots of a redelivery ring */
 
 #define MAGAZINE 64
-typedef struct { uint32_t n, cap, window, next; uint32_t idx[MAGAZINE]; } magazine;   /* window: of how many blocks; next: within it */
+typedef struct {
+    uint32_t n, cap, window, next;
+    uint32_t idx[MAGAZINE];
+} magazine;   /* window: of how many blocks; next: within it */
 
 typedef struct {             /* how a size class is reached */
     uint8_t *payload;
@@ -115,17 +125,26 @@ struct shmq_ctx {
     uint8_t unit_class[SHMQ_UNITS];
     uint64_t next_id, end_id;
     uint64_t random;
-    struct { uint64_t ns, tsc, window, scale, first_ns, first_tsc; uint32_t trusted; } clock;
+    struct {
+        uint64_t ns, tsc, window, scale, first_ns, first_tsc;
+        uint32_t trusted;
+    } clock;
     magazine magazines[SHMQ_CLASSES];
     shmq_detail detail;
     uint64_t timed;          /* bit = that entry of samples may be of a delivery that is not settled */
     uint32_t started;        /* read-ahead deliveries handed out */
-    struct { uint64_t ctl, ns; uint32_t idx; } samples[64];   /* by held entry: see figures_place */
+    struct {
+        uint64_t ctl, ns;
+        uint32_t idx;
+    } samples[64];   /* by held entry: see figures_place */
     uint64_t blocker;        /* the subscription without room for which the last publish of a topic would have had to wait */
     uint32_t bare;           /* blocks in the user's hands without a held entry: loans, and takes for good not yet acked */
     uint32_t trimmed;        /* this context has trimmed before: marks of punched pages can be trusted */
     uint64_t frees;          /* blocks that this attachment has freed */
-    struct { uint64_t not_before, much_later, frees, group; uint32_t class; } reclaim;   /* see reclaim() in arena.c */
+    struct {
+        uint64_t not_before, much_later, frees, group;
+        uint32_t class;
+    } reclaim;   /* see reclaim() in arena.c */
     uint64_t bound, credit;  /* memory that payloads may have; bytes of it that may be had before the file system is looked at again */
     uint32_t held_n;         /* entries on the free stack */
     uint32_t held_fresh;     /* entries never used by this attachment start here */
@@ -155,7 +174,9 @@ static inline int fail(shmq_ctx *ctx, int rc, uint32_t what, uint64_t offset, ui
 /* How far tables are in use. Each is a word that anybody may have damaged: read here and nowhere else, and never beyond its table. */
 static inline uint32_t clamped(uint32_t n, uint32_t most) { return n < most ? n : most; }
 static inline uint32_t owners_used(shmq_ctx *ctx) { return clamped(ld32_acq(&ctx->header->owner_hwm), (uint32_t)ctx->geometry.processes); }
-static inline uint32_t queues_used(shmq_ctx *ctx) { return clamped(ld32_acq(&ctx->header->queue_hwm), (uint32_t)ctx->geometry.queue_count); }
+static inline uint32_t queues_used(shmq_ctx *ctx) {
+    return clamped(ld32_acq(&ctx->header->queue_hwm), (uint32_t)ctx->geometry.queue_count);
+}
 /* held entries of that record which have memory, and were ever used */
 static inline uint32_t held_used(shmq_ctx *ctx, uint32_t owner) {
     shmq_owner *o = &ctx->owners[owner];
@@ -194,7 +215,8 @@ static inline uint64_t payload_end(shmq_ctx *ctx, uint32_t idx) {
     return (at + 4 + meta + 7) & ~UINT64_C(7);
 }
 /* The lines of a block's payload that are needed first: fields lie in the second. Of a shorter block that is another's line. */
-#define PREFETCH_PAYLOAD(ctx, idx, prefetch) do { \
+#define PREFETCH_PAYLOAD(ctx, idx, prefetch) \
+    do { \
         uint8_t *payload_ = payload_of(ctx, idx); \
         prefetch(payload_); \
         if ((ctx)->classes[class_of(ctx, idx)].stride > 64) prefetch(payload_ + 64); \
@@ -211,7 +233,9 @@ static inline int block_known(shmq_ctx *ctx, uint32_t idx) {
     return idx - ctx->classes[k].first < class_hwm(ctx, k);
 }
 /* All blocks that were ever made: for (block_walk w = { 0 }; block_next(ctx, &w);) looks at w.idx. */
-typedef struct { uint32_t idx, left, k; } block_walk;   /* left: of the class before k */
+typedef struct {
+    uint32_t idx, left, k;
+} block_walk;   /* left: of the class before k */
 static inline int block_next(shmq_ctx *ctx, block_walk *w) {
     for (; w->left == 0; w->k++) {
         if (w->k == SHMQ_CLASSES) return 0;
@@ -248,7 +272,10 @@ static inline int ctx_enter(shmq_ctx *ctx) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ld32_rlx(&ctx->attached)) return SHMQ_E_DETACHED;
     ctx_lock(ctx);
-    if (!ld32_rlx(&ctx->attached)) { ctx_unlock(ctx); return SHMQ_E_DETACHED; }
+    if (!ld32_rlx(&ctx->attached)) {
+        ctx_unlock(ctx);
+        return SHMQ_E_DETACHED;
+    }
     return SHMQ_OK;
 }
 

@@ -97,8 +97,10 @@ int shmq_expire_scan(shmq_ctx *ctx, uint32_t *from, uint64_t now, uint64_t soon,
         }
         looked++;
         if (expire_one(ctx, *from, now, &at)) killed++;
-        else if (at && at <= soon && max) { idx[n] = *from; due[n++] = at; }
-        else if (at && at < *earliest) *earliest = at;
+        else if (at && at <= soon && max) {
+            idx[n] = *from;
+            due[n++] = at;
+        } else if (at && at < *earliest) *earliest = at;
         ++*from;
     }
     if (*from >= SHMQ_BLOCKS) {

@@ -8,7 +8,9 @@
 #define FAN_TRAILER 24
 
 static inline uint64_t child_make(uint32_t idx, uint64_t gen) { return (gen & CHILD_GEN) << 24 | (idx + 1); }
-static inline uint64_t left_make(uint64_t ctl, uint64_t n) { return UINT64_C(1) << 63 | (ctl_gen(ctl) & ((UINT64_C(1) << 39) - 1)) << 24 | n; }
+static inline uint64_t left_make(uint64_t ctl, uint64_t n) {
+    return UINT64_C(1) << 63 | (ctl_gen(ctl) & ((UINT64_C(1) << 39) - 1)) << 24 | n;
+}
 static inline uint64_t left_of(uint64_t left) { return left & 0xffffff; }
 
 shmq_au64 *fan_children(shmq_ctx *ctx, uint32_t idx, uint64_t *n);

@@ -34,7 +34,8 @@ void figures_taken(shmq_ctx *ctx, local_queue *q, const shmq_delivery *d) {
     if (d->held == 0) return;
     unsigned i = figures_place(d->held);
     if (figures_timed(ctx, d->held) && block_known(ctx, ctx->samples[i].idx)
-        && ld_rlx(&block_at(ctx, ctx->samples[i].idx)->ctl) == ctx->samples[i].ctl) return;
+        && ld_rlx(&block_at(ctx, ctx->samples[i].idx)->ctl) == ctx->samples[i].ctl)
+        return;
     ctx->samples[i].ctl = d->ctl;
     ctx->samples[i].ns = now;
     ctx->samples[i].idx = d->idx;

@@ -85,7 +85,8 @@ void forward_finish(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
 }
 
 /* N for a queue: complete, in NEW, tied to S. */
-static int write_one(shmq_ctx *ctx, local_queue *q, uint64_t target, shmq_message *m, uint64_t now, uint32_t s_idx, uint32_t *idx, uint64_t *ctl) {
+static int write_one(shmq_ctx *ctx, local_queue *q, uint64_t target, shmq_message *m, uint64_t now, uint32_t s_idx, uint32_t *idx,
+                     uint64_t *ctl) {
     hash128 key;
     const hash128 *once = publish_key(ctx, q, m, &key);
     int rc = queue_status(q);
@@ -107,7 +108,10 @@ static void send_one(shmq_ctx *ctx, local_queue *q, shmq_message *m, uint32_t id
     uint64_t move = ctl_next(ctl, SHMQ_MOVE, ctx->self), first = 0;
     if (!cas(&block_at(ctx, idx)->ctl, ctl, move)) return;
     int once = (ld_rlx(&block_at(ctx, idx)->fate) & FATE_DEDUP) != 0;
-    if (once && dedup_settle(ctx, q, idx, move, &first) == ID_DUPLICATE) { m->id = first; return; }
+    if (once && dedup_settle(ctx, q, idx, move, &first) == ID_DUPLICATE) {
+        m->id = first;
+        return;
+    }
     bump(&q->counters->published, 1);
     bump(&q->counters->published_bytes, m->size);
     route_on(ctx, idx, move);   /* without room in the table: delayed, and tried again */

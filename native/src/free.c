@@ -65,7 +65,8 @@ void free_limbo(shmq_ctx *ctx, uint32_t idx) {
         uint64_t xc = ld_acq(&x->ctl);
         if (ctl_state(xc) == SHMQ_LIMBO && fate_home(ld_rlx(&x->fate)) == SHMQ_NO_QUEUE && ld_rlx(&x->due_ns) == idx
             && ld_acq(&b->ctl) == c   /* xc belongs to this life of the parent */
-            && cas(&x->ctl, xc, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(xc)))) arena_hint(ctx, e - 1);
+            && cas(&x->ctl, xc, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(xc))))
+            arena_hint(ctx, e - 1);
     }
     uint32_t of = ctl_flags(c) & SHMQ_FLAG_CHILD ? ld32_rlx(&b->size) : NOBODY;
     if (!cas(&b->ctl, c, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(c)))) return;

@@ -41,9 +41,14 @@
 #define ENTRIES_MOST 16384u   /* a quarter of a megabyte: what one claim may have to wait for */
 #define LOT_MOST_LG 4        /* two pairs of cache lines */
 
-typedef struct { shmq_au64 word[2]; } entry;   /* key.hi; what the drawing says: mixed with the generation (I2) */
+typedef struct {
+    shmq_au64 word[2];
+} entry;   /* key.hi; what the drawing says: mixed with the generation (I2) */
 typedef shmq_au64 bucket;
-typedef struct { shmq_au64 next, backed, chunks; uint8_t pad[104]; } head;   /* chunks: the first one's */
+typedef struct {
+    shmq_au64 next, backed, chunks;
+    uint8_t pad[104];
+} head;   /* chunks: the first one's */
 
 static inline uint64_t next_gen(uint64_t w) { return w >> 24; }
 static inline uint64_t mix(uint64_t gen, unsigned n) { return gen * (n ? UINT64_C(0xc2b2ae3d27d4eb4f) : UINT64_C(0x9e3779b97f4a7c15)); }
@@ -208,7 +213,10 @@ static int make_entry(shmq_ctx *ctx, local_dedup *t, uint64_t gen, const hash128
         uint64_t old = ld_acq(&e->word[0]), stands = ld_acq(&e->word[1]);
         rc = still(t, gen);
         if (rc == MOVED) return rc;
-        if (rc != SHMQ_OK) { t->lot_gen = 0; continue; }
+        if (rc != SHMQ_OK) {
+            t->lot_gen = 0;
+            continue;
+        }
         if (!cas(&e->word[0], old, key->hi ^ mix(gen, 0))) {
             t->lot_next++;   /* spoilt, likewise */
             continue;
@@ -300,7 +308,11 @@ int ids_claim(shmq_ctx *ctx, local_queue *q, const hash128 *key, uint64_t id, ui
     for (unsigned tries = 0; tries < 100000; tries++) {
         if (mine == NO_ENTRY || mine_gen != gen) {   /* before the bucket is looked at: it is on its way to the cache meanwhile */
             none = make_entry(ctx, t, gen, key, id, &stands, &mine);
-            if (none == MOVED) { overtaken(ctx, t, &gen, &ms); mine = NO_ENTRY; continue; }
+            if (none == MOVED) {
+                overtaken(ctx, t, &gen, &ms);
+                mine = NO_ENTRY;
+                continue;
+            }
             mine_gen = gen;
         }
         bucket *at = bucket_of(ctx, t, key);
@@ -311,10 +323,14 @@ int ids_claim(shmq_ctx *ctx, local_queue *q, const hash128 *key, uint64_t id, ui
         if (found != NOTHING) return found == OURS ? ID_FIRST : ID_DUPLICATE;
         if (none != SHMQ_OK) return none;   /* a full table knows its ids, and takes no new one */
         uint64_t ticks = (ms - (gen - 1) * t->window_ms) / t->tick_ms;
-        uint64_t last = (id - t->lot_first) << ID_AT
-            | (ticks < TIME_MASK ? ticks : TIME_MASK) << TIME_AT | (age_of(w, gen) == 1 ? BEFORE : 0) | (as_of & ENTRY_MASK);
+        uint64_t last = (id - t->lot_first) << ID_AT | (ticks < TIME_MASK ? ticks : TIME_MASK) << TIME_AT
+                        | (age_of(w, gen) == 1 ? BEFORE : 0) | (as_of & ENTRY_MASK);
         last ^= mix(gen, 1);
-        if (!cas(&entry_at(t, gen, mine)->word[1], stands, last)) { t->lot_next++; mine = NO_ENTRY; continue; }
+        if (!cas(&entry_at(t, gen, mine)->word[1], stands, last)) {
+            t->lot_next++;
+            mine = NO_ENTRY;
+            continue;
+        }
         stands = last;
         CRASH_POINT("dedup_entry");
         if (cas(at, w, bucket_with(as_of, key, mine))) {   /* CLAIM */

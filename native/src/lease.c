@@ -49,8 +49,9 @@ int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next) {
         for (uint32_t i = 0; i < used; i++) {
             uint64_t e = ld_acq(&h[i].word), deadline = ld_acq(&h[i].deadline);
             if (e == 0 || deadline == 0 || (held_flags(e) & SHMQ_HELD_VIEW) || ld_acq(&h[i].word) != e) continue;
-            if (deadline > now) { if (*next == 0 || deadline < *next) *next = deadline; }
-            else n += take_back(ctx, o, &h[i], e, deadline);
+            if (deadline > now) {
+                if (*next == 0 || deadline < *next) *next = deadline;
+            } else n += take_back(ctx, o, &h[i], e, deadline);
         }
     }
     op_end(ctx);

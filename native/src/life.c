@@ -43,11 +43,11 @@ static void ring_punch(shmq_ctx *ctx, shmq_ring_place p, const shmq_queue_option
     uint64_t bytes = queue_place_bytes(ctx, p, ids ? IDS_LG : 24);
     if (bytes == 0) return;
     int fd = segment_fd(ctx);
-    int bad = fd >= 0
-        ? fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)p.offset, (off_t)bytes)
-        : madvise(ctx->base + p.offset, bytes, MADV_REMOVE);
-    if (bad && ids) { if (ids_bytes(ids) && ids_bytes(ids) <= bytes) ids_forget(ctx->base + p.offset, ids); }
-    else if (bad && p.ready) ring_wipe(ctx, p, bytes);
+    int bad = fd >= 0 ? fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)p.offset, (off_t)bytes)
+                      : madvise(ctx->base + p.offset, bytes, MADV_REMOVE);
+    if (bad && ids) {
+        if (ids_bytes(ids) && ids_bytes(ids) <= bytes) ids_forget(ctx->base + p.offset, ids);
+    } else if (bad && p.ready) ring_wipe(ctx, p, bytes);
 }
 
 /* First fit between the rings of all records that are not FREE (I2). CORRUPT: of one of them nobody can tell what is its own. */
@@ -56,14 +56,18 @@ static int ring_space(shmq_ctx *ctx, uint64_t bytes, uint64_t also_at, uint64_t 
     uint32_t n = queues_used(ctx);
     for (int moved = 1; moved;) {
         moved = 0;
-        if (also_bytes && at < also_at + also_bytes && also_at < at + bytes) { at = also_at + also_bytes; moved = 1; }
+        if (also_bytes && at < also_at + also_bytes && also_at < at + bytes) {
+            at = also_at + also_bytes;
+            moved = 1;
+        }
         for (uint32_t i = 0; i < n; i++) {
             if (queue_state(ld_acq(&ctx->queues[i].word)) == SHMQ_Q_FREE) continue;
             for (unsigned n_th = 0; n_th < QUEUE_PLACES; n_th++) {
                 shmq_ring_place *its = queue_place(&ctx->queues[i], n_th), p = *its;
                 if (p.offset == 0) continue;
                 uint64_t size = queue_place_bytes(ctx, p, IDS_LG);
-                if (size == 0) return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)its - ctx->base), p.offset, ctx->geometry.rings, 0);
+                if (size == 0)
+                    return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)its - ctx->base), p.offset, ctx->geometry.rings, 0);
                 if (at >= p.offset + size || p.offset >= at + bytes) continue;
                 at = p.offset + size;
                 moved = 1;
@@ -85,7 +89,9 @@ static int reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
 
 /* The word of a record that may have no memory yet: a FREE one then. */
 static uint64_t queue_word_at(shmq_ctx *ctx, uint32_t index) {
-    if (index >= ctx->geometry.queue_count || reserve(ctx, ctx->geometry.queues + (uint64_t)index * sizeof(shmq_queue), sizeof(shmq_queue)) != SHMQ_OK) return 0;
+    if (index >= ctx->geometry.queue_count
+        || reserve(ctx, ctx->geometry.queues + (uint64_t)index * sizeof(shmq_queue), sizeof(shmq_queue)) != SHMQ_OK)
+        return 0;
     return ld_acq(&ctx->queues[index].word);
 }
 
@@ -114,11 +120,13 @@ typedef struct {   /* a record to be made: where everything goes */
 
 static int sound(shmq_ctx *ctx, size_t length, const shmq_queue_options *options, uint32_t filter_size) {
     if (length == 0 || length > SHMQ_NAME_MAX) return fail(ctx, SHMQ_E_ARG, WHAT_QUEUE, 0, length, SHMQ_NAME_MAX, 0);
-    if (filter_size > sizeof ctx->queues->filter) return fail(ctx, SHMQ_E_TOOBIG, WHAT_QUEUE, 0, filter_size, sizeof ctx->queues->filter, 0);
+    if (filter_size > sizeof ctx->queues->filter)
+        return fail(ctx, SHMQ_E_TOOBIG, WHAT_QUEUE, 0, filter_size, sizeof ctx->queues->filter, 0);
     if (options->max_depth < 1 || options->max_depth > SHMQ_BLOCKS)
         return fail(ctx, SHMQ_E_ARG, WHAT_QUEUE, 1, options->max_depth, SHMQ_BLOCKS, 0);
     if (options->priorities > SHMQ_LEVELS || options->order > SHMQ_STRICT)
-        return fail(ctx, SHMQ_E_ARG, WHAT_QUEUE, 2, options->priorities > SHMQ_LEVELS ? options->priorities : options->order, SHMQ_LEVELS, 0);
+        return fail(ctx, SHMQ_E_ARG, WHAT_QUEUE, 2, options->priorities > SHMQ_LEVELS ? options->priorities : options->order, SHMQ_LEVELS,
+                    0);
     return SHMQ_OK;
 }
 
@@ -246,7 +254,8 @@ static int64_t go_live(shmq_ctx *ctx, const plan *p) {
     return (int64_t)((gen + 1) << 16 | p->index);
 }
 
-int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, int ephemeral) {
+int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size,
+                     int ephemeral) {
     size_t length = strnlen(name, SHMQ_NAME_MAX + 1);
     plan p = { 0 };
     int64_t rc = sound(ctx, length, options, filter_size);
@@ -333,7 +342,8 @@ int shmq_queue_delete(shmq_ctx *ctx, uint64_t qref) {
 
 /* Has the process that it ends with ended? Its record is FREE, DEAD or somebody else's then. */
 int life_widowed(shmq_ctx *ctx, const shmq_queue *rec) {
-    return rec->ephemeral && ld_acq(&ctx->owners[rec->ephemeral_owner % (uint32_t)ctx->geometry.processes].word) != rec->ephemeral && !MUTANT(45);
+    return rec->ephemeral && ld_acq(&ctx->owners[rec->ephemeral_owner % (uint32_t)ctx->geometry.processes].word) != rec->ephemeral
+           && !MUTANT(45);
 }
 
 static int topic_gone(shmq_ctx *ctx, uint64_t tref) {
@@ -436,7 +446,8 @@ int shmq_queue_collect(shmq_ctx *ctx) {
         ctx_unlock(ctx);
         /* NEW as well: of the dead it may be published yet (forwards, shares), and must not get into the next queue of this
          * number */
-        if (!busy && c.ready + c.unsettled + c.delayed + c.parked + c.moving + (MUTANT(56) ? 0 : c.fresh) == 0) turned |= cas(&ctx->queues[i].word, w, queue_make(queue_gen(w), SHMQ_Q_RETIRING));
+        if (!busy && c.ready + c.unsettled + c.delayed + c.parked + c.moving + (MUTANT(56) ? 0 : c.fresh) == 0)
+            turned |= cas(&ctx->queues[i].word, w, queue_make(queue_gen(w), SHMQ_Q_RETIRING));
     }
     if (turned && barrier_everywhere(ctx) != 0) fenced = 0;   /* one for all of them: each takes milliseconds */
     for (uint32_t i = 0; fenced && i < queues; i++) {

@@ -73,7 +73,10 @@ static int walk(shmq_ctx *ctx, local_queue *q, int claim, local_ring **from, rin
             if (!ring_still(r, out)) continue;   /* taken meanwhile: that may have been another life's */
             unsigned lane = lane_of(q, fate_reason(fate), fate_origin(fate), id);
             uint64_t word = ld_acq(&q->keys[lane]), own = lane_word(id, out->idx);
-            if (word != own && any && (passed[lane / 64] >> (lane % 64) & 1)) { at++; continue; }
+            if (word != own && any && (passed[lane / 64] >> (lane % 64) & 1)) {
+                at++;
+                continue;
+            }
             if (ctl_state(out->ctl) != SHMQ_READY) {   /* I4 */
                 uint64_t ready = ctl_to(out->ctl, SHMQ_READY, 0);
                 if (!cas(&b->ctl, out->ctl, ready)) continue;

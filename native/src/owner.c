@@ -74,12 +74,16 @@ static int maps_hold(shmq_ctx *ctx, uint32_t pid) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return -1;
     FILE *f = fdopen(fd, "r");
-    if (f == NULL) { close(fd); return -1; }
+    if (f == NULL) {
+        close(fd);
+        return -1;
+    }
     int seen = 0, lines = 0;
     while (!seen && fgets(text, sizeof text, f)) {   /* address perms offset dev inode path */
         unsigned long long inode = 0;
         lines++;
-        if (sscanf(text, "%*s %*s %*s %*s %llu", &inode) == 1 && inode == ctx->inode && (strstr(text, "shmq") || strstr(text, "SYSV"))) seen = 1;
+        if (sscanf(text, "%*s %*s %*s %*s %llu", &inode) == 1 && inode == ctx->inode && (strstr(text, "shmq") || strstr(text, "SYSV")))
+            seen = 1;
     }
     fclose(f);
     return lines == 0 ? -1 : seen;
@@ -114,7 +118,8 @@ void owner_ready_ahead(shmq_ctx *ctx) {
         n++;
         if (held_ready(ctx, i, arena_reserve) != SHMQ_OK) return;
         if (ld32_acq(&o->counters) & 1) continue;
-        if (arena_reserve(ctx, (uint64_t)((uint8_t *)counters_of(ctx, i, 0) - ctx->base), queues * sizeof(shmq_counters)) != SHMQ_OK) return;
+        if (arena_reserve(ctx, (uint64_t)((uint8_t *)counters_of(ctx, i, 0) - ctx->base), queues * sizeof(shmq_counters)) != SHMQ_OK)
+            return;
         or32(&o->counters, 1);
     }
 }
@@ -126,7 +131,10 @@ void owner_ping(shmq_ctx *ctx) {
 
 /* An unused held entry with memory behind it. Entries are re-used last in, first out: the hot ones stay hot. */
 int owner_held_get(shmq_ctx *ctx, uint32_t *entry) {
-    if (ctx->held_n) { *entry = ctx->held_free[--ctx->held_n]; return SHMQ_OK; }
+    if (ctx->held_n) {
+        *entry = ctx->held_free[--ctx->held_n];
+        return SHMQ_OK;
+    }
     /* what we have reserved, not what the record says */
     uint32_t i = ctx->held_fresh, cap = MUTANT(73) ? ld32_rlx(&ctx->me->held_cap) : ctx->held_cap;
     if (i >= ctx->geometry.held_each) return fail(ctx, SHMQ_E_HELD, WHAT_NONE, 0, i, ctx->geometry.held_each, 0);
@@ -162,8 +170,7 @@ int shmq_owner_snapshot(shmq_ctx *ctx, uint32_t owner, shmq_owner_info *out) {
     out->op = ld_rlx(&o->op);
     out->settled = ld32_acq(&o->settled);
     uint32_t n = held_used(ctx, owner);
-    for (uint32_t i = 0; out->state == SHMQ_OWNER_ALIVE && i < n; i++)
-        out->held += ld_rlx(&held_of(ctx, owner)[i].word) != 0;
+    for (uint32_t i = 0; out->state == SHMQ_OWNER_ALIVE && i < n; i++) out->held += ld_rlx(&held_of(ctx, owner)[i].word) != 0;
     return SHMQ_OK;
 }
 
@@ -211,8 +218,8 @@ int shmq_owner_prove(shmq_ctx *ctx, uint32_t owner, int look_for_exec) {
     }
     uint64_t stack = 0;
     if (owner_word_dead(w, &stack) == SHMQ_OK) return SHMQ_OK;
-    if (look_for_exec && stack && ld_rlx(&o->stack) && stack != ld_rlx(&o->stack) && maps_hold(ctx, pid) == 0
-        && ld_acq(&o->word) == w) return SHMQ_OK;
+    if (look_for_exec && stack && ld_rlx(&o->stack) && stack != ld_rlx(&o->stack) && maps_hold(ctx, pid) == 0 && ld_acq(&o->word) == w)
+        return SHMQ_OK;
     return SHMQ_ALIVE;
 }
 

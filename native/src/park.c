@@ -114,8 +114,10 @@ static int stuck(shmq_ctx *ctx, local_queue *q, uint64_t what, uint64_t owner) {
 int park_turn_take(shmq_ctx *ctx, local_queue *q) {
     uint64_t w = ld_sc(&q->shared->turn), mine = park_turn_of(ctx), held;
     if (w && w != mine) {   /* I3 */
-        if (!turn_over(ctx, w)) { if (!stuck(ctx, q, w, (w >> 48) - 1)) return 0; }
-        else if ((held = MUTANT(91) ? 0 : in_hands(ctx, q, &q->held_seen, &q->held_at)) && !stuck(ctx, q, held, ctl_owner(held))) return 0;
+        if (!turn_over(ctx, w)) {
+            if (!stuck(ctx, q, w, (w >> 48) - 1)) return 0;
+        } else if ((held = MUTANT(91) ? 0 : in_hands(ctx, q, &q->held_seen, &q->held_at)) && !stuck(ctx, q, held, ctl_owner(held)))
+            return 0;
     }
     return cas(&q->shared->turn, w, mine);
 }

@@ -111,7 +111,10 @@ int publish_launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, ui
 /* OK when there is room for one more, be it by dropping the oldest; else FULL. */
 static inline int room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, int counted) {
     for (int tries = 0; room_full(ctx, q, m->size, m->priority, counted); tries++)
-        if (tries == 64 || route_make_room(ctx, q) != SHMQ_OK) { bump(&q->counters->full, 1); return SHMQ_FULL; }
+        if (tries == 64 || route_make_room(ctx, q) != SHMQ_OK) {
+            bump(&q->counters->full, 1);
+            return SHMQ_FULL;
+        }
     return SHMQ_OK;
 }
 /* What is delayed comes later, and a duplicate not at all: neither waits for room, nor costs others theirs. */
@@ -130,7 +133,10 @@ static int launch_once(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t *ct
     CRASH_POINT("committed");
     int rc = dedup_decide(ctx, q, idx, move, key, now, &first);
     if (rc < 0) return rc;
-    if (rc == ID_DUPLICATE) { m->id = first; return SHMQ_OK; }
+    if (rc == ID_DUPLICATE) {
+        m->id = first;
+        return SHMQ_OK;
+    }
     bump(&q->counters->published, 1);
     bump(&q->counters->published_bytes, m->size);
     /* as route_on does it, but for what it asks anew: this message is ours, decided, and of now */
@@ -152,8 +158,7 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
     uint64_t ctl;
     int rc = queue_status(q);
     if (rc != SHMQ_OK) return rc;
-    if (m->size > ctx->geometry.max_message)
-        return fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
+    if (m->size > ctx->geometry.max_message) return fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
     rc = needs_room(ctx, q, m, now) ? room(ctx, q, m, once == NULL) : SHMQ_OK;
     if (rc != SHMQ_OK) return rc;
     rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + (once ? FAN_TRAILER + 7 : 0), &idx, &ctl);
@@ -177,7 +182,10 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
         if (rc != SHMQ_FULL || tries == 64 || route_make_room(ctx, q) != SHMQ_OK) break;
         rc = SHMQ_OK;
     }
-    if (rc != SHMQ_OK) { free_block(ctx, idx, ctl); return rc; }
+    if (rc != SHMQ_OK) {
+        free_block(ctx, idx, ctl);
+        return rc;
+    }
     hints_expiry(ctx, expires);
     bump(&q->counters->published, 1);
     bump(&q->counters->published_bytes, m->size);
@@ -196,7 +204,10 @@ int shmq_publish(shmq_ctx *ctx, uint64_t qref, shmq_message *m) {
         hash128 key;
         const hash128 *once = publish_key(ctx, q, m, &key);   /* first of all: its bucket takes a while to come */
         rc = publish_one(ctx, q, qref, m, once, clock_now(ctx));
-        if (rc == SHMQ_OK && waiter_present(&q->shared->evt)) { evt = &q->shared->evt; bump(&q->counters->wakes, 1); }
+        if (rc == SHMQ_OK && waiter_present(&q->shared->evt)) {
+            evt = &q->shared->evt;
+            bump(&q->counters->wakes, 1);
+        }
     }
     op_end(ctx);
     ctx_unlock(ctx);
@@ -221,7 +232,10 @@ int shmq_publish_many(shmq_ctx *ctx, uint64_t qref, shmq_message *m, uint32_t n)
         once = next;
         done += rc == SHMQ_OK;
     }
-    if (done && waiter_present(&q->shared->evt)) { evt = &q->shared->evt; bump(&q->counters->wakes, 1); }
+    if (done && waiter_present(&q->shared->evt)) {
+        evt = &q->shared->evt;
+        bump(&q->counters->wakes, 1);
+    }
     op_end(ctx);
     ctx_unlock(ctx);
     if (evt) waiter_wake(evt);   /* one; a taker that sees more wakes the next */
@@ -235,10 +249,10 @@ int shmq_loan(shmq_ctx *ctx, uint64_t qref, uint64_t size, uint32_t meta_size, s
     if (rc != SHMQ_OK) return rc;
     rc = queue_local(ctx, qref, &q);
     if (rc == SHMQ_OK) rc = queue_status(q);
-    if (rc == SHMQ_OK && size > ctx->geometry.max_message)
-        rc = fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, size, ctx->geometry.max_message, 0);
+    if (rc == SHMQ_OK && size > ctx->geometry.max_message) rc = fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, size, ctx->geometry.max_message, 0);
     memset(out, 0, sizeof *out);
-    if (rc == SHMQ_OK) rc = arena_alloc(ctx, publish_footprint(size, meta_size) + (q->dedup.base ? FAN_TRAILER + 7 : 0), &out->idx, &out->ctl);
+    if (rc == SHMQ_OK)
+        rc = arena_alloc(ctx, publish_footprint(size, meta_size) + (q->dedup.base ? FAN_TRAILER + 7 : 0), &out->idx, &out->ctl);
     if (rc == SHMQ_OK) {
         st_rlx(&block_at(ctx, out->idx)->fate, fate_make(SHMQ_NO_QUEUE, 0, 0, 0, 0, 0, 0, 0));
         out->data = payload_of(ctx, out->idx);
@@ -253,7 +267,7 @@ int shmq_loan(shmq_ctx *ctx, uint64_t qref, uint64_t size, uint32_t meta_size, s
 
 static int loan_ours(shmq_ctx *ctx, shmq_delivery *loan) {
     return block_known(ctx, loan->idx) && ctl_state(loan->ctl) == SHMQ_NEW && ctl_owner(loan->ctl) == ctx->self
-        && ld_acq(&block_at(ctx, loan->idx)->ctl) == loan->ctl;
+           && ld_acq(&block_at(ctx, loan->idx)->ctl) == loan->ctl;
 }
 
 /* Publish a loan; message->data is ignored. On FULL, CLOSED or GONE the loan stays with the caller. */
@@ -291,7 +305,9 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
             }
         } else {
             for (int tries = 0; rc == SHMQ_OK; tries++) {
-                rc = !m->delay_ns && room_full(ctx, q, m->size, m->priority, 1) ? SHMQ_FULL : publish_launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority, q->most);
+                rc = !m->delay_ns && room_full(ctx, q, m->size, m->priority, 1)
+                         ? SHMQ_FULL
+                         : publish_launch(ctx, q, loan->idx, loan->ctl, m->size, m->priority, q->most);
                 if (rc != SHMQ_FULL || tries == 64 || route_make_room(ctx, q) != SHMQ_OK) break;
                 rc = SHMQ_OK;
             }

@@ -42,9 +42,14 @@ uint64_t queue_place_bytes(shmq_ctx *ctx, shmq_ring_place p, uint32_t most) {
 int queue_ring_open(shmq_ctx *ctx, shmq_queue *rec, uint32_t index, unsigned lane, local_ring *r) {
     shmq_ring_place p = rec->place[lane];
     if (queue_place_bytes(ctx, p, 24) == 0)
-        return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)&rec->place[lane] - ctx->base), p.offset, ctx->geometry.rings, 0);
-    *r = (local_ring){ .slots = (shmq_au64 *)(ctx->base + p.offset), .ends = &rec->ends[lane], .mask = (UINT64_C(1) << p.lg) - 1,
-                       .lg = p.lg, .ring = index * SHMQ_LANES + lane, .backed = UINT64_MAX };
+        return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)&rec->place[lane] - ctx->base), p.offset, ctx->geometry.rings,
+                    0);
+    *r = (local_ring){ .slots = (shmq_au64 *)(ctx->base + p.offset),
+                       .ends = &rec->ends[lane],
+                       .mask = (UINT64_C(1) << p.lg) - 1,
+                       .lg = p.lg,
+                       .ring = index * SHMQ_LANES + lane,
+                       .backed = UINT64_MAX };
     if (p.lg > RING_LONG) {
         r->chunks = &rec->chunks[lane].n;
         r->backed = 0;
@@ -60,7 +65,10 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     if (queue_state(w) == SHMQ_Q_FREE || queue_state(w) == SHMQ_Q_RETIRING) return SHMQ_E_NOTFOUND;
     if (queue_state(w) > SHMQ_Q_RETIRING)
         return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)rec - ctx->base), w, SHMQ_Q_RETIRING, 0);
-    if (q->live == queue_make(queue_gen(w), SHMQ_Q_LIVE)) { *out = q; return SHMQ_OK; }
+    if (q->live == queue_make(queue_gen(w), SHMQ_Q_LIVE)) {
+        *out = q;
+        return SHMQ_OK;
+    }
     local_queue fresh = { .shared = rec, .options = rec->options };
     if (fresh.options.priorities > SHMQ_LEVELS) fresh.options.priorities = SHMQ_LEVELS;   /* indexes rings: whatever stands there */
     memcpy(fresh.dead_name, rec->dead_name, sizeof fresh.dead_name - 1);
@@ -80,7 +88,8 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     fresh.lanes = 0;
     if (fresh.options.order != SHMQ_FIFO) {
         if (queue_place_bytes(ctx, rec->keys, 24) < (UINT64_C(8) << (fresh.options.order == SHMQ_STRICT ? 9 : 12)))
-            return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)&rec->keys - ctx->base), rec->keys.offset, ctx->geometry.rings, 0);
+            return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)&rec->keys - ctx->base), rec->keys.offset,
+                        ctx->geometry.rings, 0);
         fresh.keys = (shmq_au64 *)(ctx->base + rec->keys.offset);
         fresh.lanes = SHMQ_LANES_ORDERED;
     }
@@ -111,7 +120,9 @@ local_ring *queue_ring(shmq_ctx *ctx, unsigned ring) {
 }
 
 /* What of a ring has memory before its first message: all of a short one. */
-uint64_t queue_first_bytes(shmq_ring_place p) { return p.lg > RING_LONG ? RING_CHUNK * 8 : ((UINT64_C(8) << p.lg) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE; }
+uint64_t queue_first_bytes(shmq_ring_place p) {
+    return p.lg > RING_LONG ? RING_CHUNK * 8 : ((UINT64_C(8) << p.lg) + SHMQ_PAGE - 1) / SHMQ_PAGE * SHMQ_PAGE;
+}
 
 /* The redelivery ring has memory from create on: a message that comes back must find room. */
 int queue_again_ready(shmq_ctx *ctx, local_queue *q) {
@@ -146,7 +157,9 @@ int queue_level_ready(shmq_ctx *ctx, local_queue *q, unsigned level) {
     return queue_lanes_open(ctx, q, 1u << level) & 1u << level ? SHMQ_OK : SHMQ_E_CORRUPT;
 }
 
-void queue_bytes_in(local_queue *q, uint64_t size) { if (q->max_bytes) add(&q->shared->bytes, size); }
+void queue_bytes_in(local_queue *q, uint64_t size) {
+    if (q->max_bytes) add(&q->shared->bytes, size);
+}
 void queue_bytes_out(local_queue *q, uint64_t size) {
     if (!q->max_bytes) return;
     for (uint64_t b = ld_rlx(&q->shared->bytes); !cas(&q->shared->bytes, b, b > size ? b - size : 0); b = ld_rlx(&q->shared->bytes)) {}
@@ -170,7 +183,8 @@ local_queue *queue_dead(shmq_ctx *ctx, local_queue *q) {
     if (q->options.dead_letter == SHMQ_NO_QUEUE) return NULL;
     for (int tries = 0; tries < 2; tries++) {
         if (queue_open_local(ctx, q->options.dead_letter, &dead) == SHMQ_OK && queue_gen(dead->live) == queue_gen(q->options.dead_word)
-            && queue_status(dead) != SHMQ_GONE) return dead == q ? NULL : dead;
+            && queue_status(dead) != SHMQ_GONE)
+            return dead == q ? NULL : dead;
         int64_t found = MUTANT(77) ? SHMQ_E_NOTFOUND : queue_find(ctx, q->dead_name, NULL);
         if (found < 0) return NULL;
         q->options.dead_letter = qref_index((uint64_t)found);

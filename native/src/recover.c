@@ -131,7 +131,10 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
             if (!(ld_rlx(&ctx->l0[idx / 64]) >> (idx % 64) & 1)) arena_hint(ctx, idx);
             continue;
         }
-        if (st == SHMQ_LIMBO) { free_limbo(ctx, idx); continue; }
+        if (st == SHMQ_LIMBO) {
+            free_limbo(ctx, idx);
+            continue;
+        }
         uint32_t home = fate_home(ld_rlx(&b->fate)) % SHMQ_QUEUES;
         if (st == SHMQ_DELAYED) {
             delayed = 1;
@@ -164,15 +167,18 @@ static int recover_blocks(shmq_ctx *ctx, uint32_t p, uint64_t word) {
             uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | (c & PARKED_CTL), f = ld_rlx(&b->fate);
             if (!cas(&b->ctl, c, m)) continue;
             if (ctl_flags(c) & SHMQ_FLAG_PARKED) parked[home / 64] |= UINT64_C(1) << (home % 64);
-            if ((f & FATE_FORWARD) && !MUTANT(27)) { forward_finish(ctx, idx, m); continue; }
+            if ((f & FATE_FORWARD) && !MUTANT(27)) {
+                forward_finish(ctx, idx, m);
+                continue;
+            }
             if ((f & FATE_LEAVING) && !MUTANT(26)) {
                 st_rlx(&b->due_ns, 0);
                 st_rel(&b->fate, f &= ~FATE_LEAVING);
             }
             /* died just now; route_dead may not have said when */
-            if (fate_reason(f) && !fate_again(f) && fate_attempts(f) == 0 && ld_rlx(&b->due_ns))
-                st_rlx(&b->expires_ns, ld_rlx(&b->due_ns));
-            if (from == fate_home(f) && !(ctl_flags(c) & SHMQ_FLAG_PARKED) && (!(ctl_flags(c) & SHMQ_FLAG_FRESH) || MUTANT(54))) st_rlx(&b->fate, f | FATE_AGAIN);
+            if (fate_reason(f) && !fate_again(f) && fate_attempts(f) == 0 && ld_rlx(&b->due_ns)) st_rlx(&b->expires_ns, ld_rlx(&b->due_ns));
+            if (from == fate_home(f) && !(ctl_flags(c) & SHMQ_FLAG_PARKED) && (!(ctl_flags(c) & SHMQ_FLAG_FRESH) || MUTANT(54)))
+                st_rlx(&b->fate, f | FATE_AGAIN);
             CRASH_POINT("adopted");
             route_on(ctx, idx, m);
         }

@@ -95,9 +95,7 @@ void ring_settle_in(local_ring *r) {
     if (!head_credible(r, r->head) || !tail_credible(r, r->tail) || gap(r, r->tail, r->head) > (int64_t)r->mask + 1) ring_rebuild(r);
 }
 
-static int takeable(unsigned state) {
-    return state == SHMQ_READY || (!MUTANT(4) && state == SHMQ_NEW) || state == SHMQ_MOVE;
-}
+static int takeable(unsigned state) { return state == SHMQ_READY || (!MUTANT(4) && state == SHMQ_NEW) || state == SHMQ_MOVE; }
 
 /* has the block that slot value s names been taken already? */
 static int consumed(shmq_ctx *ctx, local_ring *r, uint64_t position, uint64_t s) {
@@ -153,7 +151,10 @@ int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint6
             shmq_au64 *slot = &r->slots[t & r->mask];
             uint64_t s = ld_acq(slot);
             int64_t d = round_diff(slot_round(s), t >> r->lg);
-            if (d > 0 || (d == 0 && !slot_is_empty(s))) { t = step(r, tail_hint, t, d, n); continue; }
+            if (d > 0 || (d == 0 && !slot_is_empty(s))) {
+                t = step(r, tail_hint, t, d, n);
+                continue;
+            }
             if (d == 0) {
                 if (t >= r->backed && (rc = ring_back(ctx, r, t)) != SHMQ_OK) return rc;
                 if (!MUTANT(6)) st_rlx(&b->pos, pos_make(r->ring, t));   /* INTENT: before the slot CAS */
@@ -197,7 +198,10 @@ int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out) {
             shmq_au64 *slot = &r->slots[h & r->mask];
             uint64_t s = ld_acq(slot);   /* TAKE: acquire; pairs with PUBLISH */
             int64_t d = round_diff(slot_round(s), h >> r->lg);
-            if (d > 0) { h = step(r, head_hint, h, d, n); continue; }
+            if (d > 0) {
+                h = step(r, head_hint, h, d, n);
+                continue;
+            }
             if (d < 0) break;   /* a hint ran ahead */
             if (slot_is_empty(s)) {
                 r->head = h;
@@ -242,8 +246,14 @@ int ring_next(shmq_ctx *ctx, local_ring *r, uint64_t *at, ring_item *out) {
         shmq_au64 *slot = &r->slots[h & r->mask];
         uint64_t s = ld_acq(slot);   /* TAKE */
         int64_t d = round_diff(slot_round(s), h >> r->lg);
-        if (d > 0) { h = step(r, head_hint, h, d, n); continue; }
-        if (d < 0 || slot_is_empty(s)) { *at = h; return SHMQ_EMPTY; }
+        if (d > 0) {
+            h = step(r, head_hint, h, d, n);
+            continue;
+        }
+        if (d < 0 || slot_is_empty(s)) {
+            *at = h;
+            return SHMQ_EMPTY;
+        }
         uint32_t idx = slot_idx(s);
         fetch_ahead(ctx, r, h);
         uint64_t c = block_known(ctx, idx) ? ld_acq(&block_at(ctx, idx)->ctl) : 0;
@@ -277,9 +287,7 @@ static int names(local_ring *r, uint64_t s, uint64_t position, uint32_t idx) {
     return !slot_is_empty(s) && slot_idx(s) == idx && ((slot_round(s) ^ position >> r->lg) & mask) == 0;
 }
 
-int ring_holds(local_ring *r, uint64_t position, uint32_t idx) {
-    return names(r, ld_acq(&r->slots[position & r->mask]), position, idx);
-}
+int ring_holds(local_ring *r, uint64_t position, uint32_t idx) { return names(r, ld_acq(&r->slots[position & r->mask]), position, idx); }
 
 /* Clear the slot at `position` if it holds idx of that round: safe however late, since (round, idx) occurs once ever. */
 int ring_clear(local_ring *r, uint64_t position, uint32_t idx) {
@@ -306,15 +314,16 @@ static uint64_t walk_tail(local_ring *r) {
 
 uint64_t ring_depth(local_ring *r) {
     uint64_t t = walk_tail(r), h = walk_head(r, t);
-    if (RARE(hole_below(r, t)) && ring_rebuild(r) == SHMQ_OK) { t = walk_tail(r); h = walk_head(r, t); }
+    if (RARE(hole_below(r, t)) && ring_rebuild(r) == SHMQ_OK) {
+        t = walk_tail(r);
+        h = walk_head(r, t);
+    }
     return gap(r, t, h) > 0 ? (uint64_t)gap(r, t, h) : 0;
 }
 
 /* Are `most` there? For who must not rely on an enqueue that counts: what others have put in is looked for, but the shared
  * head, which their takers write, only when ours does not show that there is room. */
-int ring_full(local_ring *r, uint64_t most) {
-    return gap(r, tail_hint(r), r->head) + RING_HINTS >= (int64_t)most && ring_depth(r) >= most;
-}
+int ring_full(local_ring *r, uint64_t most) { return gap(r, tail_hint(r), r->head) + RING_HINTS >= (int64_t)most && ring_depth(r) >= most; }
 
 /* How many slots are filled: less than the depth where messages were taken from the middle. Looks at each. */
 uint64_t ring_filled(local_ring *r) {
@@ -337,7 +346,10 @@ int ring_seems_empty(local_ring *r) {
     for (uint64_t n = 0; n < RING_TURNS(r); n++) {
         uint64_t s = ld_sc(&r->slots[h & r->mask]);
         int64_t d = round_diff(slot_round(s), h >> r->lg);
-        if (d > 0) { h = step(r, head_hint, h, d, n); continue; }
+        if (d > 0) {
+            h = step(r, head_hint, h, d, n);
+            continue;
+        }
         r->head = h;
         return d == 0 && slot_is_empty(s);   /* d < 0: let ring_find rebuild the hints */
     }
@@ -349,8 +361,9 @@ int ring_rebuild(local_ring *r) {
     uint64_t n = r->mask + 1, tail = UINT64_MAX, head = UINT64_MAX, backed = ring_backed(r);
     for (uint64_t i = 0; i < backed; i++) {
         uint64_t s = ld_acq(&r->slots[i]), p = slot_round(s) << r->lg | i;
-        if (slot_is_empty(s)) { if (p < tail) tail = p; }
-        else if (p < head) head = p;
+        if (slot_is_empty(s)) {
+            if (p < tail) tail = p;
+        } else if (p < head) head = p;
     }
     if (tail == UINT64_MAX) tail = head + n;
     if (head == UINT64_MAX || head > tail) head = tail;

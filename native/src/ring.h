@@ -3,7 +3,10 @@
 #define SHMQ_RING_H
 #include "ctx.h"
 
-typedef struct { uint64_t ctl, slot, position; uint32_t idx; } ring_item;
+typedef struct {
+    uint64_t ctl, slot, position;
+    uint32_t idx;
+} ring_item;
 
 #define RING_CHUNK 4096   /* slots of a long ring that get memory at a time */
 #define RING_HINTS 16     /* the shared ends are moved up every so many positions */

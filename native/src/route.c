@@ -206,7 +206,10 @@ static int send_some(shmq_ctx *ctx, local_queue *q, uint32_t most, uint32_t *sen
             vain++;   /* somebody has come, or words are damaged: not for ever */
             continue;
         }
-        if (!park_waits_next(ctx, q, l, &c)) { l->next++; continue; }
+        if (!park_waits_next(ctx, q, l, &c)) {
+            l->next++;
+            continue;
+        }
         if (!room_of(ctx, q, idx)) return 0;
         uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self) | PARKED_CTL;
         if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;

@@ -168,7 +168,10 @@ static uint64_t header_checksum(const shmq_header *h) {
 shmq_ctx *shmq_ctx_new(void) {
     shmq_ctx *ctx = mmap(NULL, sizeof *ctx, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (ctx == MAP_FAILED) return NULL;
-    if (madvise(ctx, sizeof *ctx, MADV_WIPEONFORK) != 0) { munmap(ctx, sizeof *ctx); return NULL; }
+    if (madvise(ctx, sizeof *ctx, MADV_WIPEONFORK) != 0) {
+        munmap(ctx, sizeof *ctx);
+        return NULL;
+    }
     st32_rlx(&ctx->alive, 1);
     ctx->fd = -1;
     ctx->self = NOBODY;
@@ -277,8 +280,8 @@ int shmq_reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
         if (errno == EINTR && tries < 1000) continue;
         /* before Linux 5.14 only the descriptor can do it */
         int e = fd < 0 && errno == EINVAL && ctx->provider == SHMQ_POSIX ? EBADF : errno;
-        return fail(ctx, e == ENOSPC || e == ENOMEM || e == EFAULT || e == EINTR ? SHMQ_E_NOMEM : SHMQ_E_SYS,
-                    WHAT_RESERVE, from, end - from, 0, e);
+        return fail(ctx, e == ENOSPC || e == ENOMEM || e == EFAULT || e == EINTR ? SHMQ_E_NOMEM : SHMQ_E_SYS, WHAT_RESERVE, from,
+                    end - from, 0, e);
     }
 }
 
@@ -346,12 +349,13 @@ int shmq_check_header(const void *bytes, uint64_t n, uint64_t file_size, shmq_de
         return SHMQ_E_SYS;
     }
     if (h.boot != boot) return refuse(out, SHMQ_E_CORRUPT, WHAT_BOOT, offsetof(shmq_header, boot), h.boot, boot);
-    if (h.pidns != pid_namespace())
-        return refuse(out, SHMQ_E_PIDNS, WHAT_PIDNS, offsetof(shmq_header, pidns), h.pidns, pid_namespace());
+    if (h.pidns != pid_namespace()) return refuse(out, SHMQ_E_PIDNS, WHAT_PIDNS, offsetof(shmq_header, pidns), h.pidns, pid_namespace());
     if (h.timens != time_namespace() && !MUTANT(61))
         return refuse(out, SHMQ_E_PIDNS, WHAT_TIMENS, offsetof(shmq_header, timens), h.timens, time_namespace());
-    shmq_config c = { .memory_limit = h.geometry.memory_limit, .max_message = h.geometry.max_message,
-                      .default_ttl_ns = h.geometry.default_ttl_ns, .max_processes = (uint32_t)h.geometry.processes,
+    shmq_config c = { .memory_limit = h.geometry.memory_limit,
+                      .max_message = h.geometry.max_message,
+                      .default_ttl_ns = h.geometry.default_ttl_ns,
+                      .max_processes = (uint32_t)h.geometry.processes,
                       .max_queues = (uint32_t)h.geometry.queue_count };
     shmq_geometry g;
     shmq_plan(&c, &g);

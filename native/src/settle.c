@@ -48,7 +48,8 @@ static int stale(shmq_ctx *ctx, shmq_delivery *d, uint32_t held) {   /* held: wh
 
 void settle_left(local_queue *q) {   /* the last settled message of a closed queue ends its consumers' loops */
     /* maybe the last one */
-    if ((q->options.flags & SHMQ_JOINED) && waiter_present(&q->shared->space) && ring_seems_empty(&q->work)) waiter_wake_all(&q->shared->space);
+    if ((q->options.flags & SHMQ_JOINED) && waiter_present(&q->shared->space) && ring_seems_empty(&q->work))
+        waiter_wake_all(&q->shared->space);
     if (ld_rlx(&q->shared->word) != q->live) waiter_announce(&q->shared->evt);
     else if (!MUTANT(36)) order_over(q);
 }
@@ -69,11 +70,17 @@ int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
     if (rc != SHMQ_OK) return rc;
     op_begin(ctx);
     for (uint32_t i = 0; i < n; i++, d++) {
-        if (!settle_holds(ctx, d)) { d->ctl = 0; continue; }
+        if (!settle_holds(ctx, d)) {
+            d->ctl = 0;
+            continue;
+        }
         uint32_t leased = d->held;
         let_go(ctx, d);
         if (!leased && ctx->bare) ctx->bare--;
-        if (!free_whole(ctx, d->idx, d->ctl)) { stale(ctx, d, leased); continue; }
+        if (!free_whole(ctx, d->idx, d->ctl)) {
+            stale(ctx, d, leased);
+            continue;
+        }
         done++;
         local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
         if (q->live && leased && figures_timed(ctx, leased)) figures_acked(ctx, q, leased, d->idx, d->ctl);
@@ -94,7 +101,9 @@ static uint64_t backoff(shmq_ctx *ctx, local_queue *q, unsigned attempts) {
     for (unsigned i = 1; i < attempts && ns < UINT64_MAX / 4 && (most == 0 || ns < most); i++) ns *= 2;
     if (most && ns > most) ns = most;
     if (q->options.jitter_ppm && ns) {   /* xorshift64*: spread retries, nothing more */
-        ctx->random ^= ctx->random >> 12; ctx->random ^= ctx->random << 25; ctx->random ^= ctx->random >> 27;
+        ctx->random ^= ctx->random >> 12;
+        ctx->random ^= ctx->random << 25;
+        ctx->random ^= ctx->random >> 27;
         uint64_t r = (ctx->random * UINT64_C(2685821657736338717)) >> 40;
         uint64_t span = ns / 1000000 * (q->options.jitter_ppm > 2000000 ? 2000000 : q->options.jitter_ppm);
         ns = ns - span / 2 + (span >> 24) * r + (((span & 0xffffff) * r) >> 24);
@@ -215,8 +224,7 @@ int shmq_start(shmq_ctx *ctx, shmq_delivery *d) {
                 bump(&q->counters->delivered_bytes, d->size);
                 if (d->redelivered) bump(&q->counters->redelivered, 1);
             }
-        }
-        else {
+        } else {
             uint32_t held = d->held;
             let_go(ctx, d);
             stale(ctx, d, held);
@@ -239,7 +247,10 @@ int shmq_settle_viewed(shmq_ctx *ctx, shmq_delivery *d) {
             free_whole(ctx, d->idx, m);
             local_queue *q = &ctx->local[d->queue % SHMQ_QUEUES];
             if (q->live && figures_timed(ctx, d->held)) figures_acked(ctx, q, d->held, d->idx, d->ctl);
-            if (q->live) { bump(&q->counters->acked, 1); settle_left(q); }
+            if (q->live) {
+                bump(&q->counters->acked, 1);
+                settle_left(q);
+            }
             rc = SHMQ_OK;
         }   /* stale: the entry stays too, the view still reads the block */
         d->ctl = 0;

@@ -61,7 +61,8 @@ int shmq_sysv_claim(int id, void *base, uint64_t size) {
     if (size < SHMQ_PAGE) return -EINVAL;
     uint64_t mine = my_word();
     if (mine == 0) return -ESRCH;   /* no /proc: nobody could prove our death */
-    while (madvise(base, SHMQ_PAGE, MADV_POPULATE_WRITE) != 0) if (errno != EINTR) return -errno;   /* an error, not a SIGBUS */
+    while (madvise(base, SHMQ_PAGE, MADV_POPULATE_WRITE) != 0)
+        if (errno != EINTR) return -errno;   /* an error, not a SIGBUS */
     uint64_t w = ld_sc(&h->claim);   /* the word first, then the proof, then the CAS of exactly that word */
     if (owner_state(w) == SHMQ_OWNER_ALIVE && !attached_only_here(id) && !MUTANT(62)) {
         if (w == mine) return 0;   /* by another handle */

@@ -33,7 +33,10 @@ static int describe(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, shmq_delivery *d)
     uint32_t of = idx;
     if (ctl_flags(ctl) & SHMQ_FLAG_CHILD) {   /* the payload is its parent's, who cannot go while this child lives */
         of = ld32_rlx(&b->size);
-        if (!fan_carries(ctx, of, ld_rlx(&b->id))) { d->size = 0; return SHMQ_E_CORRUPT; }
+        if (!fan_carries(ctx, of, ld_rlx(&b->id))) {
+            d->size = 0;
+            return SHMQ_E_CORRUPT;
+        }
         at_payload = block_at(ctx, of);
     }
     uint64_t room = payload_room(ctx, of), f = ld_rlx(&b->fate);   /* no length reaches beyond it */
@@ -113,7 +116,8 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
             }
             if (deadline || ld_rlx(&ctx->held[entry].deadline)) st_rlx(&ctx->held[entry].deadline, deadline);
             /* HELD */
-            if (!MUTANT(8)) st_rel(&ctx->held[entry].word, held_make(flags & SHMQ_TAKE_AHEAD ? 0 : SHMQ_HELD_STARTED, ctl_gen(own), item.idx));
+            if (!MUTANT(8))
+                st_rel(&ctx->held[entry].word, held_make(flags & SHMQ_TAKE_AHEAD ? 0 : SHMQ_HELD_STARTED, ctl_gen(own), item.idx));
             CRASH_POINT("held");
         }
         if (!cas(&block_at(ctx, item.idx)->ctl, item.ctl, own)) {   /* I1 */
@@ -165,7 +169,10 @@ int take_none_left(shmq_ctx *ctx, local_queue *q) {
 /* Producers sleep: is it time to wake one? In lots, since a wake-up costs more than a message; at once when this consumer is
  * slow, has emptied the queue, or is about to sleep or leave. Returns the word to wake on, after the lock is released. */
 shmq_au32 *take_space(shmq_ctx *ctx, local_queue *q, uint32_t freed, int leaving) {
-    if (!waiter_present(&q->shared->space)) { q->space_owed = 0; return NULL; }
+    if (!waiter_present(&q->shared->space)) {
+        q->space_owed = 0;
+        return NULL;
+    }
     q->space_owed += freed;
     if (q->space_owed == 0) return NULL;
     uint64_t now = clock_now(ctx), before = q->taken_ns;
@@ -256,7 +263,10 @@ int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
     while (rc >= 0 && left--) {
         op_begin(ctx);
         rc = queue_status(q) == SHMQ_GONE ? SHMQ_GONE : purge_one(ctx, q, now);
-        if (rc >= 0) { n += rc; freed++; }
+        if (rc >= 0) {
+            n += rc;
+            freed++;
+        }
         op_end(ctx);
     }
     if (freed && rc != SHMQ_GONE) {   /* some may have begun to wait meanwhile */
@@ -293,7 +303,11 @@ int shmq_peek(shmq_ctx *ctx, uint64_t qref, uint64_t *cursor, shmq_delivery *out
     rc = queue_local(ctx, qref, &q);
     if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) rc = SHMQ_GONE;
     if (rc == SHMQ_OK) rc = owner_held_get(ctx, &entry);
-    if (rc != SHMQ_OK) { op_end(ctx); ctx_unlock(ctx); return rc; }
+    if (rc != SHMQ_OK) {
+        op_end(ctx);
+        ctx_unlock(ctx);
+        return rc;
+    }
     rc = SHMQ_EMPTY;
     uint32_t lanes = queue_lanes(ctx, q);
     for (uint64_t tries = 0; tries < 4 * (SHMQ_LEVELS * (q->work.mask + q->again.mask + 2)); tries++) {
@@ -303,7 +317,10 @@ int shmq_peek(shmq_ctx *ctx, uint64_t qref, uint64_t *cursor, shmq_delivery *out
         uint64_t p = *cursor & POSITION, here = *cursor & ~POSITION;
         if (r) ring_depth(r);   /* brings head and tail up */
         if (r && p < r->head) p = r->head;
-        if (r == NULL || p >= r->tail) { *cursor = (uint64_t)(stage + 1) << PEEK_SHIFT; continue; }
+        if (r == NULL || p >= r->tail) {
+            *cursor = (uint64_t)(stage + 1) << PEEK_SHIFT;
+            continue;
+        }
         *cursor = here | (p + 1);
         uint64_t s = ld_acq(&r->slots[p & r->mask]);
         if (round_diff(slot_round(s), p >> r->lg) != 0 || slot_is_empty(s) || !block_known(ctx, slot_idx(s))) continue;

@@ -50,8 +50,16 @@ static int words_match(const char *p, const char *pe, const char *t, const char 
     const char *hash = NULL, *from = NULL;   /* behind the last `#`, and where that one's rest begins */
     while (t <= te) {
         const char *pw = p <= pe ? word_end(p, pe) : p, *tw = word_end(t, te);
-        if (p <= pe && pw - p == 1 && *p == '#') { p = hash = pw + 1; from = t; continue; }
-        if (p <= pe && ((pw - p == 1 && *p == '*') || (pw - p == tw - t && memcmp(p, t, (size_t)(tw - t)) == 0))) { p = pw + 1; t = tw + 1; continue; }
+        if (p <= pe && pw - p == 1 && *p == '#') {
+            p = hash = pw + 1;
+            from = t;
+            continue;
+        }
+        if (p <= pe && ((pw - p == 1 && *p == '*') || (pw - p == tw - t && memcmp(p, t, (size_t)(tw - t)) == 0))) {
+            p = pw + 1;
+            t = tw + 1;
+            continue;
+        }
         if (hash == NULL) return 0;
         t = from = word_end(from, te) + 1;
         p = hash;
@@ -81,7 +89,8 @@ static fan_list *subscriptions(shmq_ctx *ctx, uint64_t tref, const shmq_queue *t
     for (uint32_t i = 0; i < n; i++) {
         shmq_queue *rec = &ctx->queues[i];
         if (queue_state(ld_acq(&rec->word)) != SHMQ_Q_LIVE) continue;   /* once seen alive, op keeps it */
-        if (rec->options.kind == SHMQ_KIND_SUBSCRIPTION ? rec->options.topic == tref : rec->options.kind == SHMQ_KIND_PATTERN && pattern_wants(rec, topic))
+        if (rec->options.kind == SHMQ_KIND_SUBSCRIPTION ? rec->options.topic == tref
+                                                        : rec->options.kind == SHMQ_KIND_PATTERN && pattern_wants(rec, topic))
             l->to[l->n++] = (uint16_t)i;
     }
     l->topic = tref;
@@ -95,7 +104,10 @@ static uint64_t header_at(const uint8_t *b, uint64_t n) {
     if (n < 2) return 0;
     for (int part = 0; part < 2; part++) {   /* the name, then the value of those that have a length */
         if (part && b[0] <= 2) break;
-        if (part && b[0] == 4) { at += 8; break; }
+        if (part && b[0] == 4) {
+            at += 8;
+            break;
+        }
         uint64_t size = 0;
         for (unsigned shift = 0;; shift += 7) {
             if (at >= n || shift > 28) return 0;
@@ -200,7 +212,10 @@ int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, u
         local_queue *q;
         if (queue_open_local(ctx, l->to[i], &q) != SHMQ_OK) continue;
         rc = admits(ctx, l->to[i], q, m, now);
-        if (rc == SHMQ_FULL) { bump(&t->counters->full, 1); return rc; }
+        if (rc == SHMQ_FULL) {
+            bump(&t->counters->full, 1);
+            return rc;
+        }
         if (rc == 0) continue;
         if (ids_asked(q, m)) {
             flags |= FATE_DEDUP;
@@ -208,7 +223,10 @@ int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, u
         }
         ctx->scratch[n++].entry = l->to[i];
     }
-    if (n == 0) { m->id = publish_id(ctx); return SHMQ_OK; }
+    if (n == 0) {
+        m->id = publish_id(ctx);
+        return SHMQ_OK;
+    }
     uint64_t at = (publish_footprint(m->size, m->meta_size) + 7) & ~UINT64_C(7);
     rc = arena_alloc(ctx, at + 8 + 8 * (uint64_t)n + (flags ? FAN_TRAILER : 0), &f->parent, &f->ctl);
     if (rc != SHMQ_OK) return rc;
@@ -230,7 +248,10 @@ int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, u
         uint32_t i = f->made, d;
         local_queue *q = &ctx->local[ctx->scratch[i].entry];   /* open: admits had it */
         rc = arena_alloc_child(ctx, &d, &ctx->scratch[i].key);
-        if (rc != SHMQ_OK) { topic_unwrite(ctx, f); return rc; }
+        if (rc != SHMQ_OK) {
+            topic_unwrite(ctx, f);
+            return rc;
+        }
         ctx->scratch[i].idx = d;
         put_child(ctx, d, f->parent, ctx->scratch[i].entry, q, m, now);
         st_rlx(&child[1 + i], child_make(d, ctl_gen(ctx->scratch[i].key)));
@@ -242,7 +263,10 @@ int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, u
 }
 
 void topic_unwrite(shmq_ctx *ctx, fan *f) {
-    while (f->made) { f->made--; free_block(ctx, ctx->scratch[f->made].idx, ctx->scratch[f->made].key); }
+    while (f->made) {
+        f->made--;
+        free_block(ctx, ctx->scratch[f->made].idx, ctx->scratch[f->made].key);
+    }
     if (f->n) free_block(ctx, f->parent, f->ctl);
     f->n = 0;
 }
@@ -297,7 +321,10 @@ int shmq_topic_publish_many(shmq_ctx *ctx, uint64_t tref, shmq_message *m, uint3
     for (; rc == SHMQ_OK && done < n; done++) {
         fan f;
         rc = topic_write(ctx, t, tref, &m[done], now, 0, 0, &f);
-        if (rc == SHMQ_OK && f.n && !topic_commit(ctx, f.parent, f.ctl)) { topic_unwrite(ctx, &f); rc = SHMQ_E_CORRUPT; }
+        if (rc == SHMQ_OK && f.n && !topic_commit(ctx, f.parent, f.ctl)) {
+            topic_unwrite(ctx, &f);
+            rc = SHMQ_E_CORRUPT;
+        }
         if (rc != SHMQ_OK) break;
         topic_launch(ctx, t, &m[done], &f);
     }
@@ -326,7 +353,8 @@ int64_t shmq_topic_blocker(shmq_ctx *ctx, uint64_t tref) {
 
 /* ---- subscriptions come and go ---- */
 
-int64_t shmq_topic_subscribe(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size, uint32_t ephemeral) {
+int64_t shmq_topic_subscribe(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size,
+                             uint32_t ephemeral) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     int64_t rc = queue_create(ctx, name, options, filter, filter_size, ephemeral != 0);
     if (rc == SHMQ_E_EXISTS) add32(&ctx->header->topology, 1);   /* I3 */

@@ -4,7 +4,10 @@
 #include "ctx.h"
 
 /* A message of a topic that is being made; its children are in ctx->scratch. */
-typedef struct { uint64_t ctl; uint32_t parent, n, made; } fan;
+typedef struct {
+    uint64_t ctl;
+    uint32_t parent, n, made;
+} fan;
 
 int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, uint64_t now, uint64_t tie, uint64_t flags, fan *f);
 void topic_unwrite(shmq_ctx *ctx, fan *f);

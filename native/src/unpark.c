@@ -37,7 +37,10 @@ int64_t unpark_purge(shmq_ctx *ctx, local_queue *q, uint64_t now) {
         if (!park_waits_at(ctx, idx, index, &c)) continue;
         uint64_t m = ctl_next(c, SHMQ_MOVE, ctx->self), expires = expires_of(block_at(ctx, idx));
         if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;
-        if (expires && expires <= now) { route_dead(ctx, idx, m, SHMQ_R_EXPIRED); continue; }
+        if (expires && expires <= now) {
+            route_dead(ctx, idx, m, SHMQ_R_EXPIRED);
+            continue;
+        }
         bump(&q->counters->dropped, 1);
         free_whole(ctx, idx, m);
         n++;
@@ -56,7 +59,10 @@ static uint32_t take_back(shmq_ctx *ctx, local_queue *q) {
         if (!cas(&block_at(ctx, idx)->ctl, c, m)) continue;
         CRASH_POINT("unparked_back");
         int rc = route_enter(ctx, q, idx, m);
-        if (rc == SHMQ_FULL) { park(ctx, q, idx, m); return n; }
+        if (rc == SHMQ_FULL) {
+            park(ctx, q, idx, m);
+            return n;
+        }
         n++;
     }
     return n;

@@ -36,7 +36,11 @@ static int items_ready(shmq_ctx *ctx, local_queue *q) {
 static int space_for(shmq_ctx *ctx, local_queue *q, uint32_t n) {
     if (ctx_enter(ctx) != SHMQ_OK) return 1;
     op_begin(ctx);
-    if (queue_status(q) != SHMQ_OK) { op_end(ctx); ctx_unlock(ctx); return 1; }
+    if (queue_status(q) != SHMQ_OK) {
+        op_end(ctx);
+        ctx_unlock(ctx);
+        return 1;
+    }
     int ready = room_for(ctx, q, n, q->wanted);
     op_end(ctx);
     ctx_unlock(ctx);
@@ -67,7 +71,9 @@ static int spin(shmq_ctx *ctx, local_queue *q, int (*ready)(shmq_ctx *, local_qu
 }
 
 /* positions are of one queue only: another thread may open another one here meanwhile */
-typedef struct { uint64_t live, from; } place;
+typedef struct {
+    uint64_t live, from;
+} place;
 
 /* How many messages have come since a consumer had taken all: of `most` positions from at->from on, where n are known to be filled.
  * at->live == 0: from the first one that it has not taken. */
@@ -90,12 +96,18 @@ static uint32_t come(shmq_ctx *ctx, local_queue *q, place *at, uint32_t n, uint3
 static void gather(shmq_ctx *ctx, local_queue *q) {
     uint32_t lot = q->lot, skip = ld32_rlx(&q->gather_skip), rest = ld32_rlx(&q->gather_rest), n = 0;
     place at = { 0, 0 };
-    if (skip) { st32_rlx(&q->gather_skip, skip - 1); return; }
+    if (skip) {
+        st32_rlx(&q->gather_skip, skip - 1);
+        return;
+    }
     if (lot < 2) return;
     uint64_t last = shmq_now(), end = last + GATHER_MOST;
     for (;;) {
         for (int i = 0; i < 8; i++) {
-            if (come(ctx, q, &at, lot - 1, lot) == lot) { st32_rlx(&q->gather_rest, 0); return; }
+            if (come(ctx, q, &at, lot - 1, lot) == lot) {
+                st32_rlx(&q->gather_rest, 0);
+                return;
+            }
             pause_cpu();
             pause_cpu();
         }
@@ -146,7 +158,10 @@ int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
     if (rc != SHMQ_OK) return rc;
     if (status == SHMQ_GONE) return SHMQ_GONE;
     if (items_ready(ctx, q)) return SHMQ_OK;
-    if (spin_adaptive(ctx, q, items_ready, &q->spin_ns, SPIN_MIN, spin_ns, deadline_ns)) { gather(ctx, q); return SHMQ_OK; }
+    if (spin_adaptive(ctx, q, items_ready, &q->spin_ns, SPIN_MIN, spin_ns, deadline_ns)) {
+        gather(ctx, q);
+        return SHMQ_OK;
+    }
     if ((rc = ctx_enter(ctx)) != SHMQ_OK) return rc;
     shmq_au32 *space = take_space(ctx, q, 0, 1);   /* what we owe, before we sleep */
     op_begin(ctx);
@@ -182,7 +197,10 @@ int shmq_glance(shmq_ctx *ctx, uint64_t qref) {
     int status, rc = enter(ctx, qref, &q, &status);
     if (rc != SHMQ_OK) return rc;
     for (int i = 0; i < GLANCES; i++) {
-        if (items_ready(ctx, q)) { gather(ctx, q); return SHMQ_OK; }
+        if (items_ready(ctx, q)) {
+            gather(ctx, q);
+            return SHMQ_OK;
+        }
         pause_cpu();
     }
     return SHMQ_EMPTY;

@@ -16,5 +16,7 @@ static inline void waiter_announce_all(shmq_queue *rec) {
     waiter_announce(&rec->evt);
     waiter_announce(&rec->space);
 }
-static inline void waiter_wake(shmq_au32 *evt) { if (waiter_present(evt)) waiter_wake_slow(evt); }
+static inline void waiter_wake(shmq_au32 *evt) {
+    if (waiter_present(evt)) waiter_wake_slow(evt);
+}
 #endif

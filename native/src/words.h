@@ -53,11 +53,11 @@ static inline unsigned fate_prio(uint64_t f) {   /* never above the highest leve
     return p < SHMQ_LEVELS ? p : SHMQ_LEVELS - 1;
 }
 static inline unsigned fate_meta(uint64_t f) { return (unsigned)(f >> 56) & 1; }
-static inline uint64_t fate_make(unsigned home, unsigned origin, unsigned attempts, unsigned died, unsigned reason,
-                                 unsigned again, unsigned prio, unsigned meta) {
+static inline uint64_t fate_make(unsigned home, unsigned origin, unsigned attempts, unsigned died, unsigned reason, unsigned again,
+                                 unsigned prio, unsigned meta) {
     return (uint64_t)home | (uint64_t)origin << 12 | (uint64_t)(attempts > SHMQ_ATTEMPTS_MAX ? SHMQ_ATTEMPTS_MAX : attempts) << 24
-         | (uint64_t)(died > SHMQ_ATTEMPTS_MAX ? SHMQ_ATTEMPTS_MAX : died) << 36 | (uint64_t)reason << 48 | (uint64_t)again << 51
-         | (uint64_t)prio << 52 | (uint64_t)meta << 56;
+           | (uint64_t)(died > SHMQ_ATTEMPTS_MAX ? SHMQ_ATTEMPTS_MAX : died) << 36 | (uint64_t)reason << 48 | (uint64_t)again << 51
+           | (uint64_t)prio << 52 | (uint64_t)meta << 56;
 }
 #define FATE_AGAIN (UINT64_C(1) << 51)
 #define FATE_DEDUP (UINT64_C(1) << 57)     /* the id's key lies behind the payload */

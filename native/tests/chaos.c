@@ -41,7 +41,8 @@ enum { PLAIN, LEASED, DEAD, LEVELS, KEYS, SUB_LEVELS, SUB_KEYS, QUEUES, TOPIC = 
 #define HEAD 24
 
 enum role { PRODUCER, CONSUMER, BURIER, JANITOR };
-static const enum role ROLE[SLOTS] = { PRODUCER, PRODUCER, PRODUCER, PRODUCER, CONSUMER, CONSUMER, CONSUMER, CONSUMER, CONSUMER, CONSUMER, BURIER, JANITOR, JANITOR };
+static const enum role ROLE[SLOTS] = { PRODUCER, PRODUCER, PRODUCER, PRODUCER, CONSUMER, CONSUMER, CONSUMER,
+                                       CONSUMER, CONSUMER, CONSUMER, BURIER,   JANITOR,  JANITOR };
 
 /* of what uid is in a queue, or in the first subscription: notes[2 uid]; in the second: notes[2 uid + 1] */
 typedef struct {
@@ -55,10 +56,14 @@ typedef struct {
 static struct shared {
     _Atomic(uint64_t) next;                       /* message numbers */
     _Atomic(uint64_t) newest[QUEUES][SLOTS][3];   /* highest first delivery that has returned */
-    struct { _Atomic(uint64_t) uid; uint32_t to, size; } open[SLOTS];   /* with an id: published, or to be published again */
+    struct {
+        _Atomic(uint64_t) uid;
+        uint32_t to, size;
+    } open[SLOTS];   /* with an id: published, or to be published again */
     _Atomic(uint64_t) steps[SLOTS];
     _Atomic(uint32_t) life[SLOTS];
-    _Atomic(uint64_t) torn, nowhere, disorder, twice, strange, attached, published, acks, stale, nacks, rejects, touches, views, loans, released, fired, expired, reaped, peeks, nomem;
+    _Atomic(uint64_t) torn, nowhere, disorder, twice, strange, attached, published, acks, stale, nacks, rejects, touches, views, loans,
+        released, fired, expired, reaped, peeks, nomem;
     _Atomic(uint64_t) told, ids, again, forwards, forwards_told, outlived, late;
     _Atomic(uint64_t) disorder_at, disorder_of, disorder_behind;
     _Atomic(int64_t) strange_rc;
@@ -70,11 +75,23 @@ static uint64_t total, qref[QUEUES + 1];
 
 static uint64_t rng;
 static uint32_t rnd(uint32_t n) {
-    rng ^= rng >> 12; rng ^= rng << 25; rng ^= rng >> 27;
+    rng ^= rng >> 12;
+    rng ^= rng << 25;
+    rng ^= rng >> 27;
     return (uint32_t)((rng * UINT64_C(2685821657736338717)) >> 33) % n;
 }
-static double now_s(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return (double)t.tv_sec + (double)t.tv_nsec / 1e9; }
-#define STRANGE(rc) do { if (S->strange++ == 0) { S->strange_rc = (rc); S->strange_line = __LINE__; } } while (0)
+static double now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+#define STRANGE(rc) \
+    do { \
+        if (S->strange++ == 0) { \
+            S->strange_rc = (rc); \
+            S->strange_line = __LINE__; \
+        } \
+    } while (0)
 
 /* ---- messages: number, producer, size, check, then bytes that follow from them ---- */
 static uint32_t mix(uint64_t uid, uint32_t i) { return (uint32_t)((uid * 0x9e3779b97f4a7c15u + i * 0xc2b2ae35u) >> 24); }
@@ -95,15 +112,22 @@ static uint64_t read_message(const shmq_delivery *d, uint32_t *slot) {   /* 0 = 
     memcpy(&size, d->data + 12, 4);
     memcpy(&check, d->data + 16, 8);
     if (size != d->size || check != uid * 31 + *slot * 7 + size || *slot >= SLOTS) return 0;
-    for (uint32_t i = HEAD; i < size; i++) if (d->data[i] != (uint8_t)mix(uid, i)) return 0;
+    for (uint32_t i = HEAD; i < size; i++)
+        if (d->data[i] != (uint8_t)mix(uid, i)) return 0;
     if (d->meta_size && (d->meta_size != 8 || memcmp(d->meta, &uid, 8))) return 0;
     return uid;
 }
 /* Which message that is: 2 uid, or 2 uid + 1; 0 = none. */
 static uint64_t seen(const shmq_delivery *d, uint32_t *slot) {
     uint64_t uid = read_message(d, slot), n = 2 * uid + ((d->reason ? d->origin : d->queue) == (qref[SUB_KEYS] & 0xffff));
-    if (uid == 0) { S->torn++; return 0; }
-    if (uid >= MOST || !notes[n].pub_invoked) { S->nowhere++; return 0; }
+    if (uid == 0) {
+        S->torn++;
+        return 0;
+    }
+    if (uid >= MOST || !notes[n].pub_invoked) {
+        S->nowhere++;
+        return 0;
+    }
     notes[n].delivered++;
     return n;
 }
@@ -114,7 +138,10 @@ static shmq_ctx *attach(void) {
     shmq_ctx *c = shmq_ctx_new();
     if (!c || shmq_map_fd(c, fd, total) != 0 || shmq_verify(c) != 0) _exit(3);
     int rc = shmq_attach(c, SHMQ_CLIENT);
-    if (rc < 0) { STRANGE(rc); _exit(3); }
+    if (rc < 0) {
+        STRANGE(rc);
+        _exit(3);
+    }
     S->attached++;
     return c;
 }
@@ -128,10 +155,15 @@ static void invoked(uint64_t uid, uint32_t to, uint32_t slot, int yes) {
 }
 static void returned(uint64_t uid, uint32_t to) {
     notes[2 * uid].pub_returned = 1;
-    if (to == TOPIC) { notes[2 * uid + 1].pub_returned = 1; S->told++; }
+    if (to == TOPIC) {
+        notes[2 * uid + 1].pub_returned = 1;
+        S->told++;
+    }
     S->published++;
 }
-static int publish_to(shmq_ctx *c, uint32_t to, shmq_message *m) { return to == TOPIC ? shmq_topic_publish(c, qref[TOPIC], m) : shmq_publish(c, qref[to], m); }
+static int publish_to(shmq_ctx *c, uint32_t to, shmq_message *m) {
+    return to == TOPIC ? shmq_topic_publish(c, qref[TOPIC], m) : shmq_publish(c, qref[to], m);
+}
 static void wait_room(shmq_ctx *c, uint32_t to, uint32_t slot) {
     int rc = shmq_wait_space(c, to == TOPIC ? (uint64_t)shmq_topic_blocker(c, qref[TOPIC]) : qref[to], shmq_now() + 20000000, UINT64_MAX);
     if (rc != SHMQ_OK && rc != SHMQ_TIMEOUT && rc != SHMQ_INTR) STRANGE(rc);
@@ -144,14 +176,27 @@ static void publish_open(shmq_ctx *c, uint32_t slot, uint8_t *b) {
     uint32_t to = S->open[slot].to;
     write_message(b, uid, slot, S->open[slot].size);
     for (int twice = rnd(3) == 0; twice >= 0;) {
-        shmq_message m = { .data = b, .size = S->open[slot].size, .dedup = &uid, .dedup_size = 8, .key = &KEY[slot], .key_size = 1, .priority = (uint32_t)(uid % 3),
+        shmq_message m = { .data = b,
+                           .size = S->open[slot].size,
+                           .dedup = &uid,
+                           .dedup_size = 8,
+                           .key = &KEY[slot],
+                           .key_size = 1,
+                           .priority = (uint32_t)(uid % 3),
                            .ttl_ns = uid % 16 ? 0 : 1000000 + uid % 20000000 };
         int rc = publish_to(c, to, &m);
         if (rc == SHMQ_OK && !notes[2 * uid].pub_returned) returned(uid, to);
         if (rc == SHMQ_FULL) wait_room(c, to, slot);
-        else if (rc == SHMQ_OK) { S->ids++; twice--; }
-        else if (rc == SHMQ_E_NOMEM) { S->nomem++; break; }
-        else { STRANGE(rc); break; }
+        else if (rc == SHMQ_OK) {
+            S->ids++;
+            twice--;
+        } else if (rc == SHMQ_E_NOMEM) {
+            S->nomem++;
+            break;
+        } else {
+            STRANGE(rc);
+            break;
+        }
     }
     S->open[slot].uid = 0;
 }
@@ -160,10 +205,17 @@ static void produce(shmq_ctx *c, uint32_t slot) {
     static uint8_t b[8][70000];
     shmq_message m[8];
     uint64_t uid[8];
-    if (S->open[slot].uid) { S->again++; notes[2 * S->open[slot].uid].inherited = notes[2 * S->open[slot].uid + 1].inherited = 1; publish_open(c, slot, b[0]); }
+    if (S->open[slot].uid) {
+        S->again++;
+        notes[2 * S->open[slot].uid].inherited = notes[2 * S->open[slot].uid + 1].inherited = 1;
+        publish_open(c, slot, b[0]);
+    }
     for (;;) {
         S->steps[slot]++;
-        if (S->next > MOST - 100000) { usleep(1000); continue; }
+        if (S->next > MOST - 100000) {
+            usleep(1000);
+            continue;
+        }
         static const uint8_t TO[12] = { PLAIN, PLAIN, PLAIN, LEASED, LEASED, LEVELS, LEVELS, KEYS, KEYS, KEYS, TOPIC, TOPIC };
         uint32_t n = rnd(8) ? 1 : 1 + rnd(8), qi = TO[rnd(12)], how = rnd(20);
         for (uint32_t i = 0; i < n; i++) {
@@ -172,9 +224,18 @@ static void produce(shmq_ctx *c, uint32_t slot) {
             else if (r < 20) size = 300 + rnd(5000);
             uid[i] = atomic_fetch_add(&S->next, 1);
             write_message(b[i], uid[i], slot, size);
-            m[i] = (shmq_message){ .data = b[i], .size = size, .meta = rnd(4) ? NULL : &uid[i], .meta_size = 8, .key = &KEY[slot], .key_size = 1, .priority = (uint32_t)(uid[i] % 3) };
+            m[i] = (shmq_message){ .data = b[i],
+                                   .size = size,
+                                   .meta = rnd(4) ? NULL : &uid[i],
+                                   .meta_size = 8,
+                                   .key = &KEY[slot],
+                                   .key_size = 1,
+                                   .priority = (uint32_t)(uid[i] % 3) };
             if (m[i].meta == NULL) m[i].meta_size = 0;
-            if (rnd(30) == 0) { m[i].delay_ns = 1000000 + rnd(20000000); notes[2 * uid[i]].delayed = notes[2 * uid[i] + 1].delayed = 1; }
+            if (rnd(30) == 0) {
+                m[i].delay_ns = 1000000 + rnd(20000000);
+                notes[2 * uid[i]].delayed = notes[2 * uid[i] + 1].delayed = 1;
+            }
             if (qi >= LEVELS && rnd(10) == 0) m[i].ttl_ns = 1000000 + rnd(20000000);
         }
         int rc;
@@ -192,26 +253,39 @@ static void produce(shmq_ctx *c, uint32_t slot) {
             if (rc == 0) {
                 S->loans++;
                 write_message((uint8_t *)(uintptr_t)loan.data, uid[0], slot, (uint32_t)m[0].size);
-                if (rnd(4) == 0) { if ((rc = shmq_loan_abort(c, &loan)) != 0) STRANGE(rc); continue; }
+                if (rnd(4) == 0) {
+                    if ((rc = shmq_loan_abort(c, &loan)) != 0) STRANGE(rc);
+                    continue;
+                }
                 invoked(uid[0], qi, slot, 1);
                 rc = shmq_loan_publish(c, qref[qi], &loan, &m[0]);
                 if (rc == 0) returned(uid[0], qi);
-                else if (rc == SHMQ_FULL) { invoked(uid[0], qi, slot, 0); shmq_loan_abort(c, &loan); }
-                else STRANGE(rc);
+                else if (rc == SHMQ_FULL) {
+                    invoked(uid[0], qi, slot, 0);
+                    shmq_loan_abort(c, &loan);
+                } else STRANGE(rc);
             } else if (rc == SHMQ_E_NOMEM) S->nomem++;
             else STRANGE(rc);
             continue;
         }
         for (uint32_t done = 0; done < n;) {
             for (uint32_t i = done; i < n; i++) invoked(uid[i], qi, slot, 1);
-            rc = n == 1 ? publish_to(c, qi, &m[0]) : qi == TOPIC ? shmq_topic_publish_many(c, qref[qi], m + done, n - done) : shmq_publish_many(c, qref[qi], m + done, n - done);
+            rc = n == 1        ? publish_to(c, qi, &m[0])
+                 : qi == TOPIC ? shmq_topic_publish_many(c, qref[qi], m + done, n - done)
+                               : shmq_publish_many(c, qref[qi], m + done, n - done);
             if (n == 1 && rc == 0) rc = 1;
             if (rc > 0) {
                 for (int i = 0; i < rc; i++) returned(uid[done + (uint32_t)i], qi);
                 done += (uint32_t)rc;
             } else if (rc == SHMQ_FULL) wait_room(c, qi, slot);
-            else if (rc == SHMQ_E_NOMEM) { S->nomem++; for (uint32_t i = done; i < n; i++) invoked(uid[i], qi, slot, 0); break; }
-            else { STRANGE(rc); break; }
+            else if (rc == SHMQ_E_NOMEM) {
+                S->nomem++;
+                for (uint32_t i = done; i < n; i++) invoked(uid[i], qi, slot, 0);
+                break;
+            } else {
+                STRANGE(rc);
+                break;
+            }
         }
         if (rnd(16) == 0) usleep(rnd(300));
     }
@@ -225,7 +299,13 @@ static int forward(shmq_ctx *c, shmq_delivery *d, uint64_t n, uint32_t slot) {
     uint64_t uid = atomic_fetch_add(&S->next, 1);
     uint32_t to = TO[rnd(6)], size = d->size < sizeof b ? d->size : HEAD;
     write_message(b, uid, slot, size);
-    shmq_message m = { .data = b, .size = size, .key = &KEY[slot], .key_size = 1, .priority = (uint32_t)(uid % 3), .dedup = rnd(2) ? &uid : NULL, .dedup_size = 8,
+    shmq_message m = { .data = b,
+                       .size = size,
+                       .key = &KEY[slot],
+                       .key_size = 1,
+                       .priority = (uint32_t)(uid % 3),
+                       .dedup = rnd(2) ? &uid : NULL,
+                       .dedup_size = 8,
                        .ttl_ns = rnd(20) ? 0 : 1000000 + rnd(20000000) };
     notes[2 * uid].parent = (uint32_t)n + 1;
     invoked(uid, to, slot, 1);
@@ -238,7 +318,10 @@ static int forward(shmq_ctx *c, shmq_delivery *d, uint64_t n, uint32_t slot) {
     }
     invoked(uid, to, slot, 0);
     notes[2 * uid].parent = 0;
-    if (rc == SHMQ_STALE) { S->stale++; return 1; }
+    if (rc == SHMQ_STALE) {
+        S->stale++;
+        return 1;
+    }
     if (rc == SHMQ_E_NOMEM) S->nomem++;
     else if (rc != SHMQ_FULL) STRANGE(rc);
     return 0;
@@ -251,22 +334,32 @@ static void settle_one(shmq_ctx *c, shmq_delivery *d, uint64_t n, uint32_t slot)
     if (how < 12 || how >= 20) {
         notes[n].doubt++;
         rc = shmq_ack(c, d, 1);
-        if (rc == 1) { if (notes[n].acked++) S->twice++; S->acks++; }
-        else if (rc == SHMQ_STALE) S->stale++;
+        if (rc == 1) {
+            if (notes[n].acked++) S->twice++;
+            S->acks++;
+        } else if (rc == SHMQ_STALE) S->stale++;
         else STRANGE(rc);
         notes[n].doubt--;
     } else if (how < 15) {
         rc = shmq_nack(c, d, rnd(2) ? 0 : 500000 + rnd(3000000), rnd(3) ? NULL : "why", 3);
-        if (rc == 0) S->nacks++; else if (rc == SHMQ_STALE) S->stale++; else STRANGE(rc);
+        if (rc == 0) S->nacks++;
+        else if (rc == SHMQ_STALE) S->stale++;
+        else STRANGE(rc);
     } else if (how == 15) {
         rc = shmq_reject(c, d, rnd(2) ? NULL : "why not", 7);
-        if (rc == 0) S->rejects++; else if (rc == SHMQ_STALE) S->stale++; else STRANGE(rc);
+        if (rc == 0) S->rejects++;
+        else if (rc == SHMQ_STALE) S->stale++;
+        else STRANGE(rc);
     } else if (how == 16) {
         rc = shmq_release(c, d);
-        if (rc == 0) S->released++; else if (rc == SHMQ_STALE) S->stale++; else STRANGE(rc);
+        if (rc == 0) S->released++;
+        else if (rc == SHMQ_STALE) S->stale++;
+        else STRANGE(rc);
     } else if (how == 17) {
         rc = shmq_touch(c, d, 50000000);
-        if (rc == 0) S->touches++; else if (rc == SHMQ_STALE) S->stale++; else STRANGE(rc);
+        if (rc == 0) S->touches++;
+        else if (rc == SHMQ_STALE) S->stale++;
+        else STRANGE(rc);
         if (rc == 0) settle_one(c, d, n, slot);
     } else if (how == 18) {   /* slow */
         usleep(rnd(3000));
@@ -276,7 +369,12 @@ static void settle_one(shmq_ctx *c, shmq_delivery *d, uint64_t n, uint32_t slot)
         uint32_t from;
         notes[n].doubt++;
         rc = shmq_settle_viewed(c, d);
-        if (rc == 0) { if (notes[n].acked++) S->twice++; S->views++; S->acks++; } else if (rc == SHMQ_STALE) S->stale++; else STRANGE(rc);
+        if (rc == 0) {
+            if (notes[n].acked++) S->twice++;
+            S->views++;
+            S->acks++;
+        } else if (rc == SHMQ_STALE) S->stale++;
+        else STRANGE(rc);
         notes[n].doubt--;
         if (rnd(4) == 0) usleep(rnd(500));
         if (read_message(&copy, &from) != n / 2) S->torn++;
@@ -308,7 +406,10 @@ static void consume(shmq_ctx *c, uint32_t slot) {
             if (rc != SHMQ_OK && rc != SHMQ_TIMEOUT && rc != SHMQ_INTR) STRANGE(rc);
             continue;
         }
-        if (rc < 0) { STRANGE(rc); continue; }
+        if (rc < 0) {
+            STRANGE(rc);
+            continue;
+        }
         int n = rc;
         for (int i = 0; i < n; i++) {
             uint32_t from;
@@ -316,7 +417,11 @@ static void consume(shmq_ctx *c, uint32_t slot) {
             if (uids[i] == 0) continue;
             if (d[i].attempt != 1 || d[i].redelivered || notes[uids[i]].delayed) continue;
             uint64_t *last = &before[from][level_of_queue(qi, uids[i])];
-            if (uids[i] <= *last && !comes_late(uids[i], *last) && S->disorder++ == 0) { S->disorder_at = qi; S->disorder_of = uids[i]; S->disorder_behind = *last; }
+            if (uids[i] <= *last && !comes_late(uids[i], *last) && S->disorder++ == 0) {
+                S->disorder_at = qi;
+                S->disorder_of = uids[i];
+                S->disorder_behind = *last;
+            }
             if (uids[i] > *last) *last = uids[i];
         }
         for (int i = 0; i < n; i++) {   /* returned: later takes must give later ones */
@@ -329,7 +434,8 @@ static void consume(shmq_ctx *c, uint32_t slot) {
             while (was < uids[i] && !atomic_compare_exchange_weak(newest, &was, uids[i])) {}
         }
         if (n > 1 && rnd(3) == 0) {   /* all in one call */
-            for (int i = 0; i < n; i++) if (uids[i]) notes[uids[i]].doubt++;
+            for (int i = 0; i < n; i++)
+                if (uids[i]) notes[uids[i]].doubt++;
             rc = shmq_ack(c, d, (uint32_t)n);
             if (rc < 0) STRANGE(rc);
             for (int i = 0; i < n; i++) {
@@ -340,14 +446,18 @@ static void consume(shmq_ctx *c, uint32_t slot) {
             }
             if (rc > 0) S->acks += (uint64_t)rc;
         } else
-            for (int i = 0; i < n; i++) if (uids[i]) settle_one(c, &d[i], uids[i], slot);
+            for (int i = 0; i < n; i++)
+                if (uids[i]) settle_one(c, &d[i], uids[i], slot);
         if (rnd(200) == 0) {
             uint64_t cursor = 0;
             shmq_delivery p;
             for (int i = 0; i < 5; i++) {
                 rc = shmq_peek(c, qref[qi], &cursor, &p);
                 if (rc == SHMQ_EMPTY) break;
-                if (rc != 0) { STRANGE(rc); break; }
+                if (rc != 0) {
+                    STRANGE(rc);
+                    break;
+                }
                 uint32_t from;
                 if (read_message(&p, &from) == 0) S->torn++;
                 S->peeks++;
@@ -363,15 +473,24 @@ static void bury(shmq_ctx *c, uint32_t slot) {
         shmq_delivery d;
         S->steps[slot]++;
         int rc = shmq_take(c, qref[DEAD], 1, 0, &d);
-        if (rc == SHMQ_EMPTY) { shmq_wait_items(c, qref[DEAD], shmq_now() + 10000000, UINT64_MAX); continue; }
-        if (rc != 1) { STRANGE(rc); continue; }
+        if (rc == SHMQ_EMPTY) {
+            shmq_wait_items(c, qref[DEAD], shmq_now() + 10000000, UINT64_MAX);
+            continue;
+        }
+        if (rc != 1) {
+            STRANGE(rc);
+            continue;
+        }
         uint32_t from;
         uint64_t uid = seen(&d, &from);
         if (d.reason == 0) STRANGE(-1000);
         if (uid == 0) continue;
         notes[uid].doubt++;
         rc = shmq_ack(c, &d, 1);
-        if (rc == 1) { if (notes[uid].acked++) S->twice++; S->acks++; } else if (rc != SHMQ_STALE) STRANGE(rc);
+        if (rc == 1) {
+            if (notes[uid].acked++) S->twice++;
+            S->acks++;
+        } else if (rc != SHMQ_STALE) STRANGE(rc);
         notes[uid].doubt--;
     }
 }
@@ -380,7 +499,10 @@ static void service(shmq_ctx *c, int scan_all) {
     uint32_t idx[256], scan = 0, from = 0;
     uint64_t due[256], next;
     int n = shmq_timers_collect(c, idx, due, 256, &scan);
-    if (n < 0) { STRANGE(n); n = 0; }
+    if (n < 0) {
+        STRANGE(n);
+        n = 0;
+    }
     for (int i = 0; i < n; i++) {
         uint64_t again;
         int rc = shmq_timer_fire(c, idx[i], shmq_now(), &again);
@@ -388,7 +510,10 @@ static void service(shmq_ctx *c, int scan_all) {
     }
     while ((scan_all || rnd(4) == 0) && from < SHMQ_BLOCKS) {   /* hints that were collected and are not yet due */
         n = shmq_timers_scan(c, &from, idx, due, 256);
-        if (n < 0) { STRANGE(n); break; }
+        if (n < 0) {
+            STRANGE(n);
+            break;
+        }
         for (int i = 0; i < n; i++) {
             uint64_t again;
             if (due[i] > shmq_now()) continue;
@@ -397,11 +522,15 @@ static void service(shmq_ctx *c, int scan_all) {
         }
     }
     int rc = shmq_leases_expire(c, shmq_now(), &next);
-    if (rc < 0) STRANGE(rc); else S->expired += (uint64_t)rc;
+    if (rc < 0) STRANGE(rc);
+    else S->expired += (uint64_t)rc;
     if (shmq_next_expiry(c) > shmq_now()) return;
     for (from = 0; from < SHMQ_BLOCKS;) {
         rc = shmq_expire_scan(c, &from, shmq_now(), 0, idx, due, 0, &next);
-        if (rc < 0) { STRANGE(rc); break; }
+        if (rc < 0) {
+            STRANGE(rc);
+            break;
+        }
         S->outlived++;
     }
 }
@@ -409,9 +538,13 @@ static void tidy(shmq_ctx *c, uint32_t slot) {
     for (;;) {
         S->steps[slot]++;
         int rc = shmq_reap(c, 0);
-        if (rc < 0) STRANGE(rc); else S->reaped += (uint64_t)rc;
+        if (rc < 0) STRANGE(rc);
+        else S->reaped += (uint64_t)rc;
         service(c, 0);
-        if (rnd(50) == 0) { int64_t t = shmq_trim(c, 1 << 20); if (t < 0) STRANGE(t); }
+        if (rnd(50) == 0) {
+            int64_t t = shmq_trim(c, 1 << 20);
+            if (t < 0) STRANGE(t);
+        }
         usleep(1000);
     }
 }
@@ -419,7 +552,10 @@ static void tidy(shmq_ctx *c, uint32_t slot) {
 static pid_t spawn(uint32_t slot) {
     S->life[slot]++;
     pid_t pid = fork();
-    if (pid < 0) { perror("fork"); exit(3); }
+    if (pid < 0) {
+        perror("fork");
+        exit(3);
+    }
     if (pid) return pid;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     rng = (uint64_t)getpid() * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)(now_s() * 1e9);
@@ -441,26 +577,40 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--rate") && i + 1 < argc) rate = strtoull(argv[++i], NULL, 10);
         else if (!strcmp(argv[i], "--seed") && i + 1 < argc) seed = strtoull(argv[++i], NULL, 10);
         else if (!strcmp(argv[i], "--quiet")) quiet = 1;
-        else { fprintf(stderr, "unknown option %s\n", argv[i]); return 2; }
+        else {
+            fprintf(stderr, "unknown option %s\n", argv[i]);
+            return 2;
+        }
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     rng = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
     if (rate == 0) rate = 1;
     S = mmap(NULL, sizeof *S, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     notes = mmap(NULL, 2 * MOST * sizeof(note), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (S == MAP_FAILED || notes == MAP_FAILED) { perror("mmap"); return 3; }
+    if (S == MAP_FAILED || notes == MAP_FAILED) {
+        perror("mmap");
+        return 3;
+    }
     S->next = 1;
     shmq_config cfg = { .memory_limit = 64u << 20, .max_message = 1u << 20, .provider = SHMQ_POSIX };
     shmq_geometry g;
     total = shmq_plan(&cfg, &g);
     fd = memfd_create("shmq-chaos", 0);
-    if (fd < 0 || ftruncate(fd, (off_t)total) != 0) { perror("memfd"); return 3; }
+    if (fd < 0 || ftruncate(fd, (off_t)total) != 0) {
+        perror("memfd");
+        return 3;
+    }
     shmq_ctx *c = shmq_ctx_new();
     if (shmq_map_fd(c, fd, total) != 0 || shmq_format(c, &cfg) != 0 || shmq_verify(c) != 0 || shmq_attach(c, SHMQ_SUPERVISOR) < 0) return 3;
     shmq_queue_options o = { .max_depth = 4096, .max_retries = UINT32_MAX, .dead_letter = SHMQ_NO_QUEUE };
     qref[DEAD] = (uint64_t)shmq_queue_create(c, "dead", &o);
-    const shmq_queue_options work = { .max_depth = 64, .max_retries = 4, .dead_letter = (uint32_t)(qref[DEAD] & 0xffff), .dead_word = (qref[DEAD] >> 16) << 8 | SHMQ_Q_LIVE,
-                                      .backoff_ns = 1000000, .backoff_max_ns = 8000000, .jitter_ppm = 500000 };
+    const shmq_queue_options work = { .max_depth = 64,
+                                      .max_retries = 4,
+                                      .dead_letter = (uint32_t)(qref[DEAD] & 0xffff),
+                                      .dead_word = (qref[DEAD] >> 16) << 8 | SHMQ_Q_LIVE,
+                                      .backoff_ns = 1000000,
+                                      .backoff_max_ns = 8000000,
+                                      .jitter_ppm = 500000 };
     const uint64_t hour = UINT64_C(3600000000000);   /* longer than any run: an id counts once, however long its producer was stopped */
     o = (shmq_queue_options){ .max_depth = 1, .dead_letter = SHMQ_NO_QUEUE, .kind = SHMQ_KIND_TOPIC };
     qref[TOPIC] = (uint64_t)shmq_queue_create(c, "/t", &o);
@@ -470,13 +620,23 @@ int main(int argc, char **argv) {
         snprintf(name, sizeof name, "q%d", q);
         o = work;
         if (q == LEASED) o.ack_timeout_ns = 20000000;
-        if (q == LEVELS || q == SUB_LEVELS) { o.priorities = 3; o.aging_ns = q == LEVELS ? 0 : 5000000; }
+        if (q == LEVELS || q == SUB_LEVELS) {
+            o.priorities = 3;
+            o.aging_ns = q == LEVELS ? 0 : 5000000;
+        }
         if (q == KEYS || q == SUB_KEYS) o.order = SHMQ_BY_KEY;
         if (q == KEYS || q >= SUB_LEVELS) o.dedup_window_ns = hour;
-        if (q >= SUB_LEVELS) { o.kind = SHMQ_KIND_SUBSCRIPTION; o.topic = qref[TOPIC]; }
+        if (q >= SUB_LEVELS) {
+            o.kind = SHMQ_KIND_SUBSCRIPTION;
+            o.topic = qref[TOPIC];
+        }
         qref[q] = (uint64_t)shmq_queue_create(c, name, &o);
     }
-    for (int q = 0; q <= QUEUES; q++) if ((int64_t)qref[q] < 0) { fprintf(stderr, "queue %d: %ld\n", q, (long)qref[q]); return 3; }
+    for (int q = 0; q <= QUEUES; q++)
+        if ((int64_t)qref[q] < 0) {
+            fprintf(stderr, "queue %d: %ld\n", q, (long)qref[q]);
+            return 3;
+        }
     pid_t pid[SLOTS], stopped[SLOTS] = { 0 };
     for (uint32_t i = 0; i < SLOTS; i++) pid[i] = spawn(i);
     double start = now_s(), said = start, moved = start;
@@ -484,16 +644,28 @@ int main(int argc, char **argv) {
     int hung = 0;
     while (kills < kills_wanted) {
         uint32_t s = rnd(SLOTS), how = rnd(20);
-        if (stopped[s] && how < 12) { kill(pid[s], SIGCONT); stopped[s] = 0; }
-        else if (!stopped[s] && how < 4) { kill(pid[s], SIGSTOP); stopped[s] = 1; stops++; }
-        else {
+        if (stopped[s] && how < 12) {
+            kill(pid[s], SIGCONT);
+            stopped[s] = 0;
+        } else if (!stopped[s] && how < 4) {
+            kill(pid[s], SIGSTOP);
+            stopped[s] = 1;
+            stops++;
+        } else {
             kill(pid[s], SIGKILL);
             int status;
             while (waitpid(pid[s], &status, 0) < 0 && errno == EINTR) {}
-            if (!WIFSIGNALED(status)) { early++; printf("worker %u ended by itself: status %x\n", s, status); }
+            if (!WIFSIGNALED(status)) {
+                early++;
+                printf("worker %u ended by itself: status %x\n", s, status);
+            }
             stopped[s] = 0;
             kills++;
-            if (rnd(2)) { int rc = shmq_reap(c, 0); if (rc < 0) STRANGE(rc); else S->reaped += (uint64_t)rc; }
+            if (rnd(2)) {
+                int rc = shmq_reap(c, 0);
+                if (rc < 0) STRANGE(rc);
+                else S->reaped += (uint64_t)rc;
+            }
             pid[s] = spawn(s);
         }
         uint64_t pause_ns = (uint64_t)rnd((uint32_t)(2000000000 / rate));
@@ -501,15 +673,25 @@ int main(int argc, char **argv) {
         nanosleep(&t, NULL);
         double now = now_s();
         uint64_t here = S->acks + S->published;
-        if (here != sum) { sum = here; moved = now; }
-        if (now - moved > 15) { hung = 1; break; }
+        if (here != sum) {
+            sum = here;
+            moved = now;
+        }
+        if (now - moved > 15) {
+            hung = 1;
+            break;
+        }
         if (!quiet && now - said > 5) {
             said = now;
-            printf("%6.1f s  %lu kills, %lu stops, %lu published, %lu acked, %lu stale, %lu reaped\n", now - start, kills, stops, (uint64_t)S->published, (uint64_t)S->acks, (uint64_t)S->stale, (uint64_t)S->reaped);
+            printf("%6.1f s  %lu kills, %lu stops, %lu published, %lu acked, %lu stale, %lu reaped\n", now - start, kills, stops,
+                   (uint64_t)S->published, (uint64_t)S->acks, (uint64_t)S->stale, (uint64_t)S->reaped);
         }
     }
     double ran = now_s() - start;
-    for (uint32_t i = 0; i < SLOTS; i++) { kill(pid[i], SIGKILL); while (waitpid(pid[i], NULL, 0) < 0 && errno == EINTR) {} }
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        kill(pid[i], SIGKILL);
+        while (waitpid(pid[i], NULL, 0) < 0 && errno == EINTR) {}
+    }
     kills += SLOTS;
     if (hung) printf("HUNG: nobody got on for 15 s\n");
     /* everything that is left */
@@ -518,7 +700,9 @@ int main(int argc, char **argv) {
     uint64_t bad = 0, rest = 0;
     if (shmq_audit(c, &a) != 0) return 3;
     bad = a.orphans + a.unlinked + a.dangling + a.limbo + a.attached + a.fans + a.bad + a.states[SHMQ_BAD];
-    if (bad) printf("AUDIT: %lu orphans %lu unlinked %lu dangling %lu limbo %lu attached %lu fans %lu bad words %lu BAD\n", a.orphans, a.unlinked, a.dangling, a.limbo, a.attached, a.fans, a.bad, a.states[SHMQ_BAD]);
+    if (bad)
+        printf("AUDIT: %lu orphans %lu unlinked %lu dangling %lu limbo %lu attached %lu fans %lu bad words %lu BAD\n", a.orphans,
+               a.unlinked, a.dangling, a.limbo, a.attached, a.fans, a.bad, a.states[SHMQ_BAD]);
     for (int quiet_turns = 0, turn = 0; quiet_turns < 20 && turn < 2000; turn++) {
         int any = 0;
         service(c, 1);
@@ -526,7 +710,10 @@ int main(int argc, char **argv) {
             for (;;) {
                 shmq_delivery d;
                 int rc = shmq_take(c, qref[q], 1, 0, &d);
-                if (rc != 1) { if (rc != SHMQ_EMPTY) STRANGE(rc); break; }
+                if (rc != 1) {
+                    if (rc != SHMQ_EMPTY) STRANGE(rc);
+                    break;
+                }
                 uint32_t from;
                 uint64_t uid = seen(&d, &from);
                 if (uid) notes[uid].drained++;
@@ -543,13 +730,19 @@ int main(int argc, char **argv) {
         note *n = &notes[u];
         n->sum += (uint32_t)(n->drained + n->acked);
         n->sum_doubt |= n->doubt || n->unsure;
-        if (n->parent) { notes[n->parent - 1].sum += n->sum; notes[n->parent - 1].sum_doubt |= n->sum_doubt; }
+        if (n->parent) {
+            notes[n->parent - 1].sum += n->sum;
+            notes[n->parent - 1].sum_doubt |= n->sum_doubt;
+        }
     }
     for (uint64_t u = 2; u < last; u++) {
         note *n = &notes[u];
-        if (n->pub_returned && !n->sum && !n->sum_doubt && lost++ < 5) printf("LOST: message %lu/%lu, delivered %u times\n", u / 2, u % 2, n->delivered);
-        if (n->sum > 1 && twice++ < 5) printf("TWICE: message %lu/%lu: there %u, settled %u, with its replacements %u\n", u / 2, u % 2, n->drained, n->acked, n->sum);
-        if (n->told && !n->sum_doubt && !n[1].sum_doubt && n->sum != n[1].sum && partial++ < 5) printf("PARTIAL: message %lu: %u and %u\n", u / 2, n->sum, n[1].sum);
+        if (n->pub_returned && !n->sum && !n->sum_doubt && lost++ < 5)
+            printf("LOST: message %lu/%lu, delivered %u times\n", u / 2, u % 2, n->delivered);
+        if (n->sum > 1 && twice++ < 5)
+            printf("TWICE: message %lu/%lu: there %u, settled %u, with its replacements %u\n", u / 2, u % 2, n->drained, n->acked, n->sum);
+        if (n->told && !n->sum_doubt && !n[1].sum_doubt && n->sum != n[1].sum && partial++ < 5)
+            printf("PARTIAL: message %lu: %u and %u\n", u / 2, n->sum, n[1].sum);
         doubtful += n->doubt || n->unsure;
     }
     arena_return_all(c);
@@ -559,27 +752,34 @@ int main(int argc, char **argv) {
     leaked = made - a.states[SHMQ_FREE] + a.unhinted;
     if (leaked) {
         printf("LEAKED: of %lu blocks FREE %lu NEW %lu READY %lu OWNED %lu MOVE %lu DELAYED %lu "
-           "LIMBO %lu ATTACHED %lu FAN %lu BAD %lu; unhinted %lu\n", made, a.states[SHMQ_FREE], a.states[SHMQ_NEW],
-               a.states[SHMQ_READY], a.states[SHMQ_OWNED], a.states[SHMQ_MOVE], a.states[SHMQ_DELAYED], a.states[SHMQ_LIMBO], a.states[SHMQ_ATTACHED], a.states[SHMQ_FAN], a.states[SHMQ_BAD], a.unhinted);
+               "LIMBO %lu ATTACHED %lu FAN %lu BAD %lu; unhinted %lu\n",
+               made, a.states[SHMQ_FREE], a.states[SHMQ_NEW], a.states[SHMQ_READY], a.states[SHMQ_OWNED], a.states[SHMQ_MOVE],
+               a.states[SHMQ_DELAYED], a.states[SHMQ_LIMBO], a.states[SHMQ_ATTACHED], a.states[SHMQ_FAN], a.states[SHMQ_BAD], a.unhinted);
     }
     bad += a.orphans + a.unlinked + a.dangling + a.limbo + a.attached + a.fans + a.bad + ld32_acq(&c->header->corrupt);
-    if (S->strange) printf("STRANGE: %lu unexpected results, the first: rc %ld at line %lu\n", (uint64_t)S->strange, (long)S->strange_rc, (uint64_t)S->strange_line);
+    if (S->strange)
+        printf("STRANGE: %lu unexpected results, the first: rc %ld at line %lu\n", (uint64_t)S->strange, (long)S->strange_rc,
+               (uint64_t)S->strange_line);
     if (S->disorder) {
         note *of = &notes[S->disorder_of], *behind = &notes[S->disorder_behind];
-        printf("ORDER: in queue %lu message %lu came after %lu; forwarded %d %d, returned %d %d, of its processes the %u and the %u\n", (uint64_t)S->disorder_at, (uint64_t)S->disorder_of / 2,
-               (uint64_t)S->disorder_behind / 2, of->parent != 0, behind->parent != 0, of->pub_returned, behind->pub_returned, of->life, behind->life);
+        printf("ORDER: in queue %lu message %lu came after %lu; forwarded %d %d, returned %d %d, of its processes the %u and the %u\n",
+               (uint64_t)S->disorder_at, (uint64_t)S->disorder_of / 2, (uint64_t)S->disorder_behind / 2, of->parent != 0,
+               behind->parent != 0, of->pub_returned, behind->pub_returned, of->life, behind->life);
     }
     printf("%lu to a topic, %lu with ids, %lu of them by a dead producer's successor; %lu forwarded, %lu of them to a topic; "
-           "%lu sweeps for expired ones; %lu of the dead came late\n", (uint64_t)S->told,
-           (uint64_t)S->ids, (uint64_t)S->again, (uint64_t)S->forwards, (uint64_t)S->forwards_told, (uint64_t)S->outlived, (uint64_t)S->late);
+           "%lu sweeps for expired ones; %lu of the dead came late\n",
+           (uint64_t)S->told, (uint64_t)S->ids, (uint64_t)S->again, (uint64_t)S->forwards, (uint64_t)S->forwards_told,
+           (uint64_t)S->outlived, (uint64_t)S->late);
     printf("%lu SIGKILLs, %lu SIGSTOPs in %.1f s; %lu attached; %lu published, %lu acked, %lu nacked, %lu rejected, "
            "%lu released, %lu touched, %lu views, %lu loans, %lu peeks, %lu stale, "
            "%lu leases ended, %lu timers fired, %lu deaths recovered, %lu no memory; %lu left at the end, %lu in doubt\n",
-           kills, stops, ran, (uint64_t)S->attached, (uint64_t)S->published, (uint64_t)S->acks, (uint64_t)S->nacks, (uint64_t)S->rejects, (uint64_t)S->released, (uint64_t)S->touches,
-           (uint64_t)S->views, (uint64_t)S->loans, (uint64_t)S->peeks, (uint64_t)S->stale, (uint64_t)S->expired, (uint64_t)S->fired, (uint64_t)S->reaped, (uint64_t)S->nomem, rest, doubtful);
+           kills, stops, ran, (uint64_t)S->attached, (uint64_t)S->published, (uint64_t)S->acks, (uint64_t)S->nacks, (uint64_t)S->rejects,
+           (uint64_t)S->released, (uint64_t)S->touches, (uint64_t)S->views, (uint64_t)S->loans, (uint64_t)S->peeks, (uint64_t)S->stale,
+           (uint64_t)S->expired, (uint64_t)S->fired, (uint64_t)S->reaped, (uint64_t)S->nomem, rest, doubtful);
     printf("lost %lu, twice %lu, from nowhere %lu, torn %lu, out of order %lu, partial %lu, "
-           "leaked blocks %lu, broken invariants %lu, hung %d, strange %lu\n", lost, twice, (uint64_t)S->nowhere,
-           (uint64_t)S->torn, (uint64_t)S->disorder, partial, leaked, bad, hung, (uint64_t)S->strange + early);
+           "leaked blocks %lu, broken invariants %lu, hung %d, strange %lu\n",
+           lost, twice, (uint64_t)S->nowhere, (uint64_t)S->torn, (uint64_t)S->disorder, partial, leaked, bad, hung,
+           (uint64_t)S->strange + early);
     int failed = lost || twice || partial || S->nowhere || S->torn || S->disorder || leaked || bad || hung || S->strange || early;
     printf("%d passed, %d failed\n", !failed, failed);
     return failed;

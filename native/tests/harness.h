@@ -19,9 +19,23 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CHECK(x) do { if (!(x)) { printf("     %s:%d: not so: %s\n", __FILE__, __LINE__, #x); fflush(stdout); _exit(1); } } while (0)
-#define EQ(a, b) do { long long a_ = (long long)(a), b_ = (long long)(b); if (a_ != b_) { \
-    printf("     %s:%d: %s = %lld, expected %s = %lld\n", __FILE__, __LINE__, #a, a_, #b, b_); fflush(stdout); _exit(1); } } while (0)
+#define CHECK(x) \
+    do { \
+        if (!(x)) { \
+            printf("     %s:%d: not so: %s\n", __FILE__, __LINE__, #x); \
+            fflush(stdout); \
+            _exit(1); \
+        } \
+    } while (0)
+#define EQ(a, b) \
+    do { \
+        long long a_ = (long long)(a), b_ = (long long)(b); \
+        if (a_ != b_) { \
+            printf("     %s:%d: %s = %lld, expected %s = %lld\n", __FILE__, __LINE__, #a, a_, #b, b_); \
+            fflush(stdout); \
+            _exit(1); \
+        } \
+    } while (0)
 
 #pragma GCC diagnostic ignored "-Woverride-init"   /* QUEUE: defaults first */
 
@@ -29,7 +43,11 @@
 #define MS UINT64_C(1000000)
 
 /* ---- test cases ---- */
-typedef struct { const char *says; void (*run)(void); unsigned seconds; } test_case;
+typedef struct {
+    const char *says;
+    void (*run)(void);
+    unsigned seconds;
+} test_case;
 static test_case cases_[128];
 static int cases_n_;
 
@@ -58,7 +76,10 @@ static inline int run_cases(int argc, char **argv) {
         }
         int status = 0;
         waitpid(pid, &status, 0);
-        if (WIFEXITED(status) && WEXITSTATUS(status) == 0) { passed++; continue; }
+        if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+            passed++;
+            continue;
+        }
         failed++;
         printf("   FAILED  %s (%s %d%s)\n", cases_[i].says, WIFSIGNALED(status) ? "signal" : "exit",
                WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status),
@@ -67,10 +88,16 @@ static inline int run_cases(int argc, char **argv) {
     printf("   %d passed, %d failed\n", passed, failed);
     return failed != 0;
 }
-#define MAIN int main(int argc, char **argv) { return run_cases(argc, argv); }
+#define MAIN \
+    int main(int argc, char **argv) { return run_cases(argc, argv); }
 
 /* ---- a segment ---- */
-static struct { int fd; uint64_t total; shmq_config config; shmq_geometry g; } seg;
+static struct {
+    int fd;
+    uint64_t total;
+    shmq_config config;
+    shmq_geometry g;
+} seg;
 
 static inline shmq_ctx *look(void) {   /* mapped, not attached */
     shmq_ctx *c = shmq_ctx_new();
@@ -117,7 +144,8 @@ static inline uint64_t make_queue(shmq_ctx *c, const char *name, shmq_queue_opti
     CHECK(q > 0);
     return (uint64_t)q;
 }
-#define QUEUE(c, name, depth, ...) make_queue(c, name, (shmq_queue_options){ .max_depth = (depth), .max_retries = 3, .dead_letter = SHMQ_NO_QUEUE, __VA_ARGS__ })
+#define QUEUE(c, name, depth, ...) \
+    make_queue(c, name, (shmq_queue_options){ .max_depth = (depth), .max_retries = 3, .dead_letter = SHMQ_NO_QUEUE, __VA_ARGS__ })
 #define DEAD_TO(q) .dead_letter = (uint32_t)((q) & 0xffff), .dead_word = ((q) >> 16) << 8 | SHMQ_Q_LIVE
 
 static inline int put_sized(shmq_ctx *c, uint64_t q, uint64_t value, uint64_t size) {
@@ -175,8 +203,8 @@ static inline shmq_audit_report sound(shmq_ctx *c) {
     EQ(shmq_audit(c, &r), SHMQ_OK);
     if (r.orphans + r.unlinked + r.dangling + r.limbo + r.attached + r.fans + r.held + r.bad)
         printf("     audit: orphans %llu unlinked %llu dangling %llu limbo %llu attached %llu fans %llu held %llu bad %llu\n",
-               (unsigned long long)r.orphans, (unsigned long long)r.unlinked, (unsigned long long)r.dangling,
-               (unsigned long long)r.limbo, (unsigned long long)r.attached, (unsigned long long)r.fans, (unsigned long long)r.held, (unsigned long long)r.bad);
+               (unsigned long long)r.orphans, (unsigned long long)r.unlinked, (unsigned long long)r.dangling, (unsigned long long)r.limbo,
+               (unsigned long long)r.attached, (unsigned long long)r.fans, (unsigned long long)r.held, (unsigned long long)r.bad);
     EQ(r.orphans + r.unlinked + r.dangling + r.limbo + r.attached + r.fans + r.held + r.bad, 0);
     return r;
 }
@@ -208,7 +236,10 @@ static inline void nap(uint64_t ns) {
     nanosleep(&t, NULL);
 }
 
-typedef struct { int down[2], up[2]; pid_t pid; } partner;   /* a child that says and is told single bytes */
+typedef struct {
+    int down[2], up[2];
+    pid_t pid;
+} partner;   /* a child that says and is told single bytes */
 static inline partner split(void) {
     partner p;
     CHECK(pipe(p.down) == 0 && pipe(p.up) == 0);
@@ -219,8 +250,14 @@ static inline partner split(void) {
     return p;
 }
 static inline void say(int *pipe_) { CHECK(write(pipe_[1], "x", 1) == 1); }
-static inline void hear(int *pipe_) { char x; CHECK(read(pipe_[0], &x, 1) == 1); }
-static inline void kill_wait(pid_t pid) { kill(pid, SIGKILL); CHECK(waitpid(pid, NULL, 0) == pid); }
+static inline void hear(int *pipe_) {
+    char x;
+    CHECK(read(pipe_[0], &x, 1) == 1);
+}
+static inline void kill_wait(pid_t pid) {
+    kill(pid, SIGKILL);
+    CHECK(waitpid(pid, NULL, 0) == pid);
+}
 
 static inline uint64_t rnd(uint64_t *s) {   /* splitmix64 */
     uint64_t z = (*s += UINT64_C(0x9e3779b97f4a7c15));

@@ -10,7 +10,11 @@
 #include <pthread.h>
 
 #define MOST 4000000u
-typedef struct { uint64_t seed; int which; pthread_t thread; } role;
+typedef struct {
+    uint64_t seed;
+    int which;
+    pthread_t thread;
+} role;
 static struct {
     void *base;
     uint64_t q, dlq;
@@ -45,18 +49,26 @@ static void base_segment(uint64_t memory_limit, uint64_t max_message) {
 /* This context is dead from here on: its record names a process that does not exist. */
 static shmq_ctx *fall(shmq_ctx *c) {
     uint32_t pid;
-    do pid = 4194303 - atomic_fetch_add(&st.pids, 1); while (kill((pid_t)pid, 0) == 0 || errno != ESRCH);
+    do pid = 4194303 - atomic_fetch_add(&st.pids, 1);
+    while (kill((pid_t)pid, 0) == 0 || errno != ESRCH);
     die_as(c, pid);
     atomic_fetch_add(&st.deaths, 1);
     return enlist();
 }
 
-static void paint(void *to, uint64_t n, uint64_t value) { for (uint64_t i = 0; i + 8 <= n; i += 8) memcpy((char *)to + i, &value, 8); }
+static void paint(void *to, uint64_t n, uint64_t value) {
+    for (uint64_t i = 0; i + 8 <= n; i += 8) memcpy((char *)to + i, &value, 8);
+}
 static void painted(const uint8_t *p, uint64_t n, uint64_t value, const char *who) {
     for (uint64_t i = 0; i + 8 <= n; i += 8) {
         uint64_t w;
         memcpy(&w, p + i, 8);
-        if (w != value) { printf("     %s: word %llu of %llu is %llx, expected %llx\n", who, (unsigned long long)i / 8, (unsigned long long)n / 8, (unsigned long long)w, (unsigned long long)value); fflush(stdout); _exit(1); }
+        if (w != value) {
+            printf("     %s: word %llu of %llu is %llx, expected %llx\n", who, (unsigned long long)i / 8, (unsigned long long)n / 8,
+                   (unsigned long long)w, (unsigned long long)value);
+            fflush(stdout);
+            _exit(1);
+        }
     }
 }
 
@@ -78,7 +90,10 @@ static void *producer(void *arg) {
             uint64_t size = some_size(&me->seed);
             paint(buffer[i], size, first + i);
             m[i] = (shmq_message){ .data = buffer[i], .size = size, .delay_ns = rnd(&me->seed) % 64 == 0 ? rnd(&me->seed) % (5 * MS) : 0 };
-            if (rnd(&me->seed) % 8 == 0) { m[i].meta = "head"; m[i].meta_size = 4; }
+            if (rnd(&me->seed) % 8 == 0) {
+                m[i].meta = "head";
+                m[i].meta_size = 4;
+            }
         }
         uint64_t fate = rnd(&me->seed) % 2000;
         if (fate < 3) {   /* dies with a loan in its hands */
@@ -97,7 +112,10 @@ static void *producer(void *arg) {
             if (arena_alloc(c, 64, &idx, &ctl) == SHMQ_OK) {
                 shmq_block *b = block_at(c, idx);
                 paint(payload_of(c, idx), 64, first);
-                b->id = 1; b->published_ns = shmq_now(); b->expires_ns = 0; b->size = 64;
+                b->id = 1;
+                b->published_ns = shmq_now();
+                b->expires_ns = 0;
+                b->size = 64;
                 st_rlx(&b->due_ns, 0);
                 st32_rlx(&b->extra, ld32_rlx(&b->extra) & 255);
                 unsigned home = st.q & 0xffff;
@@ -126,7 +144,11 @@ static void *producer(void *arg) {
 
 static void settled(uint64_t value) {
     CHECK(value < MOST);
-    if (atomic_fetch_add(&st.acked[value], 1) != 0) { printf("     message %llu was acked twice\n", (unsigned long long)value); fflush(stdout); _exit(1); }
+    if (atomic_fetch_add(&st.acked[value], 1) != 0) {
+        printf("     message %llu was acked twice\n", (unsigned long long)value);
+        fflush(stdout);
+        _exit(1);
+    }
 }
 
 static void *consumer(void *arg) {
@@ -158,7 +180,10 @@ static void *consumer(void *arg) {
             continue;
         }
         int n = shmq_take(c, q, max, way < 100 ? SHMQ_TAKE_AHEAD : 0, d);
-        if (n == SHMQ_EMPTY) { shmq_wait_items(c, q, shmq_now() + 5 * MS, 2000); continue; }
+        if (n == SHMQ_EMPTY) {
+            shmq_wait_items(c, q, shmq_now() + 5 * MS, 2000);
+            continue;
+        }
         if (n <= 0) printf("     take: %d\n", n);
         CHECK(n > 0);
         for (int i = 0; i < n; i++) painted(d[i].data, d[i].size, value_of(&d[i]), "taken");
@@ -178,11 +203,31 @@ static void *consumer(void *arg) {
             painted(d[i].data, d[i].size, v, "before settling");
             if (d[i].extra_size) CHECK(d[i].extra != NULL);
             int rc;
-            if (way < 100) { rc = shmq_start(c, &d[i]); if (rc == SHMQ_STALE) continue; EQ(rc, SHMQ_OK); }
-            if (what < 6) { rc = shmq_nack(c, &d[i], rnd(&me->seed) % 4 ? 0 : rnd(&me->seed) % (3 * MS), "why it failed", what < 3 ? 13 : 0); CHECK(rc == SHMQ_OK || rc == SHMQ_STALE); continue; }
-            if (what < 8 && q == st.q) { rc = shmq_reject(c, &d[i], "no", 2); CHECK(rc == SHMQ_OK || rc == SHMQ_STALE); continue; }
-            if (what < 10) { rc = shmq_release(c, &d[i]); CHECK(rc == SHMQ_OK || rc == SHMQ_STALE); continue; }
-            if (what < 20) { rc = shmq_touch(c, &d[i], 25 * MS); if (rc == SHMQ_STALE) continue; EQ(rc, SHMQ_OK); }
+            if (way < 100) {
+                rc = shmq_start(c, &d[i]);
+                if (rc == SHMQ_STALE) continue;
+                EQ(rc, SHMQ_OK);
+            }
+            if (what < 6) {
+                rc = shmq_nack(c, &d[i], rnd(&me->seed) % 4 ? 0 : rnd(&me->seed) % (3 * MS), "why it failed", what < 3 ? 13 : 0);
+                CHECK(rc == SHMQ_OK || rc == SHMQ_STALE);
+                continue;
+            }
+            if (what < 8 && q == st.q) {
+                rc = shmq_reject(c, &d[i], "no", 2);
+                CHECK(rc == SHMQ_OK || rc == SHMQ_STALE);
+                continue;
+            }
+            if (what < 10) {
+                rc = shmq_release(c, &d[i]);
+                CHECK(rc == SHMQ_OK || rc == SHMQ_STALE);
+                continue;
+            }
+            if (what < 20) {
+                rc = shmq_touch(c, &d[i], 25 * MS);
+                if (rc == SHMQ_STALE) continue;
+                EQ(rc, SHMQ_OK);
+            }
             if (what < 30) {
                 uint32_t held = d[i].held, idx = d[i].idx, size = d[i].size;
                 const uint8_t *p = d[i].data;
@@ -217,7 +262,11 @@ static void housekeeping(shmq_ctx *c) {
     while (from < SHMQ_BLOCKS) {
         n = shmq_timers_scan(c, &from, idx, due, 256);
         CHECK(n >= 0);
-        for (int i = 0; i < n; i++) if (due[i] <= shmq_now()) { int rc = shmq_timer_fire(c, idx[i], shmq_now(), &again); CHECK(rc == SHMQ_OK || rc == SHMQ_FULL || rc == SHMQ_STALE); }
+        for (int i = 0; i < n; i++)
+            if (due[i] <= shmq_now()) {
+                int rc = shmq_timer_fire(c, idx[i], shmq_now(), &again);
+                CHECK(rc == SHMQ_OK || rc == SHMQ_FULL || rc == SHMQ_STALE);
+            }
     }
 }
 
@@ -245,7 +294,10 @@ static void *observer(void *arg) {
             if (rc == SHMQ_EMPTY) break;
             EQ(rc, SHMQ_OK);
             painted(d.data, d.size, value_of(&d), "peeked");
-            if (i % 16 == 0) { nap(MS / 2); painted(d.data, d.size, value_of(&d), "peeked and kept"); }
+            if (i % 16 == 0) {
+                nap(MS / 2);
+                painted(d.data, d.size, value_of(&d), "peeked and kept");
+            }
             EQ(shmq_view_end(c, d.held, d.idx), SHMQ_OK);
             atomic_fetch_add(&st.peeked, 1);
         }
@@ -254,7 +306,10 @@ static void *observer(void *arg) {
         shmq_segment_info si;
         shmq_census s;
         shmq_audit_report r;
-        for (uint32_t i = 0; i < 8; i++) { shmq_queue_snapshot(c, i, &qi); shmq_owner_snapshot(c, i, &oi); }
+        for (uint32_t i = 0; i < 8; i++) {
+            shmq_queue_snapshot(c, i, &qi);
+            shmq_owner_snapshot(c, i, &oi);
+        }
         EQ(shmq_segment_snapshot(c, &si), SHMQ_OK);
         EQ(shmq_queue_census(c, q, &s), SHMQ_OK);
         EQ(shmq_audit(c, &r), SHMQ_OK);
@@ -273,11 +328,17 @@ static void *churner(void *arg) {   /* queues that come and go, drop, are purged
     while (!st.stop) {
         char name[16];
         snprintf(name, sizeof name, "t%d", (int)(rnd(&me->seed) % 3));
-        shmq_queue_options o = { .max_depth = 1 + rnd(&me->seed) % 40, .overflow = rnd(&me->seed) & 1 ? SHMQ_DROP_OLDEST : SHMQ_REJECT,
-            .max_retries = 1, .max_bytes = rnd(&me->seed) % 3 ? 0 : 800, .dead_letter = SHMQ_NO_QUEUE };
+        shmq_queue_options o = { .max_depth = 1 + rnd(&me->seed) % 40,
+                                 .overflow = rnd(&me->seed) & 1 ? SHMQ_DROP_OLDEST : SHMQ_REJECT,
+                                 .max_retries = 1,
+                                 .max_bytes = rnd(&me->seed) % 3 ? 0 : 800,
+                                 .dead_letter = SHMQ_NO_QUEUE };
         int64_t q = shmq_queue_create(c, name, &o);
         if (q == SHMQ_E_EXISTS) q = shmq_queue_open(c, name);
-        if (q < 0) { CHECK(q == SHMQ_E_NOTFOUND || q == SHMQ_BUSY || q == SHMQ_E_NOMEM); continue; }
+        if (q < 0) {
+            CHECK(q == SHMQ_E_NOTFOUND || q == SHMQ_BUSY || q == SHMQ_E_NOMEM);
+            continue;
+        }
         for (int i = 0; i < 60; i++) {
             shmq_delivery d;
             paint(buffer, sizeof buffer, 5);
@@ -294,7 +355,10 @@ static void *churner(void *arg) {   /* queues that come and go, drop, are purged
         }
         if (rnd(&me->seed) % 2) CHECK(shmq_purge(c, (uint64_t)q) >= SHMQ_GONE);
         if (rnd(&me->seed) % 4 == 0) shmq_queue_close(c, (uint64_t)q);
-        if (rnd(&me->seed) % 2) { int rc = shmq_queue_delete(c, (uint64_t)q); CHECK(rc == SHMQ_OK || rc == SHMQ_GONE || rc == SHMQ_BUSY); }
+        if (rnd(&me->seed) % 2) {
+            int rc = shmq_queue_delete(c, (uint64_t)q);
+            CHECK(rc == SHMQ_OK || rc == SHMQ_GONE || rc == SHMQ_BUSY);
+        }
         if (rnd(&me->seed) % 16 == 0) c = fall(c);
     }
     EQ(shmq_detach(c), SHMQ_OK);

@@ -41,12 +41,38 @@
 #define FAR UINT64_C(3600000000000)
 #define WHY "because of this"
 
-enum { LEASE = 1, BACKOFF = 2, RETRY0 = 4, DROP = 8, NO_DLQ = 16, TTL = 32, SLOW = 64, NO_CAP = 128, CLOSES = 256,
-       DEAD_X = 512, WAITER = 1024, BYTES = 2048, DLQ1 = 4096, REUSE = 8192, NOSTOP = 16384, NO_ATTACH = 32768, LIVE_X = 65536, ONLY_FULL = 131072,
-       LEVELS = 1 << 18, AGED = 1 << 19, KEYED = 1 << 20, STRICT = 1 << 21, DEDUP = 1 << 22, TOPIC = 1 << 23, CUT = 1 << 24, COUNTS = 1 << 25,
-       NARROW = 1 << 26,       /* q of 2 messages */
-       TIGHT = 1 << 27,        /* of 128 bytes */
-       DLQ_DROP = 1 << 28, DLQ_REJECT = 1 << 29 };   /* the overflow of dlq */
+enum {
+    LEASE = 1,
+    BACKOFF = 2,
+    RETRY0 = 4,
+    DROP = 8,
+    NO_DLQ = 16,
+    TTL = 32,
+    SLOW = 64,
+    NO_CAP = 128,
+    CLOSES = 256,
+    DEAD_X = 512,
+    WAITER = 1024,
+    BYTES = 2048,
+    DLQ1 = 4096,
+    REUSE = 8192,
+    NOSTOP = 16384,
+    NO_ATTACH = 32768,
+    LIVE_X = 65536,
+    ONLY_FULL = 131072,
+    LEVELS = 1 << 18,
+    AGED = 1 << 19,
+    KEYED = 1 << 20,
+    STRICT = 1 << 21,
+    DEDUP = 1 << 22,
+    TOPIC = 1 << 23,
+    CUT = 1 << 24,
+    COUNTS = 1 << 25,
+    NARROW = 1 << 26,       /* q of 2 messages */
+    TIGHT = 1 << 27,        /* of 128 bytes */
+    DLQ_DROP = 1 << 28,
+    DLQ_REJECT = 1 << 29
+};   /* the overflow of dlq */
 
 typedef struct {
     const char *name;
@@ -126,8 +152,16 @@ static _Noreturn void violation(const char *fmt, ...) {
     }
     longjmp(W.out, 1);
 }
-#define MUST(x, ...) do { if (!(x)) violation(__VA_ARGS__); } while (0)
-#define CHILD(x) do { if (!(x)) { p->bad = __LINE__; } } while (0)
+#define MUST(x, ...) \
+    do { \
+        if (!(x)) violation(__VA_ARGS__); \
+    } while (0)
+#define CHILD(x) \
+    do { \
+        if (!(x)) { \
+            p->bad = __LINE__; \
+        } \
+    } while (0)
 
 /* ---- messages ---- */
 static void fill(uint8_t *b, uint32_t tag, uint32_t size) {
@@ -137,9 +171,13 @@ static void fill(uint8_t *b, uint32_t tag, uint32_t size) {
 }
 static uint32_t tag_of(const shmq_delivery *d) {
     uint32_t tag = 0, size = 0;
-    if (d->size >= 8) { memcpy(&tag, d->data, 4); memcpy(&size, d->data + 4, 4); }
+    if (d->size >= 8) {
+        memcpy(&tag, d->data, 4);
+        memcpy(&size, d->data + 4, 4);
+    }
     if (tag == 0 || tag >= TAGS || size != d->size) return 0;
-    for (uint32_t i = 8; i < size; i++) if (d->data[i] != (uint8_t)(tag * 31 + i * 7)) return 0;
+    for (uint32_t i = 8; i < size; i++)
+        if (d->data[i] != (uint8_t)(tag * 31 + i * 7)) return 0;
     return tag;
 }
 static int meta_right(const shmq_delivery *d, uint32_t tag) {
@@ -148,16 +186,23 @@ static int meta_right(const shmq_delivery *d, uint32_t tag) {
 /* Queues of several levels or keys: which one a tag has. */
 static uint32_t level_of_tag(uint32_t tag) { return W.s->flags & LEVELS ? tag % 3 : 0; }
 static const uint8_t *key_of_tag(uint32_t tag) {
-    static const uint8_t keys[TAGS] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30,
-        31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63 };
+    static const uint8_t keys[TAGS] = { 0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                                        22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+                                        44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63 };
     return &keys[tag < 40 ? tag % 3 : tag];
 }
 static int put(shmq_ctx *c, uint64_t q, uint32_t tag, uint32_t size, int meta, uint64_t delay) {
     uint8_t *b = malloc(size), h[5] = "meta";
     h[4] = (uint8_t)tag;
     fill(b, tag, size);
-    shmq_message m = { .data = b, .size = size, .meta = meta ? h : NULL, .meta_size = meta ? 5 : 0, .delay_ns = delay, .priority = level_of_tag(tag),
-                       .key = key_of_tag(tag), .key_size = 1 };
+    shmq_message m = { .data = b,
+                       .size = size,
+                       .meta = meta ? h : NULL,
+                       .meta_size = meta ? 5 : 0,
+                       .delay_ns = delay,
+                       .priority = level_of_tag(tag),
+                       .key = key_of_tag(tag),
+                       .key_size = 1 };
     int rc = shmq_publish(c, q, &m);
     free(b);
     return rc;
@@ -173,8 +218,13 @@ static void child_message(plane *p, uint32_t i, uint32_t tag, uint32_t size, int
     fill(b, tag, size);
     memcpy(&p->bytes[i][116], "meta", 4);
     p->bytes[i][120] = (uint8_t)tag;
-    p->m[i] = (shmq_message){ .data = b, .size = size, .meta = meta ? &p->bytes[i][116] : NULL, .meta_size = meta ? 5 : 0, .priority = level_of_tag(tag),
-                                .key = key_of_tag(tag), .key_size = 1 };
+    p->m[i] = (shmq_message){ .data = b,
+                              .size = size,
+                              .meta = meta ? &p->bytes[i][116] : NULL,
+                              .meta_size = meta ? 5 : 0,
+                              .priority = level_of_tag(tag),
+                              .key = key_of_tag(tag),
+                              .key_size = 1 };
 }
 
 /* ---- stricter than shmq_audit: every slot is where its block says, and no hole lies between filled positions ---- */
@@ -182,14 +232,18 @@ static void audit_ring_strictly(shmq_ctx *c, local_ring *r, int quiet) {
     uint64_t tail = UINT64_MAX, top = 0, any = 0;
     for (uint64_t i = 0; i <= r->mask; i++) {
         uint64_t s = ld_acq(&r->slots[i]), pos = slot_round(s) << r->lg | i;
-        if (slot_is_empty(s)) { if (pos < tail) tail = pos; continue; }
+        if (slot_is_empty(s)) {
+            if (pos < tail) tail = pos;
+            continue;
+        }
         uint32_t idx = slot_idx(s);
         MUST(block_known(c, idx), "slot %lu of ring %u names no block", i, r->ring);
         shmq_block *b = block_at(c, idx);
         unsigned st = ctl_state(ld_acq(&b->ctl));
         if (quiet) MUST(st == SHMQ_READY, "slot %lu of ring %u names block %u in state %u", i, r->ring, idx, st);
         if (st == SHMQ_READY)
-            MUST(ld_rlx(&b->pos) == pos_make(r->ring, pos), "block %u is READY for another place than slot %lu of ring %u", idx, i, r->ring);
+            MUST(ld_rlx(&b->pos) == pos_make(r->ring, pos), "block %u is READY for another place than slot %lu of ring %u", idx, i,
+                 r->ring);
         if (!any++ || pos > top) top = pos;
     }
     MUST(!any || tail == UINT64_MAX || top < tail, "ring %u: filled position %lu beyond empty position %lu", r->ring, top, tail);
@@ -206,8 +260,9 @@ static void audit(int quiet) {
     MUST(a.fans == 0, "%lu parents without children, or children without a parent", a.fans);
     MUST(a.held == 0, "%lu held entries that name no block", a.held);
     MUST(a.bad == 0 && a.states[SHMQ_BAD] == 0 && ld32_acq(&W.p->header->corrupt) == 0, "bad words");
-    if (quiet) MUST(a.states[SHMQ_NEW] + a.states[SHMQ_OWNED] + a.states[SHMQ_MOVE] == 0, "blocks of nobody in flight: NEW %lu OWNED %lu MOVE %lu",
-                    a.states[SHMQ_NEW], a.states[SHMQ_OWNED], a.states[SHMQ_MOVE]);
+    if (quiet)
+        MUST(a.states[SHMQ_NEW] + a.states[SHMQ_OWNED] + a.states[SHMQ_MOVE] == 0, "blocks of nobody in flight: NEW %lu OWNED %lu MOVE %lu",
+             a.states[SHMQ_NEW], a.states[SHMQ_OWNED], a.states[SHMQ_MOVE]);
     uint32_t queues = ld32_acq(&W.p->header->queue_hwm);
     for (uint32_t i = 0; i < queues; i++)
         for (unsigned lane = 0; lane < SHMQ_LANES; lane++) {
@@ -226,11 +281,13 @@ static int take_one(uint64_t q, int order) {
     MUST(tag, "a message with wrong bytes (block %u, size %u)", d.idx, d.size);
     MUST(meta_right(&d, tag), "message %u has wrong headers", tag);
     MUST(d.attempt >= 1 && d.attempt <= 3, "message %u: attempt %u", tag, d.attempt);
-    MUST(d.extra_size == 0 || (d.extra_size == sizeof WHY && memcmp(d.extra, WHY, sizeof WHY) == 0), "message %u has a wrong error text", tag);
+    MUST(d.extra_size == 0 || (d.extra_size == sizeof WHY && memcmp(d.extra, WHY, sizeof WHY) == 0), "message %u has a wrong error text",
+         tag);
     MUST(!(W.expired >> tag & 1) || q != W.q, "message %u was delivered past its time", tag);
     W.got[tag]++;
     /* what waited for room: 31 to 34 from the start, 35 to 39 from the operation on; a turn is taken from the living after a second */
-    if (tag > 30 && tag < 40 && !W.disorder && !d.redelivered && (tag < 35 || strcmp(W.mode, "stop") != 0) && shmq_now() - W.begun < 900000000) {
+    if (tag > 30 && tag < 40 && !W.disorder && !d.redelivered && (tag < 35 || strcmp(W.mode, "stop") != 0)
+        && shmq_now() - W.begun < 900000000) {
         MUST((int)tag > W.last_parked, "message %u after %d, which came later to wait for room", tag, W.last_parked);
         W.last_parked = (int)tag;
     }
@@ -275,7 +332,8 @@ static void drain(int order) {
         MUST(turn < 100, "draining does not end");
         int n = 0;
         uint64_t qs[3] = { W.q, W.q2, W.dlq };
-        for (int i = 0; i < 3; i++) while (qs[i] && take_one(qs[i], order && i == 0)) MUST(++n < 1000, "endless messages");
+        for (int i = 0; i < 3; i++)
+            while (qs[i] && take_one(qs[i], order && i == 0)) MUST(++n < 1000, "endless messages");
         n += fire_delayed();
         if (n == 0) return;
     }
@@ -288,7 +346,8 @@ static void nothing_left_behind(uint64_t q) {   /* take said EMPTY: then no slot
                 uint64_t s = ld_acq(&r->slots[j]);
                 if (slot_is_empty(s)) continue;
                 unsigned st = ctl_state(ld_acq(&block_at(W.p, slot_idx(s))->ctl));
-                MUST(st != SHMQ_READY && st != SHMQ_NEW && st != SHMQ_MOVE, "EMPTY, but slot %lu of ring %u holds a message in state %u", j, r->ring, st);
+                MUST(st != SHMQ_READY && st != SHMQ_NEW && st != SHMQ_MOVE, "EMPTY, but slot %lu of ring %u holds a message in state %u", j,
+                     r->ring, st);
             }
         }
 }
@@ -297,7 +356,8 @@ static void others_go_on(void) {
     while (take_one(W.q, 0)) {}
     if (shmq_depth(W.p, W.q) >= 0) nothing_left_behind(W.q);   /* it may be being deleted */
     for (uint32_t t = 40; t < 44; t++) put_tag(W.q, t, refusable || (W.s->flags & (DROP | STRICT | NARROW | TIGHT)));
-    for (int i = W.s->flags & TIGHT ? 1 : 0; i < 2; i++) MUST(take_one(W.q, 0) || refusable || W.stuck || (W.s->flags & STRICT), "nothing to take while another process is stopped");
+    for (int i = W.s->flags & TIGHT ? 1 : 0; i < 2; i++)
+        MUST(take_one(W.q, 0) || refusable || W.stuck || (W.s->flags & STRICT), "nothing to take while another process is stopped");
     put_tag(W.q2, 44, refusable);
     if (W.s->flags & DEDUP) {   /* the very id that the stopped one may have claimed; whoever was first, there is one of it */
         int rc = put_id(W.p, W.q, 20);
@@ -344,15 +404,17 @@ static void all_free(void) {
     for (int i = 0; i < 16; i++) sum += a.states[i];
     for (unsigned k = 0; k < SHMQ_CLASSES; k++) made += ld_acq(&W.p->header->hwm[k].n);
     MUST(sum == made, "%lu blocks of %lu", sum, made);
-    MUST(a.states[SHMQ_FREE] == made, "leaked: of %lu blocks only %lu are FREE (NEW %lu READY %lu OWNED %lu MOVE %lu DELAYED %lu LIMBO %lu ATTACHED %lu FAN %lu)", made,
-         a.states[SHMQ_FREE], a.states[SHMQ_NEW], a.states[SHMQ_READY], a.states[SHMQ_OWNED], a.states[SHMQ_MOVE], a.states[SHMQ_DELAYED], a.states[SHMQ_LIMBO], a.states[SHMQ_ATTACHED], a.states[SHMQ_FAN]);
+    MUST(a.states[SHMQ_FREE] == made,
+         "leaked: of %lu blocks only %lu are FREE (NEW %lu READY %lu OWNED %lu MOVE %lu DELAYED %lu LIMBO %lu ATTACHED %lu FAN %lu)", made,
+         a.states[SHMQ_FREE], a.states[SHMQ_NEW], a.states[SHMQ_READY], a.states[SHMQ_OWNED], a.states[SHMQ_MOVE], a.states[SHMQ_DELAYED],
+         a.states[SHMQ_LIMBO], a.states[SHMQ_ATTACHED], a.states[SHMQ_FAN]);
     MUST(a.unhinted == 0, "%lu free blocks without hint", a.unhinted);
 }
 static void counts(plane *p, int finished) {
     if (W.s->expect) W.s->expect(p, finished);
     for (int t = 1; t < TAGS; t++)
-        MUST(W.got[t] >= W.lo[t] && W.got[t] <= W.hi[t], "message %d seen %d times instead of %d..%d (op %s, rc %ld)", t, W.got[t], W.lo[t], W.hi[t],
-             finished ? "returned" : "in flight", (long)p->rc);
+        MUST(W.got[t] >= W.lo[t] && W.got[t] <= W.hi[t], "message %d seen %d times instead of %d..%d (op %s, rc %ld)", t, W.got[t], W.lo[t],
+             W.hi[t], finished ? "returned" : "in flight", (long)p->rc);
 }
 static void capacity(void) {
     if (W.s->flags & (NO_CAP | CLOSES)) return;
@@ -422,7 +484,9 @@ static uint64_t size_of_first(uint64_t q) {   /* of those that wait there */
             uint32_t idx = W.p->classes[k].first + (uint32_t)i;
             shmq_block *b = block_at(W.p, idx);
             uint64_t c = ld_acq(&b->ctl), t = pos_position(ld_rlx(&b->pos));
-            if (ctl_state(c) != SHMQ_DELAYED || !(ctl_flags(c) & SHMQ_FLAG_PARKED) || fate_home(ld_rlx(&b->fate)) != (q & 0xffff) || t >= ticket) continue;
+            if (ctl_state(c) != SHMQ_DELAYED || !(ctl_flags(c) & SHMQ_FLAG_PARKED) || fate_home(ld_rlx(&b->fate)) != (q & 0xffff)
+                || t >= ticket)
+                continue;
             ticket = t;
             size = size_at(W.p, b);
         }
@@ -431,7 +495,10 @@ static uint64_t size_of_first(uint64_t q) {   /* of those that wait there */
 /* Nobody waits where there is room, now that the dead are recovered; and as many do as should. */
 static void waiting_right(int finished) {
     if (!W.waits) return;
-    if (W.s->flags & TIGHT) { shmq_bytes_resync(W.p, W.q); shmq_parked_sweep(W.p); }
+    if (W.s->flags & TIGHT) {
+        shmq_bytes_resync(W.p, W.q);
+        shmq_parked_sweep(W.p);
+    }
     int n = 0;
     uint64_t qs[3] = { W.q, W.q2, W.dlq };
     for (int i = 0; i < 3; i++) {
@@ -439,11 +506,16 @@ static void waiting_right(int finished) {
         if (shmq_queue_census(W.p, qs[i], &c) != SHMQ_OK || c.parked == 0) continue;
         n += (int)c.parked;
         local_queue *q = &W.p->local[qs[i] & 0xffff];
-        if (q->max_bytes) MUST(ld_rlx(&q->shared->bytes) + size_of_first(qs[i]) > q->max_bytes, "%lu wait for room, and of %lu bytes %lu are used", c.parked, q->max_bytes, ld_rlx(&q->shared->bytes));
-        else MUST(ring_depth(&q->work) >= q->max_depth, "%lu wait for room, and there are %lu of %lu", c.parked, ring_depth(&q->work), q->max_depth);
+        if (q->max_bytes)
+            MUST(ld_rlx(&q->shared->bytes) + size_of_first(qs[i]) > q->max_bytes, "%lu wait for room, and of %lu bytes %lu are used",
+                 c.parked, q->max_bytes, ld_rlx(&q->shared->bytes));
+        else
+            MUST(ring_depth(&q->work) >= q->max_depth, "%lu wait for room, and there are %lu of %lu", c.parked, ring_depth(&q->work),
+                 q->max_depth);
     }
     if (strcmp(W.mode, "others") == 0) return;
-    MUST(n >= W.waits_least && n <= W.waits_most && (!finished || n == W.waits_after), "%d wait for room instead of %d to %d, in the end %d", n, W.waits_least, W.waits_most, W.waits_after);
+    MUST(n >= W.waits_least && n <= W.waits_most && (!finished || n == W.waits_after),
+         "%d wait for room instead of %d to %d, in the end %d", n, W.waits_least, W.waits_most, W.waits_after);
 }
 static int died_attached;
 static void x_leaves(void) {
@@ -472,8 +544,16 @@ static void check_after_death(int finished, int downwards) {
 
 /* ---- the branches ---- */
 static uint8_t *ctx_saved[3];
-static void own_save(void) { shmq_ctx *c[] = { W.p, W.x, W.y }; for (int i = 0; i < 3; i++) if (c[i]) ctx_copy(ctx_saved[i], c[i], 1); }
-static void own_restore(void) { shmq_ctx *c[] = { W.p, W.x, W.y }; for (int i = 0; i < 3; i++) if (c[i]) ctx_copy(ctx_saved[i], c[i], 0); }
+static void own_save(void) {
+    shmq_ctx *c[] = { W.p, W.x, W.y };
+    for (int i = 0; i < 3; i++)
+        if (c[i]) ctx_copy(ctx_saved[i], c[i], 1);
+}
+static void own_restore(void) {
+    shmq_ctx *c[] = { W.p, W.x, W.y };
+    for (int i = 0; i < 3; i++)
+        if (c[i]) ctx_copy(ctx_saved[i], c[i], 0);
+}
 
 static void reset_model(void) {
     memset(W.got, 0, sizeof W.got);
@@ -548,7 +628,8 @@ static void branch_stop(int reuse, int leave) {
             MUST(arc == 1, "a living process's lease was taken away by a late recoverer (ack says %d)", arc);
             shmq_message m = { 0 };
             MUST(shmq_loan_publish(W.y, W.q2, &yl, &m) == 0, "a living process's block was taken away by a late recoverer");
-            W.lo[60]++; W.hi[60]++;
+            W.lo[60]++;
+            W.hi[60]++;
             MUST(shmq_detach(W.y) == 0, "detach");
         }
         audit(0);
@@ -598,7 +679,10 @@ static void branch_pair(void) {
         }
         if (W.r.p->phase >= VM_DONE) break;
         int st = vm_store(&W.r);
-        if (st) { if (setjmp(W.out) == 0) violation("the recoverer ended with status %x", st); break; }
+        if (st) {
+            if (setjmp(W.out) == 0) violation("the recoverer ended with status %x", st);
+            break;
+        }
         pair_states++;
     }
 }
@@ -650,7 +734,10 @@ static void build(void) {
     if (f & (DLQ_DROP | DLQ_REJECT)) o.overflow = f & DLQ_DROP ? SHMQ_DROP_OLDEST : SHMQ_REJECT;
     W.dlq = (uint64_t)make_queue("dead", &o);
     o = (shmq_queue_options){ .max_depth = DEPTH, .max_retries = f & RETRY0 ? 0 : 5, .dead_letter = SHMQ_NO_QUEUE };
-    if (!(f & NO_DLQ)) { o.dead_letter = (uint32_t)(W.dlq & 0xffff); o.dead_word = queue_make(W.dlq >> 16, SHMQ_Q_LIVE); }
+    if (!(f & NO_DLQ)) {
+        o.dead_letter = (uint32_t)(W.dlq & 0xffff);
+        o.dead_word = queue_make(W.dlq >> 16, SHMQ_Q_LIVE);
+    }
     if (f & LEASE) o.ack_timeout_ns = FAR;
     if (f & BACKOFF) o.backoff_ns = FAR;
     if (f & DROP) o.overflow = SHMQ_DROP_OLDEST;
@@ -686,19 +773,36 @@ static void build(void) {
     cycle(W.q2, 3);
     cycle(W.dlq, 3);
     W.x = W.y = NULL;
-    if (f & (DEAD_X | LIVE_X)) { W.x = own_ctx(); attach_own(W.x); if (shmq_attach(W.x, SHMQ_CLIENT) < 0) DIE("attach x"); }
-    if (f & REUSE) { W.y = own_ctx(); attach_own(W.y); }
+    if (f & (DEAD_X | LIVE_X)) {
+        W.x = own_ctx();
+        attach_own(W.x);
+        if (shmq_attach(W.x, SHMQ_CLIENT) < 0) DIE("attach x");
+    }
+    if (f & REUSE) {
+        W.y = own_ctx();
+        attach_own(W.y);
+    }
     if (W.s->world) W.s->world();
-    if (f & WAITER) { waiter_prepare(&W.p->queues[W.q & 0xffff].evt); waiter_prepare(&W.p->queues[W.q & 0xffff].space); }
+    if (f & WAITER) {
+        waiter_prepare(&W.p->queues[W.q & 0xffff].evt);
+        waiter_prepare(&W.p->queues[W.q & 0xffff].space);
+    }
 }
 static void demolish(void) {
     vm_kill(&W.a);
     vm_kill(&W.r);
     shmq_ctx *c[] = { W.p, W.x, W.y };
     for (int i = 0; i < 3; i++)
-        if (c[i]) { munmap(c[i]->base, c[i]->size); munmap(c[i], sizeof(shmq_ctx)); }
+        if (c[i]) {
+            munmap(c[i]->base, c[i]->size);
+            munmap(c[i], sizeof(shmq_ctx));
+        }
     vm *v[] = { &W.a, &W.r };
-    for (int i = 0; i < 2; i++) if (v[i]->p) { munmap(v[i]->p, sizeof(plane)); v[i]->p = NULL; }
+    for (int i = 0; i < 2; i++)
+        if (v[i]->p) {
+            munmap(v[i]->p, sizeof(plane));
+            v[i]->p = NULL;
+        }
     close(W.fd);
     W.p = W.x = W.y = NULL;
 }
@@ -719,7 +823,10 @@ static int body_a(void *arg) {
     W.s->op(p);
     p->phase = VM_DONE;
     TRAP();
-    if (p->ctx.attached) { int rc = shmq_detach(&p->ctx); CHILD(rc == 0); }
+    if (p->ctx.attached) {
+        int rc = shmq_detach(&p->ctx);
+        CHILD(rc == 0);
+    }
     p->phase = VM_LEFT;
     TRAP();
     _exit(0);
@@ -805,11 +912,15 @@ static void run_to_state(uint64_t h) {
 }
 
 static void report(double seconds) {
-    printf("%-20s %6lu instructions %5lu states %6lu kills %6lu stops %5lu real %6lu pairs %3lu violations %5.1fs\n", W.s->name, W.instructions, W.states, W.kills,
-           W.stops, W.reals, W.pairs, W.violations, seconds);
+    printf("%-20s %6lu instructions %5lu states %6lu kills %6lu stops %5lu real %6lu pairs %3lu violations %5.1fs\n", W.s->name,
+           W.instructions, W.states, W.kills, W.stops, W.reals, W.pairs, W.violations, seconds);
     fflush(stdout);
 }
-static double now_s(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return (double)t.tv_sec + (double)t.tv_nsec / 1e9; }
+static double now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
 
 static void run(const scenario *s) {
     volatile double t0 = now_s();
@@ -826,7 +937,17 @@ static void run(const scenario *s) {
     if (W.a.p->bad) DIE("%s: child line %u, rc %ld", s->name, W.a.p->bad, (long)W.a.p->rc);
     W.mode = "rehearsal";
     model();
-    if (setjmp(W.out) == 0) { others_go_on(); recycle(1); scribble(); declare(&W.a, 0); recover_all(W.p, 0); drain(0); x_leaves(); drain(0); all_free(); }
+    if (setjmp(W.out) == 0) {
+        others_go_on();
+        recycle(1);
+        scribble();
+        declare(&W.a, 0);
+        recover_all(W.p, 0);
+        drain(0);
+        x_leaves();
+        drain(0);
+        all_free();
+    }
     find_pages();
     static uint64_t used[MAX_PAGES];
     uint64_t used_n = W.pages.n;
@@ -868,7 +989,8 @@ static void run(const scenario *s) {
                 own_restore();
             }
         }
-        if (!opt_nostop && !(s->flags & NOSTOP) && !rep && (!clock || changed) && (!slow || fresh_stop || opt_full) && (!(s->flags & REUSE) || fresh_stop || opt_full || n % 3 == 0)) {
+        if (!opt_nostop && !(s->flags & NOSTOP) && !rep && (!clock || changed) && (!slow || fresh_stop || opt_full)
+            && (!(s->flags & REUSE) || fresh_stop || opt_full || n % 3 == 0)) {
             fresh_stop = 0;
             vm_save(&W.a, &snap_a);
             for (int leave = 0; leave < 2; leave++) {
@@ -881,7 +1003,11 @@ static void run(const scenario *s) {
         }
         if (over) break;
         int st = vm_step(&W.a);
-        if (st) { W.mode = "step"; if (setjmp(W.out) == 0) violation("the child ended with status %x", st); break; }
+        if (st) {
+            W.mode = "step";
+            if (setjmp(W.out) == 0) violation("the child ended with status %x", st);
+            break;
+        }
         W.instructions++;
     }
     /* pairs: a bounded choice of states, evenly spread; all with --full */
@@ -961,7 +1087,10 @@ static void on_alarm(int sig) {
 #include "sweep_ops.h"
 #include "sweep_park.h"
 
-static const struct { const scenario *at; size_t n; } TABLES[] = {
+static const struct {
+    const scenario *at;
+    size_t n;
+} TABLES[] = {
     { OPS, sizeof OPS / sizeof *OPS },
     { PARK_OPS, sizeof PARK_OPS / sizeof *PARK_OPS },
 };
@@ -975,8 +1104,12 @@ static void stay_on_one_core(void) {
     for (int i = 0; i < CPU_SETSIZE; i++) {
         if (!CPU_ISSET((size_t)i, &all)) continue;
         struct sockaddr_un name = { .sun_family = AF_UNIX };
-        int n = snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "shmq-sweep-core-%d", i), s = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-        if (s >= 0 && bind(s, (struct sockaddr *)&name, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) == 0) { cpu = i; break; }
+        int n = snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "shmq-sweep-core-%d", i),
+            s = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        if (s >= 0 && bind(s, (struct sockaddr *)&name, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) == 0) {
+            cpu = i;
+            break;
+        }
         if (s >= 0) close(s);
     }
     CPU_ZERO(&one);
@@ -997,7 +1130,10 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--list")) list = 1;
         else if (!strcmp(argv[i], "--shard") && i + 1 < argc && sscanf(argv[i + 1], "%d/%d", &shard, &shards) == 2 && shards > 0) i++;
         else if (!strcmp(argv[i], "--only") && i + 1 < argc) only = argv[++i];
-        else { fprintf(stderr, "unknown option %s\n", argv[i]); return 2; }
+        else {
+            fprintf(stderr, "unknown option %s\n", argv[i]);
+            return 2;
+        }
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     signal(SIGALRM, on_alarm);
@@ -1009,15 +1145,22 @@ int main(int argc, char **argv) {
     double t0 = now_s();
     for (size_t t = 0, i = 0; t < sizeof TABLES / sizeof *TABLES; t++)
         for (const scenario *s = TABLES[t].at; s < TABLES[t].at + TABLES[t].n; s++, i++) {
-            if (list) { printf("%s\n", s->name); continue; }
+            if (list) {
+                printf("%s\n", s->name);
+                continue;
+            }
             if (only ? strcmp(only, s->name) != 0 : (s->flags & ONLY_FULL) && !opt_full) continue;
             if (!only && (int)(i % (size_t)shards) != shard) continue;
             alarm(opt_full || opt_every ? 3600 : 250);   /* of a crowded machine, too */
             run(s);
-            if (W.violations) failed++; else passed++;
+            if (W.violations) failed++;
+            else passed++;
         }
     for (size_t i = 0; i < sizeof TARGETED / sizeof *TARGETED; i++) {
-        if (list) { printf("%s\n", TARGETED[i].name); continue; }
+        if (list) {
+            printf("%s\n", TARGETED[i].name);
+            continue;
+        }
         if (only && strcmp(only, TARGETED[i].name)) continue;
         if (!only && (int)(i % (size_t)shards) != shard) continue;
         double t1 = now_s();
@@ -1025,14 +1168,15 @@ int main(int argc, char **argv) {
         W.violations = 0;
         int bad = TARGETED[i].run();
         printf("%-20s %s %5.1fs\n", TARGETED[i].name, bad ? "FAILED" : "fine", now_s() - t1);
-        if (bad) failed++; else passed++;
+        if (bad) failed++;
+        else passed++;
         total_violations += (uint64_t)bad;
         if (bad && opt_fast) break;
     }
     if (list) return 0;
     printf("all: %lu instructions, %lu states, %lu kills at a frozen state, %lu stops, "
-           "%lu real SIGKILLs, %lu pairs of deaths, %lu violations, %.1f s\n", total_instructions,
-           total_states, total_kills, total_stops, total_reals, total_pairs, total_violations, now_s() - t0);
+           "%lu real SIGKILLs, %lu pairs of deaths, %lu violations, %.1f s\n",
+           total_instructions, total_states, total_kills, total_stops, total_reals, total_pairs, total_violations, now_s() - t0);
     printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }

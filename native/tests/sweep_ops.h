@@ -1,22 +1,46 @@
 /* sweep_ops.h: the operations that are swept: the world before, the child's preparation, the operation, what may come out. */
 
 /* ---- worlds ---- */
-static void w_three(void) { for (uint32_t t = 1; t <= 3; t++) put_world(W.q, t, 64, t & 1); }
+static void w_three(void) {
+    for (uint32_t t = 1; t <= 3; t++) put_world(W.q, t, 64, t & 1);
+}
 static void w_one(void) { put_world(W.q, 1, 64, 0); }
-static void w_full(void) { for (uint32_t t = 1; t <= DEPTH; t++) put_world(W.q, t, 64, 0); }
-static void w_deaddeep(void) { w_three(); put_world(W.dlq, 11, 64, 0); }
+static void w_full(void) {
+    for (uint32_t t = 1; t <= DEPTH; t++) put_world(W.q, t, 64, 0);
+}
+static void w_deaddeep(void) {
+    w_three();
+    put_world(W.dlq, 11, 64, 0);
+}
 static void nack_world(uint32_t n, int extra, uint64_t delay) {
     shmq_delivery d[8];
     if (shmq_take(W.p, W.q, n, 0, d) != (int)n) DIE("take");
     for (uint32_t i = 0; i < n; i++)
         if (shmq_nack(W.p, &d[i], delay, extra ? WHY : NULL, extra ? sizeof WHY : 0) != 0) DIE("nack");
 }
-static void w_again(void) { w_three(); nack_world(2, 0, 0); }
-static void w_extra(void) { w_three(); nack_world(1, 1, 0); }
-static void w_delayed(void) { w_three(); nack_world(2, 1, FAR); }
-static void w_six(void) { for (uint32_t t = 1; t <= 6; t++) put_world(W.q, t, 64, t & 1); }
-static void w_six_again(void) { w_six(); nack_world(2, 0, 0); }
-static void w_six_delayed(void) { w_six(); nack_world(2, 1, FAR); }
+static void w_again(void) {
+    w_three();
+    nack_world(2, 0, 0);
+}
+static void w_extra(void) {
+    w_three();
+    nack_world(1, 1, 0);
+}
+static void w_delayed(void) {
+    w_three();
+    nack_world(2, 1, FAR);
+}
+static void w_six(void) {
+    for (uint32_t t = 1; t <= 6; t++) put_world(W.q, t, 64, t & 1);
+}
+static void w_six_again(void) {
+    w_six();
+    nack_world(2, 0, 0);
+}
+static void w_six_delayed(void) {
+    w_six();
+    nack_world(2, 1, FAR);
+}
 static void w_expired(void) {
     w_three();
     ring_item item;
@@ -34,7 +58,11 @@ static void w_overdue(void) {   /* one ready and one delayed message are past th
     W.expired |= 1 << 3 | 1 << 4;
 }
 static void w_empty(void) {}
-static void w_q2(void) { w_three(); for (uint32_t t = 21; t <= 22; t++) put_world(W.q2, t, 64, 0); nack_world(1, 1, FAR); }
+static void w_q2(void) {
+    w_three();
+    for (uint32_t t = 21; t <= 22; t++) put_world(W.q2, t, 64, 0);
+    nack_world(1, 1, FAR);
+}
 static void x_takes(uint32_t n, uint32_t flags) {
     shmq_delivery d[8];
     if (shmq_take(W.x, W.q, n, flags, d) != (int)n) DIE("take");
@@ -61,17 +89,28 @@ static void w_x_lanes(void) {   /* two leases, one read ahead, one unfinished mo
     x_takes(1, SHMQ_TAKE_AHEAD);
     kill_x();
 }
-static void w_x_strict(void) { w_six(); x_takes(1, 0); kill_x(); }
+static void w_x_strict(void) {
+    w_six();
+    x_takes(1, 0);
+    kill_x();
+}
 static void w_x_late(void) {   /* it died between the held entry and its CAS */
     w_three();
     ring_item item;
     uint32_t e;
-    if (ring_find(W.x, (shmq_queue_open(W.x, "q"), &W.x->local[W.q & 0xffff].work), &item) != 0 || owner_held_get(W.x, &e) != 0) DIE("find");
+    if (ring_find(W.x, (shmq_queue_open(W.x, "q"), &W.x->local[W.q & 0xffff].work), &item) != 0 || owner_held_get(W.x, &e) != 0)
+        DIE("find");
     st_rel(&W.x->held[e].word, held_make(SHMQ_HELD_STARTED, ctl_gen(item.ctl) + 1, item.idx));
     kill_x();
 }
-static void w_x_lease(void) { w_three(); x_takes(2, 0); }
-static void w_x_ahead(void) { for (uint32_t t = 1; t <= 2; t++) put_world(W.q, t, 64, t & 1); x_takes(2, SHMQ_TAKE_AHEAD); }
+static void w_x_lease(void) {
+    w_three();
+    x_takes(2, 0);
+}
+static void w_x_ahead(void) {
+    for (uint32_t t = 1; t <= 2; t++) put_world(W.q, t, 64, t & 1);
+    x_takes(2, SHMQ_TAKE_AHEAD);
+}
 static void w_x_views(void) {   /* the dead kept blocks in LIMBO and peeked at one */
     shmq_delivery d;
     uint64_t cursor = 0;
@@ -82,7 +121,11 @@ static void w_x_views(void) {   /* the dead kept blocks in LIMBO and peeked at o
     kill_x();
 }
 
-static void w_dedup(void) { w_three(); if (put_id(W.p, W.q, 20) != 0) DIE("publish"); want(20); }
+static void w_dedup(void) {
+    w_three();
+    if (put_id(W.p, W.q, 20) != 0) DIE("publish");
+    want(20);
+}
 /* N of x, NEW and written, with the tag and what is said */
 static uint32_t x_writes(uint64_t q, uint32_t tag, uint64_t tie, uint64_t flags, uint64_t *ctl) {
     uint32_t idx;
@@ -123,7 +166,10 @@ static void w_x_forward(void) {   /* it died in three forwards: before the commi
         st_rlx(&s->due_ns, (uint64_t)(n + 1) << 40 | (ctl_gen(ctl) & 0xffffffffff));
         st_rlx(&s->fate, ld_rlx(&s->fate) | FATE_LEAVING | (i ? FATE_FORWARD : 0));
         if (i == 2 && !cas(&block_at(W.x, n)->ctl, ctl, ctl_next(ctl, SHMQ_MOVE, W.x->self))) DIE("send");
-        if (i) { base_lo[i + 1]--; want(21 + i); }
+        if (i) {
+            base_lo[i + 1]--;
+            want(21 + i);
+        }
     }
     kill_x();
 }
@@ -136,15 +182,23 @@ static void tell_world(uint32_t tag, int meta) {   /* one message of the topic: 
     want(tag);
     want(tag);
 }
-static void w_fan(void) { tell_world(1, 0); tell_world(2, 1); }
+static void w_fan(void) {
+    tell_world(1, 0);
+    tell_world(2, 1);
+}
 static void w_fan_last(void) {   /* of the first message only the share in q is left */
     w_fan();
     shmq_delivery d;
     if (shmq_take(W.p, W.q2, 1, 0, &d) != 1 || tag_of(&d) != 1 || shmq_ack(W.p, &d, 1) != 1) DIE("take");
     base_lo[1]--;
 }
-static void w_fan_full(void) { for (uint32_t t = 1; t <= DEPTH; t++) tell_world(t, 0); }
-static void w_fan_extra(void) { w_fan(); nack_world(1, 1, 0); }
+static void w_fan_full(void) {
+    for (uint32_t t = 1; t <= DEPTH; t++) tell_world(t, 0);
+}
+static void w_fan_extra(void) {
+    w_fan();
+    nack_world(1, 1, 0);
+}
 
 static void w_fan_keys(void) {   /* two keys, the second message of each waits for the first */
     for (uint32_t t = 1; t <= 4; t++) {
@@ -162,7 +216,12 @@ static void tell_id(shmq_ctx *c, uint32_t tag) {
     shmq_message m = { .data = b, .size = 64, .dedup = &tag, .dedup_size = 4 };
     if (shmq_topic_publish(c, W.t, &m) != 0) DIE("topic publish of an id");
 }
-static void w_fan_known(void) { w_fan(); tell_id(W.p, 20); want(20); want(20); }
+static void w_fan_known(void) {
+    w_fan();
+    tell_id(W.p, 20);
+    want(20);
+    want(20);
+}
 static void w_fan_half(void) {   /* q knows the id, q2 does not */
     w_fan();
     if (put_id(W.p, W.q, 20) != 0) DIE("publish");
@@ -187,7 +246,9 @@ static void w_x_shares(void) {
             if (!cas(&block_at(W.x, d)->ctl, ctl, ctl_next(ctl, SHMQ_MOVE, W.x->self))) DIE("commit of a share");
             hash128 key;
             memcpy(&key, dedup_trailer(W.x, d), sizeof key);
-            if (tag == 22 && i == 0 && ids_claim(W.x, &W.x->local[W.x->scratch[i].entry], &key, ld_rlx(&block_at(W.x, d)->id), shmq_now(), &first) != ID_FIRST) DIE("claim");
+            if (tag == 22 && i == 0
+                && ids_claim(W.x, &W.x->local[W.x->scratch[i].entry], &key, ld_rlx(&block_at(W.x, d)->id), shmq_now(), &first) != ID_FIRST)
+                DIE("claim");
         }
         want(tag);
         want(tag);
@@ -205,8 +266,14 @@ static void expire_next(uint64_t q) {   /* the first message there is past its t
     block_at(W.p, item.idx)->expires_ns = 1;
     W.expired = 1 << 1;
 }
-static void w_fan_expired(void) { w_fan(); expire_next(W.q); }
-static void w_fan_last_expired(void) { w_fan_last(); expire_next(W.q); }
+static void w_fan_expired(void) {
+    w_fan();
+    expire_next(W.q);
+}
+static void w_fan_last_expired(void) {
+    w_fan_last();
+    expire_next(W.q);
+}
 static void w_backoff_expired(void) {   /* the first message of a key is in its backoff, and past its time */
     w_six();
     shmq_delivery d;
@@ -226,7 +293,10 @@ static void w_x_expired(void) {   /* it died with messages in its hands of which
 }
 
 /* ---- the child's preparations ---- */
-static void p_open(plane *p) { CHILD(shmq_queue_open(&p->ctx, "q") == (int64_t)p->q); CHILD(shmq_queue_open(&p->ctx, "q2") == (int64_t)p->q2); }
+static void p_open(plane *p) {
+    CHILD(shmq_queue_open(&p->ctx, "q") == (int64_t)p->q);
+    CHILD(shmq_queue_open(&p->ctx, "q2") == (int64_t)p->q2);
+}
 static void p_warm(plane *p) {   /* a filled magazine, warm hints */
     shmq_message m = { .data = "12345678", .size = 8 };
     p_open(p);
@@ -235,35 +305,108 @@ static void p_warm(plane *p) {   /* a filled magazine, warm hints */
     shmq_delivery d;
     CHILD(shmq_take(&p->ctx, idle, 1, 0, &d) == 1 && shmq_ack(&p->ctx, &d, 1) == 1);
 }
-static void p_msg(plane *p) { p_warm(p); child_message(p, 0, 20, 64, 0); }
+static void p_msg(plane *p) {
+    p_warm(p);
+    child_message(p, 0, 20, 64, 0);
+}
 static uint32_t id_of_20 = 20;
-static void p_dedup(plane *p) { p_msg(p); p->m[0].dedup = &id_of_20; p->m[0].dedup_size = 4; }
-static void p_dedup_headers(plane *p) { p_warm(p); child_message(p, 0, 20, 64, 1); p->m[0].dedup = &id_of_20; p->m[0].dedup_size = 4; }
-static void p_dedup_cold(plane *p) { p_open(p); child_message(p, 0, 20, 64, 0); p->m[0].dedup = &id_of_20; p->m[0].dedup_size = 4; }
-static void p_dedup_delayed(plane *p) { p_dedup(p); p->m[0].delay_ns = FAR; }
-static void p_forward(plane *p) { p_warm(p); CHILD(shmq_take(&p->ctx, p->q, 1, 0, p->d) == 1); child_message(p, 0, 21, 64, 1); }
-static void p_forward_id(plane *p) { p_forward(p); p->m[0].dedup = &id_of_20; p->m[0].dedup_size = 4; }
-static void p_topic_forward(plane *p) { p_forward(p); CHILD(shmq_topic_subscribers(&p->ctx, p->t, NULL, 0) == 2); }
-static void p_msg_cold(plane *p) { p_open(p); child_message(p, 0, 20, 64, 0); }
-static void p_meta(plane *p) { p_warm(p); child_message(p, 0, 20, 64, 1); }
-static void p_ttl(plane *p) { p_msg(p); p->m[0].ttl_ns = FAR; }
-static void p_level(plane *p) { p_msg(p); p->m[0].priority = 5; }
-static void p_take2(plane *p) { p_warm(p); CHILD(shmq_take(&p->ctx, p->q, 2, 0, p->d) == 2); }
-static void p_delayed(plane *p) { p_msg(p); p->m[0].delay_ns = FAR; }
-static void p_big(plane *p) { p_open(p); child_message(p, 0, 20, 5000, 1); }
-static void p_grow(plane *p) { p_open(p); child_message(p, 0, 20, 1000, 0); }
-static void p_many(plane *p) { p_warm(p); for (uint32_t i = 0; i < 3; i++) child_message(p, i, 20 + i, 64, (int)i & 1); }
-static void p_take1(plane *p) { p_warm(p); CHILD(shmq_take(&p->ctx, p->q, 1, 0, p->d) == 1); }
-static void p_take3(plane *p) { p_warm(p); CHILD(shmq_take(&p->ctx, p->q, 3, 0, p->d) == 3); }
-static void p_ahead(plane *p) { p_warm(p); CHILD(shmq_take(&p->ctx, p->q, 1, SHMQ_TAKE_AHEAD, p->d) == 1); }
-static void p_free(plane *p) { p_warm(p); CHILD(shmq_take(&p->ctx, p->q, 1, SHMQ_TAKE_FREE, p->d) == 1); }
+static void p_dedup(plane *p) {
+    p_msg(p);
+    p->m[0].dedup = &id_of_20;
+    p->m[0].dedup_size = 4;
+}
+static void p_dedup_headers(plane *p) {
+    p_warm(p);
+    child_message(p, 0, 20, 64, 1);
+    p->m[0].dedup = &id_of_20;
+    p->m[0].dedup_size = 4;
+}
+static void p_dedup_cold(plane *p) {
+    p_open(p);
+    child_message(p, 0, 20, 64, 0);
+    p->m[0].dedup = &id_of_20;
+    p->m[0].dedup_size = 4;
+}
+static void p_dedup_delayed(plane *p) {
+    p_dedup(p);
+    p->m[0].delay_ns = FAR;
+}
+static void p_forward(plane *p) {
+    p_warm(p);
+    CHILD(shmq_take(&p->ctx, p->q, 1, 0, p->d) == 1);
+    child_message(p, 0, 21, 64, 1);
+}
+static void p_forward_id(plane *p) {
+    p_forward(p);
+    p->m[0].dedup = &id_of_20;
+    p->m[0].dedup_size = 4;
+}
+static void p_topic_forward(plane *p) {
+    p_forward(p);
+    CHILD(shmq_topic_subscribers(&p->ctx, p->t, NULL, 0) == 2);
+}
+static void p_msg_cold(plane *p) {
+    p_open(p);
+    child_message(p, 0, 20, 64, 0);
+}
+static void p_meta(plane *p) {
+    p_warm(p);
+    child_message(p, 0, 20, 64, 1);
+}
+static void p_ttl(plane *p) {
+    p_msg(p);
+    p->m[0].ttl_ns = FAR;
+}
+static void p_level(plane *p) {
+    p_msg(p);
+    p->m[0].priority = 5;
+}
+static void p_take2(plane *p) {
+    p_warm(p);
+    CHILD(shmq_take(&p->ctx, p->q, 2, 0, p->d) == 2);
+}
+static void p_delayed(plane *p) {
+    p_msg(p);
+    p->m[0].delay_ns = FAR;
+}
+static void p_big(plane *p) {
+    p_open(p);
+    child_message(p, 0, 20, 5000, 1);
+}
+static void p_grow(plane *p) {
+    p_open(p);
+    child_message(p, 0, 20, 1000, 0);
+}
+static void p_many(plane *p) {
+    p_warm(p);
+    for (uint32_t i = 0; i < 3; i++) child_message(p, i, 20 + i, 64, (int)i & 1);
+}
+static void p_take1(plane *p) {
+    p_warm(p);
+    CHILD(shmq_take(&p->ctx, p->q, 1, 0, p->d) == 1);
+}
+static void p_take3(plane *p) {
+    p_warm(p);
+    CHILD(shmq_take(&p->ctx, p->q, 3, 0, p->d) == 3);
+}
+static void p_ahead(plane *p) {
+    p_warm(p);
+    CHILD(shmq_take(&p->ctx, p->q, 1, SHMQ_TAKE_AHEAD, p->d) == 1);
+}
+static void p_free(plane *p) {
+    p_warm(p);
+    CHILD(shmq_take(&p->ctx, p->q, 1, SHMQ_TAKE_FREE, p->d) == 1);
+}
 static void p_viewed(plane *p) {
     p_take1(p);
     p->view = p->d[0].held;
     p->view_idx = p->d[0].idx;
     CHILD(shmq_settle_viewed(&p->ctx, p->d) == 0);
 }
-static void p_dead1(plane *p) { p_warm(p); CHILD(shmq_take(&p->ctx, p->dlq, 1, 0, p->d) == 1); }
+static void p_dead1(plane *p) {
+    p_warm(p);
+    CHILD(shmq_take(&p->ctx, p->dlq, 1, 0, p->d) == 1);
+}
 static void p_loan(plane *p) {
     p_warm(p);
     CHILD(shmq_loan(&p->ctx, p->q, 64, 0, p->d) == 0);
@@ -281,7 +424,10 @@ static void p_trim(plane *p) {
     child_message(p, 0, 20, 20000, 0);
     CHILD(shmq_publish(&p->ctx, p->q2, p->m) == 0 && shmq_take(&p->ctx, p->q2, 1, 0, p->d) == 1 && shmq_ack(&p->ctx, p->d, 1) == 1);
 }
-static void p_peek(plane *p) { p_warm(p); p->due[0] = 0; }
+static void p_peek(plane *p) {
+    p_warm(p);
+    p->due[0] = 0;
+}
 
 static void p_topic(plane *p) {   /* a filled magazine, the list of subscriptions */
     p_warm(p);
@@ -289,15 +435,44 @@ static void p_topic(plane *p) {   /* a filled magazine, the list of subscription
     child_message(p, 0, 20, 64, 0);
 }
 static void p_topic_cold(plane *p) { child_message(p, 0, 20, 64, 0); }
-static void p_topic_meta(plane *p) { p_topic(p); child_message(p, 0, 20, 64, 1); }
-static void p_topic_delayed(plane *p) { p_topic(p); p->m[0].delay_ns = FAR; }
-static void p_topic_id(plane *p) { p_topic(p); p->m[0].dedup = &id_of_20; p->m[0].dedup_size = 4; }
-static void p_topic_id_headers(plane *p) { p_topic_meta(p); p->m[0].dedup = &id_of_20; p->m[0].dedup_size = 4; }
-static void p_topic_level(plane *p) { p_topic(p); p->m[0].priority = 5; }
-static void p_forward_level(plane *p) { p_forward(p); p->m[0].priority = 5; }
-static void p_ahead_expired(plane *p) { p_ahead(p); block_at(&p->ctx, p->d[0].idx)->expires_ns = 1; }
-static void p_take1_expired(plane *p) { p_take1(p); block_at(&p->ctx, p->d[0].idx)->expires_ns = 1; }
-static void p_topic_many(plane *p) { p_topic(p); for (uint32_t i = 0; i < 2; i++) child_message(p, i, 20 + i, 64, (int)i & 1); }
+static void p_topic_meta(plane *p) {
+    p_topic(p);
+    child_message(p, 0, 20, 64, 1);
+}
+static void p_topic_delayed(plane *p) {
+    p_topic(p);
+    p->m[0].delay_ns = FAR;
+}
+static void p_topic_id(plane *p) {
+    p_topic(p);
+    p->m[0].dedup = &id_of_20;
+    p->m[0].dedup_size = 4;
+}
+static void p_topic_id_headers(plane *p) {
+    p_topic_meta(p);
+    p->m[0].dedup = &id_of_20;
+    p->m[0].dedup_size = 4;
+}
+static void p_topic_level(plane *p) {
+    p_topic(p);
+    p->m[0].priority = 5;
+}
+static void p_forward_level(plane *p) {
+    p_forward(p);
+    p->m[0].priority = 5;
+}
+static void p_ahead_expired(plane *p) {
+    p_ahead(p);
+    block_at(&p->ctx, p->d[0].idx)->expires_ns = 1;
+}
+static void p_take1_expired(plane *p) {
+    p_take1(p);
+    block_at(&p->ctx, p->d[0].idx)->expires_ns = 1;
+}
+static void p_topic_many(plane *p) {
+    p_topic(p);
+    for (uint32_t i = 0; i < 2; i++) child_message(p, i, 20 + i, 64, (int)i & 1);
+}
 
 /* ---- operations ---- */
 static void o_topic(plane *p) { p->rc = shmq_topic_publish(&p->ctx, p->t, p->m); }
@@ -316,7 +491,11 @@ static void o_forward_viewed(plane *p) {
     shmq_delivery d = p->d[0];
     int v = shmq_view_keep(&p->ctx, p->d);
     p->rc = v > 0 ? shmq_forward(&p->ctx, p->d, p->q2, p->m) : v;
-    if (v > 0) { uint32_t t = tag_of(&d); CHILD(t != 0); CHILD(shmq_view_end(&p->ctx, (uint32_t)v, d.idx) == 0); }
+    if (v > 0) {
+        uint32_t t = tag_of(&d);
+        CHILD(t != 0);
+        CHILD(shmq_view_end(&p->ctx, (uint32_t)v, d.idx) == 0);
+    }
 }
 static void o_loan_dedup(plane *p) {
     p->rc = shmq_loan(&p->ctx, p->q, 64, 0, p->d);
@@ -329,16 +508,29 @@ static void o_loan_dedup(plane *p) {
 static void o_many(plane *p) { p->rc = shmq_publish_many(&p->ctx, p->q, p->m, 3); }
 static void o_take(plane *p) { p->rc = shmq_take(&p->ctx, p->q, 1, 0, p->d); }
 static void o_take3(plane *p) { p->rc = shmq_take(&p->ctx, p->q, 3, 0, p->d); }
-static void o_take_free(plane *p) { p->rc = shmq_take(&p->ctx, p->q, 1, SHMQ_TAKE_FREE, p->d); if (p->rc == 1) p->rc = 100 + shmq_release(&p->ctx, p->d); }
-static void o_ahead(plane *p) { p->rc = shmq_take(&p->ctx, p->q, 2, SHMQ_TAKE_AHEAD, p->d); if (p->rc >= 1) p->rc = shmq_start(&p->ctx, p->d); }
-static void o_start_expired(plane *p) { p->d[0].expires_ns = 1; p->rc = shmq_start(&p->ctx, p->d); }
+static void o_take_free(plane *p) {
+    p->rc = shmq_take(&p->ctx, p->q, 1, SHMQ_TAKE_FREE, p->d);
+    if (p->rc == 1) p->rc = 100 + shmq_release(&p->ctx, p->d);
+}
+static void o_ahead(plane *p) {
+    p->rc = shmq_take(&p->ctx, p->q, 2, SHMQ_TAKE_AHEAD, p->d);
+    if (p->rc >= 1) p->rc = shmq_start(&p->ctx, p->d);
+}
+static void o_start_expired(plane *p) {
+    p->d[0].expires_ns = 1;
+    p->rc = shmq_start(&p->ctx, p->d);
+}
 static void o_start(plane *p) { p->rc = shmq_start(&p->ctx, p->d); }
 static void intact(plane *p, const shmq_delivery *d) {
     uint32_t t = tag_of(d);
     CHILD(t != 0);
     if (t) CHILD(meta_right(d, t));
 }
-static void o_read_ack(plane *p) { shmq_delivery d = p->d[0]; intact(p, &d); p->rc = shmq_ack(&p->ctx, p->d, 1); }
+static void o_read_ack(plane *p) {
+    shmq_delivery d = p->d[0];
+    intact(p, &d);
+    p->rc = shmq_ack(&p->ctx, p->d, 1);
+}
 static void o_ack3(plane *p) { p->rc = shmq_ack(&p->ctx, p->d, 3); }
 static void o_nack0(plane *p) { p->rc = shmq_nack(&p->ctx, p->d, 0, NULL, 0); }
 static void o_nack(plane *p) { p->rc = shmq_nack(&p->ctx, p->d, SHMQ_DELAY_DEFAULT, NULL, 0); }
@@ -346,7 +538,10 @@ static void o_nack_extra(plane *p) { p->rc = shmq_nack(&p->ctx, p->d, 0, WHY, si
 static void o_reject(plane *p) { p->rc = shmq_reject(&p->ctx, p->d, WHY, sizeof WHY); }
 static void o_release(plane *p) { p->rc = shmq_release(&p->ctx, p->d); }
 static void o_touch(plane *p) { p->rc = shmq_touch(&p->ctx, p->d, FAR); }
-static void o_touch_ack(plane *p) { p->rc = shmq_touch(&p->ctx, p->d, FAR); if (p->rc == 0) p->rc = 10 + shmq_ack(&p->ctx, p->d, 1); }
+static void o_touch_ack(plane *p) {
+    p->rc = shmq_touch(&p->ctx, p->d, FAR);
+    if (p->rc == 0) p->rc = 10 + shmq_ack(&p->ctx, p->d, 1);
+}
 static void o_settle_viewed(plane *p) {
     shmq_delivery d = p->d[0];
     uint32_t held = d.held, idx = d.idx;
@@ -354,12 +549,18 @@ static void o_settle_viewed(plane *p) {
     intact(p, &d);   /* the view still reads */
     CHILD(shmq_view_end(&p->ctx, held, idx) == 0);
 }
-static void o_view_end(plane *p) { intact(p, &p->d[0]); p->rc = shmq_view_end(&p->ctx, p->view, p->view_idx); }
+static void o_view_end(plane *p) {
+    intact(p, &p->d[0]);
+    p->rc = shmq_view_end(&p->ctx, p->view, p->view_idx);
+}
 static void o_view_keep(plane *p) {
     shmq_delivery d = p->d[0];
     int v = shmq_view_keep(&p->ctx, p->d);
     p->rc = v > 0 ? shmq_nack(&p->ctx, p->d, 0, NULL, 0) : v;
-    if (v > 0) { intact(p, &d); CHILD(shmq_view_end(&p->ctx, (uint32_t)v, d.idx) == 0); }
+    if (v > 0) {
+        intact(p, &d);
+        CHILD(shmq_view_end(&p->ctx, (uint32_t)v, d.idx) == 0);
+    }
 }
 static void o_loan(plane *p) {
     p->rc = shmq_loan(&p->ctx, p->q, 64, 0, p->d);
@@ -368,8 +569,15 @@ static void o_loan(plane *p) {
     shmq_message m = { 0 };
     p->rc = shmq_loan_publish(&p->ctx, p->q, p->d, &m);
 }
-static void o_loan_publish(plane *p) { shmq_message m = { 0 }; p->rc = shmq_loan_publish(&p->ctx, p->q, p->d, &m); if (p->rc) shmq_loan_abort(&p->ctx, p->d); }
-static void o_loan_abort(plane *p) { p->rc = shmq_loan_abort(&p->ctx, p->d); CHILD(p->rc == 0); }
+static void o_loan_publish(plane *p) {
+    shmq_message m = { 0 };
+    p->rc = shmq_loan_publish(&p->ctx, p->q, p->d, &m);
+    if (p->rc) shmq_loan_abort(&p->ctx, p->d);
+}
+static void o_loan_abort(plane *p) {
+    p->rc = shmq_loan_abort(&p->ctx, p->d);
+    CHILD(p->rc == 0);
+}
 static void o_peek(plane *p) {
     p->rc = shmq_peek(&p->ctx, p->q, &p->due[0], p->d);
     if (p->rc == 0) {
@@ -380,7 +588,9 @@ static void o_peek(plane *p) {
 static void o_purge(plane *p) { p->rc = shmq_purge(&p->ctx, p->q); }
 static void o_discard(plane *p) { p->rc = shmq_queue_discard(&p->ctx, p->q); }
 static void o_expire(plane *p) { p->rc = shmq_leases_expire(&p->ctx, shmq_now() + 100 * FAR, &p->due[0]); }
-static void o_fire(plane *p) { for (uint32_t i = 0; i < p->n; i++) p->rc = shmq_timer_fire(&p->ctx, p->list[i], shmq_now(), &p->due[0]); }
+static void o_fire(plane *p) {
+    for (uint32_t i = 0; i < p->n; i++) p->rc = shmq_timer_fire(&p->ctx, p->list[i], shmq_now(), &p->due[0]);
+}
 static void o_expire_scan(plane *p) {
     uint32_t from = 0;
     while (from < SHMQ_BLOCKS) p->rc = shmq_expire_scan(&p->ctx, &from, 2, 0, p->list, p->due, 8, &p->due[8]);
@@ -400,7 +610,10 @@ static void o_create_key(plane *p) {
 static void o_ack2(plane *p) { p->rc = shmq_ack(&p->ctx, p->d, 2); }
 static void o_close(plane *p) { p->rc = shmq_queue_close(&p->ctx, p->q); }
 static void o_delete(plane *p) { p->rc = shmq_queue_delete(&p->ctx, p->q2); }
-static void o_ref(plane *p) { p->rc = shmq_ref(&p->ctx, p->q, 1); if (p->rc == 0) p->rc = shmq_ref(&p->ctx, p->q, 0); }
+static void o_ref(plane *p) {
+    p->rc = shmq_ref(&p->ctx, p->q, 1);
+    if (p->rc == 0) p->rc = shmq_ref(&p->ctx, p->q, 0);
+}
 static void o_refs_collect(plane *p) { p->rc = shmq_refs_collect(&p->ctx, &p->q2, 1); }
 static void o_wait_settled(plane *p) { p->rc = shmq_wait_settled(&p->ctx, p->q, shmq_now() + 2000000); }
 static void o_attach(plane *p) { p->rc = shmq_attach(&p->ctx, SHMQ_CLIENT); }
@@ -413,7 +626,10 @@ static void o_resync(plane *p) { p->rc = shmq_bytes_resync(&p->ctx, p->q); }
 /* ---- what may come out, on top of "each message of the world exactly once" ---- */
 static void e_publish(plane *p, int finished) {
     if (!finished) W.hi[20]++;
-    else if (p->rc == 0) { W.lo[20]++; W.hi[20]++; }
+    else if (p->rc == 0) {
+        W.lo[20]++;
+        W.hi[20]++;
+    }
 }
 static void e_ttl(plane *p, int finished) {   /* whoever sees the message knows when to sweep for it */
     e_publish(p, finished);
@@ -435,7 +651,10 @@ static void e_forward(plane *p, int finished) {   /* 1 became 21, or it did not;
 static void e_many(plane *p, int finished) {
     for (int i = 0; i < 3; i++)
         if (!finished) W.hi[20 + i]++;
-        else if (p->rc > i) { W.lo[20 + i]++; W.hi[20 + i]++; }
+        else if (p->rc > i) {
+            W.lo[20 + i]++;
+            W.hi[20 + i]++;
+        }
     if (W.got[20] < W.got[21] || W.got[21] < W.got[22]) violation("not a prefix: %d %d %d", W.got[20], W.got[21], W.got[22]);
 }
 /* tag 1 is acked by the op */
@@ -445,12 +664,18 @@ static void e_ack(plane *p, int finished) {
 }
 static void e_ack3(plane *p, int finished) {
     int gone = 0;
-    for (int t = 1; t <= 3; t++) { W.lo[t] = 0; gone += W.got[t] == 0; }
+    for (int t = 1; t <= 3; t++) {
+        W.lo[t] = 0;
+        gone += W.got[t] == 0;
+    }
     if (finished && gone != (p->rc < 0 ? 0 : p->rc)) violation("ack says %ld, but %d of 3 are gone", (long)p->rc, gone);
 }
 static void e_ack2(plane *p, int finished) {
     int gone = 0;
-    for (int t = 1; t <= 2; t++) { W.lo[t] = 0; gone += W.got[t] == 0; }
+    for (int t = 1; t <= 2; t++) {
+        W.lo[t] = 0;
+        gone += W.got[t] == 0;
+    }
     if (finished && gone != (p->rc < 0 ? 0 : p->rc)) violation("ack says %ld, but %d of 2 are gone", (long)p->rc, gone);
 }
 static void e_touch_ack(plane *p, int finished) {
@@ -461,19 +686,35 @@ static void e_settle_viewed(plane *p, int finished) {
     if (!finished) W.lo[1] = 0;
     else if (p->rc == 0) W.lo[1] = W.hi[1] = 0;
 }
-static void e_viewed(plane *p, int finished) { (void)p; (void)finished; W.lo[1] = W.hi[1] = 0; }
+static void e_viewed(plane *p, int finished) {
+    (void)p;
+    (void)finished;
+    W.lo[1] = W.hi[1] = 0;
+}
 static void e_gone(plane *p, int finished) {   /* rejected, and there is no dead-letter queue */
     if (!finished) W.lo[1] = 0;
     else if (p->rc == 0) W.lo[1] = W.hi[1] = 0;
 }
-static void e_expired_gone(plane *p, int finished) { (void)p; (void)finished; W.lo[1] = W.hi[1] = 0; }
-static void e_purge(plane *p, int finished) { (void)p; (void)finished; memset(W.lo, 0, sizeof W.lo); }
+static void e_expired_gone(plane *p, int finished) {
+    (void)p;
+    (void)finished;
+    W.lo[1] = W.hi[1] = 0;
+}
+static void e_purge(plane *p, int finished) {
+    (void)p;
+    (void)finished;
+    memset(W.lo, 0, sizeof W.lo);
+}
 static void e_delete(plane *p, int finished) {
     (void)p;
-    for (int t = 20; t < TAGS; t++) if (t < 40 || t >= 44) W.lo[t] = 0;
+    for (int t = 20; t < TAGS; t++)
+        if (t < 40 || t >= 44) W.lo[t] = 0;
     if (finished) W.hi[21] = W.hi[22] = W.got[21] = W.got[22] = 0;
 }
-static void e_deaddeep(plane *p, int finished) { (void)p; (void)finished; }
+static void e_deaddeep(plane *p, int finished) {
+    (void)p;
+    (void)finished;
+}
 static void e_ack_dead(plane *p, int finished) {
     if (!finished) W.lo[11] = 0;
     else if (p->rc == 1) W.lo[11] = W.hi[11] = 0;
@@ -489,12 +730,18 @@ static void e_topic(plane *p, int finished) {
     if (!finished) {
         W.hi[20] += 2;
         if (W.got[20] == 1) violation("published to one of two subscriptions");
-    } else if (p->rc == 0) { W.lo[20] += 2; W.hi[20] += 2; }
+    } else if (p->rc == 0) {
+        W.lo[20] += 2;
+        W.hi[20] += 2;
+    }
 }
 static void e_topic_many(plane *p, int finished) {
     for (int i = 0; i < 2; i++)
         if (!finished) W.hi[20 + i] += 2;
-        else if (p->rc > i) { W.lo[20 + i] += 2; W.hi[20 + i] += 2; }
+        else if (p->rc > i) {
+            W.lo[20 + i] += 2;
+            W.hi[20 + i] += 2;
+        }
     if (W.got[20] == 1 || W.got[21] == 1) violation("published to one of two subscriptions");
     if (W.got[20] < W.got[21]) violation("not a prefix: %d %d", W.got[20], W.got[21]);
 }
@@ -502,7 +749,11 @@ static void e_topic_cut(plane *p, int finished) {   /* q is cut off, unless othe
     W.hi[20] += 2;
     if (finished && p->rc == 0) W.lo[20]++;
 }
-static void e_topic_drop(plane *p, int finished) { for (int t = 1; t <= DEPTH; t++) W.lo[t] = 1; W.lo[40] = W.lo[41] = W.lo[42] = W.lo[43] = 0; e_topic(p, finished); }
+static void e_topic_drop(plane *p, int finished) {
+    for (int t = 1; t <= DEPTH; t++) W.lo[t] = 1;
+    W.lo[40] = W.lo[41] = W.lo[42] = W.lo[43] = 0;
+    e_topic(p, finished);
+}
 /* the share of tag 1 in q became 21 for both subscriptions, or it did not */
 static void e_topic_forward(plane *p, int finished) {
     int sent = W.got[21] == 2;
@@ -535,16 +786,28 @@ static void e_topic_id(plane *p, int finished) {
 /* the share of tag 1 in q is settled for good */
 static void e_share(plane *p, int finished) {
     if (!finished) W.lo[1]--;
-    else if (p->rc == 1 || p->rc == 0) { W.lo[1]--; W.hi[1]--; }
+    else if (p->rc == 1 || p->rc == 0) {
+        W.lo[1]--;
+        W.hi[1]--;
+    }
 }
 static void e_share_ack(plane *p, int finished) {
     if (!finished) W.lo[1]--;
-    else if (p->rc == 1) { W.lo[1]--; W.hi[1]--; }
+    else if (p->rc == 1) {
+        W.lo[1]--;
+        W.hi[1]--;
+    }
 }
-static void e_share_gone(plane *p, int finished) { (void)p; (void)finished; W.lo[1]--; W.hi[1]--; }
+static void e_share_gone(plane *p, int finished) {
+    (void)p;
+    (void)finished;
+    W.lo[1]--;
+    W.hi[1]--;
+}
 static void e_unsubscribe(plane *p, int finished) {
     (void)p;
-    for (int t = 1; t < TAGS; t++) if (W.lo[t] && (t < 40 || t >= 44)) W.lo[t]--;
+    for (int t = 1; t < TAGS; t++)
+        if (W.lo[t] && (t < 40 || t >= 44)) W.lo[t]--;
     W.lo[44] = 0;
     (void)finished;   /* others may have had its share before */
 }
@@ -734,7 +997,11 @@ static const scenario OPS[] = {
 
 /* ---- targeted: two processes, one interleaving ---- */
 static scenario T = { "", 0, NULL, NULL, NULL, NULL };
-#define TARGET(label) do { printf("  VIOLATION %s: %s (%s:%d)\n", T.name, label, __FILE__, __LINE__); bad = 1; } while (0)
+#define TARGET(label) \
+    do { \
+        printf("  VIOLATION %s: %s (%s:%d)\n", T.name, label, __FILE__, __LINE__); \
+        bad = 1; \
+    } while (0)
 
 /* A waiter stopped at each instruction before it sleeps; a message comes; it must be awake well before its slice is over. */
 static void o_wait_long(plane *p) { p->rc = shmq_wait_items(&p->ctx, p->q, shmq_now() + UINT64_C(900000000), 0); }
@@ -779,7 +1046,10 @@ static int t_wait(void) {
         int status;
         ptrace(PTRACE_CONT, W.a.pid, 0, 0);
         usleep(20000);
-        if (waitpid(W.a.pid, &status, WNOHANG | __WALL) != 0) { TARGET("a waiter on an empty queue does not sleep"); break; }
+        if (waitpid(W.a.pid, &status, WNOHANG | __WALL) != 0) {
+            TARGET("a waiter on an empty queue does not sleep");
+            break;
+        }
         if (how == 0) put(W.p, W.q, 20, 64, 0, 0);
         else {
             shmq_ctx *x = own_ctx();
@@ -824,8 +1094,10 @@ static int t_nomem(void) {
     }
     for (uint32_t size = 20000; size < 900000; size = size * 4) {
         int rc = put(y, W.q2, 5, size, 0, 0);
-        if (rc != 0) { TARGET("no memory, but free blocks exist"); printf("      size %u: rc %d\n", size, rc); }
-        else if (shmq_take(y, W.q2, 1, 0, &d) != 1 || shmq_ack(y, &d, 1) != 1) TARGET("take");
+        if (rc != 0) {
+            TARGET("no memory, but free blocks exist");
+            printf("      size %u: rc %d\n", size, rc);
+        } else if (shmq_take(y, W.q2, 1, 0, &d) != 1 || shmq_ack(y, &d, 1) != 1) TARGET("take");
     }
     demolish();
     return bad;
@@ -845,12 +1117,18 @@ static int t_detach(void) {
     if (put(W.p, W.q, 1, 64, 0, 0) != 0) TARGET("publish");
     if (shmq_take(y, W.q, 1, SHMQ_TAKE_FREE, &d) != 1 || shmq_loan(y, W.q2, 64, 0, &e) != 0) TARGET("take, loan");
     if (shmq_detach(y) != 0) TARGET("detach");
-    if (shmq_audit(W.p, &a) != 0 || a.orphans) { TARGET("orphans after a clean detach"); printf("      %lu orphans: NEW %lu OWNED %lu\n", a.orphans, a.states[SHMQ_NEW], a.states[SHMQ_OWNED]); }
+    if (shmq_audit(W.p, &a) != 0 || a.orphans) {
+        TARGET("orphans after a clean detach");
+        printf("      %lu orphans: NEW %lu OWNED %lu\n", a.orphans, a.states[SHMQ_NEW], a.states[SHMQ_OWNED]);
+    }
     demolish();
     return bad;
 }
 
-static const struct { const char *name; int (*run)(void); } TARGETED[] = {
+static const struct {
+    const char *name;
+    int (*run)(void);
+} TARGETED[] = {
     { "no-lost-wake-up", t_wait },
     { "scan-before-no-memory", t_nomem },
     { "detach-leaves-nothing", t_detach },

@@ -13,7 +13,9 @@ static void waits(int least, int most, int after) {
 
 /* ---- worlds ---- */
 static shmq_queue *record(uint64_t q) { return &W.p->queues[q & 0xffff]; }
-static void two(void) { for (uint32_t t = 1; t <= 2; t++) put_world(W.q, t, 64, 0); }
+static void two(void) {
+    for (uint32_t t = 1; t <= 2; t++) put_world(W.q, t, 64, 0);
+}
 static void delayed_world(uint32_t tag, uint32_t size) {
     if (put(W.p, W.q, tag, size, 0, FAR) != 0) DIE("world publish");
     want(tag);
@@ -43,7 +45,9 @@ static void takes(int n) {   /* and acks */
         if (shmq_ack(W.p, &d, 1) != 1) DIE("ack");
     }
 }
-static uint64_t turn_of_x(void) { return (uint64_t)(W.x->self + 1) << 48 | (uint64_t)owner_epoch(W.x->self_word) << 32 | owner_pid(W.x->self_word); }
+static uint64_t turn_of_x(void) {
+    return (uint64_t)(W.x->self + 1) << 48 | (uint64_t)owner_epoch(W.x->self_word) << 32 | owner_pid(W.x->self_word);
+}
 
 static void not_due_yet(void) {   /* two that are not due yet; whoever looks at all blocks finds 35 first */
     delayed_world(35, 64);
@@ -53,16 +57,32 @@ static void not_due_yet(void) {   /* two that are not due yet; whoever looks at 
     fill(payload_of(W.p, a), 36, 64);
     fill(payload_of(W.p, b), 35, 64);
 }
-static void w_due(void) { two(); not_due_yet(); waits(0, 2, 2); }
-static void w_wait(void) { two(); for (uint32_t t = 31; t <= 33; t++) parks(t, 64); }
-static void w_wait_take(void) { w_wait(); waits(2, 3, 2); }
-static void w_wait_take2(void) { w_wait(); waits(1, 3, 1); }
+static void w_due(void) {
+    two();
+    not_due_yet();
+    waits(0, 2, 2);
+}
+static void w_wait(void) {
+    two();
+    for (uint32_t t = 31; t <= 33; t++) parks(t, 64);
+}
+static void w_wait_take(void) {
+    w_wait();
+    waits(2, 3, 2);
+}
+static void w_wait_take2(void) {
+    w_wait();
+    waits(1, 3, 1);
+}
 static void w_wait_purge(void) {   /* what is being dropped comes back behind the others */
     w_wait();
     waits(0, 3, 0);
     W.disorder = 1;
 }
-static void w_wait_close(void) { w_wait(); waits(3, 3, 3); }
+static void w_wait_close(void) {
+    w_wait();
+    waits(3, 3, 3);
+}
 static void w_wait_big(void) {   /* the first one finds no room when the second one would */
     two();
     parks(31, 128);
@@ -78,7 +98,11 @@ static void w_room(void) {   /* two wait, and somebody has made room and not sen
     st_sc(&record(W.q)->turn, 0);
     waits(0, 0, 0);
 }
-static void w_room_due(void) { w_room(); not_due_yet(); waits(0, 2, 2); }
+static void w_room_due(void) {
+    w_room();
+    not_due_yet();
+    waits(0, 2, 2);
+}
 static void w_x_turn(void) {   /* it died with the turn, and with the first one in its hands */
     w_wait();
     st_sc(&record(W.q)->turn, turn_of_x());
@@ -109,10 +133,22 @@ static void fill_up(void) {
     }
     put_world(W.q, 7, 64, 0);
     put_world(W.q, 8, 64, 0);
-    for (int i = 0; i < 4; i++) if (shmq_nack(W.p, &d[i], 0, NULL, 0) != 0) DIE("nack");
+    for (int i = 0; i < 4; i++)
+        if (shmq_nack(W.p, &d[i], 0, NULL, 0) != 0) DIE("nack");
 }
-static void w_x_lease_full(void) { put_world(W.q, 1, 64, 0); x_takes(1, 0); fill_up(); waits(0, 1, 1); }
-static void w_x_dead_full(void) { two(); x_takes(2, 0); fill_up(); kill_x(); waits(2, 2, 2); }
+static void w_x_lease_full(void) {
+    put_world(W.q, 1, 64, 0);
+    x_takes(1, 0);
+    fill_up();
+    waits(0, 1, 1);
+}
+static void w_x_dead_full(void) {
+    two();
+    x_takes(2, 0);
+    fill_up();
+    kill_x();
+    waits(2, 2, 2);
+}
 static void w_key_full(void) {   /* 1 came back when both rings were full, which now have 4 and 7 only, of its key */
     shmq_delivery d[5];
     static const uint32_t tags[] = { 56, 57, 58, 59, 1, 4, 7 };   /* the first four have keys of their own */
@@ -120,7 +156,8 @@ static void w_key_full(void) {   /* 1 came back when both rings were full, which
         put_world(W.q, tags[i], 64, 0);
         if (i < 5 && shmq_take(W.p, W.q, 1, 0, &d[i]) != 1) DIE("take");
     }
-    for (int i = 0; i < 5; i++) if (shmq_nack(W.p, &d[i], 0, NULL, 0) != 0) DIE("nack");
+    for (int i = 0; i < 5; i++)
+        if (shmq_nack(W.p, &d[i], 0, NULL, 0) != 0) DIE("nack");
     waiting(1, 1);
     takes(4);
     waits(0, 0, 0);
@@ -142,7 +179,11 @@ static void w_dead_wait(void) {
     put_world(W.q, 35, 64, 0);
     waits(2, 3, 3);
 }
-static void w_x_oldest(void) { put_world(W.q, 1, 64, 0); x_takes(1, 0); for (uint32_t t = 2; t <= DEPTH + 1; t++) put_world(W.q, t, 64, 0); }
+static void w_x_oldest(void) {
+    put_world(W.q, 1, 64, 0);
+    x_takes(1, 0);
+    for (uint32_t t = 2; t <= DEPTH + 1; t++) put_world(W.q, t, 64, 0);
+}
 
 /* ---- the child's preparations ---- */
 static void p_nack_full(plane *p) {   /* 1 and 2 in its hands, as w_x_dead_full has them in those of x */

@@ -52,7 +52,13 @@ typedef struct {
     uint64_t again;   /* how often the string instruction that it is at has stored already */
 } vm;
 
-#define DIE(...) do { printf("FATAL %s:%d: ", __FILE__, __LINE__); printf(__VA_ARGS__); printf(" (%s)\n", strerror(errno)); exit(3); } while (0)
+#define DIE(...) \
+    do { \
+        printf("FATAL %s:%d: ", __FILE__, __LINE__); \
+        printf(__VA_ARGS__); \
+        printf(" (%s)\n", strerror(errno)); \
+        exit(3); \
+    } while (0)
 
 static void ctx_make(shmq_ctx *ctx) {   /* as shmq_ctx_new, in memory of our choice */
     st32_rlx(&ctx->alive, 1);
@@ -72,7 +78,11 @@ static void ctx_make(shmq_ctx *ctx) {   /* as shmq_ctx_new, in memory of our cho
 #define CTX_SAVED (CTX_A + CTX_HELD + CTX_LOCAL + CTX_SCRATCH + FANS * CTX_FAN + LINES * CTX_LINE + CTX_PICK + CTX_REST)
 
 static void ctx_copy(uint8_t *at, shmq_ctx *ctx, int out) {
-    struct { void *p; size_t n; } part[] = { { ctx, CTX_A }, { ctx->held_free, CTX_HELD }, { ctx->local, CTX_LOCAL }, { ctx->scratch, CTX_SCRATCH }, { ctx->pick, CTX_PICK }, { &ctx->deep, CTX_REST } };
+    struct {
+        void *p;
+        size_t n;
+    } part[] = { { ctx, CTX_A },          { ctx->held_free, CTX_HELD }, { ctx->local, CTX_LOCAL }, { ctx->scratch, CTX_SCRATCH },
+                 { ctx->pick, CTX_PICK }, { &ctx->deep, CTX_REST } };
     for (int i = 0; i < 6; at += part[i].n, i++)
         if (out) memcpy(at, part[i].p, part[i].n);
         else memcpy(part[i].p, at, part[i].n);
@@ -87,7 +97,8 @@ static void ctx_copy(uint8_t *at, shmq_ctx *ctx, int out) {
 /* ---- the child ---- */
 static pid_t vm_wait(vm *v, int *status) {
     pid_t r;
-    do r = waitpid(v->pid, status, __WALL); while (r < 0 && errno == EINTR);
+    do r = waitpid(v->pid, status, __WALL);
+    while (r < 0 && errno == EINTR);
     return r;
 }
 
@@ -131,9 +142,7 @@ static int vm_run(vm *v) {
     return status ? status : -1;
 }
 
-static uint64_t vm_pc(vm *v) {
-    return (uint64_t)ptrace(PTRACE_PEEKUSER, v->pid, offsetof(struct user_regs_struct, rip), 0);
-}
+static uint64_t vm_pc(vm *v) { return (uint64_t)ptrace(PTRACE_PEEKUSER, v->pid, offsetof(struct user_regs_struct, rip), 0); }
 
 /* ---- from store to store: what lies in between changes nothing that others see, and need not be stepped ---- */
 __asm__(".text\nvm_call: syscall\nint3\n.previous");
@@ -190,7 +199,8 @@ static void vm_string(vm *v, uint64_t most) {
     const uint8_t *code = (const uint8_t *)(uintptr_t)r.rip;   /* the same program at the same place in both processes */
     int n = code[0] == 0xf3 ? 1 : 0;
     if (n && (code[n] & 0xf0) == 0x40) n++;
-    if (!n || (code[n] & 0xfe) < 0xa4 || (code[n] & 0xfe) > 0xaa || (code[n] & 0xfe) == 0xa6 || (code[n] & 0xfe) == 0xa8 || r.rcx == 0) return;
+    if (!n || (code[n] & 0xfe) < 0xa4 || (code[n] & 0xfe) > 0xaa || (code[n] & 0xfe) == 0xa6 || (code[n] & 0xfe) == 0xa8 || r.rcx == 0)
+        return;
     uint64_t pc = r.rip, after = pc + (uint64_t)n + 1, left = r.rcx > most ? r.rcx - most : 0;
     errno = 0;
     long text = ptrace(PTRACE_PEEKTEXT, v->pid, after, 0);
@@ -199,7 +209,8 @@ static void vm_string(vm *v, uint64_t most) {
     r.rcx -= left;
     v->again += r.rcx;
     if (ptrace(PTRACE_SETREGS, v->pid, 0, &r) != 0 || vm_run(v) != 0) DIE("a string instruction");
-    if (ptrace(PTRACE_POKETEXT, v->pid, after, text) != 0 || ptrace(PTRACE_GETREGS, v->pid, 0, &r) != 0 || r.rip != after + 1) DIE("behind a string instruction");
+    if (ptrace(PTRACE_POKETEXT, v->pid, after, text) != 0 || ptrace(PTRACE_GETREGS, v->pid, 0, &r) != 0 || r.rip != after + 1)
+        DIE("behind a string instruction");
     r.rip = left ? pc : after;
     r.rcx = left;
     if (ptrace(PTRACE_SETREGS, v->pid, 0, &r) != 0) DIE("setregs");
@@ -244,8 +255,14 @@ static void vm_restore(vm *v, vm_snap *s) {
 
 /* ---- the segment: the pages that this small world uses ---- */
 #define MAX_PAGES 4096
-typedef struct { uint8_t *base; uint32_t n; uint64_t at[MAX_PAGES]; } pages;
-typedef struct { uint8_t *bytes; } seg_snap;   /* n pages of 4096 */
+typedef struct {
+    uint8_t *base;
+    uint32_t n;
+    uint64_t at[MAX_PAGES];
+} pages;
+typedef struct {
+    uint8_t *bytes;
+} seg_snap;   /* n pages of 4096 */
 
 static void seg_alloc(seg_snap *s) {
     s->bytes = mmap(NULL, (size_t)MAX_PAGES * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

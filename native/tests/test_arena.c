@@ -3,9 +3,12 @@
 #include "arena.h"
 #include "free.h"
 
-static void fill(uint8_t *p, uint64_t n, uint64_t seed) { for (uint64_t i = 0; i < n; i++) p[i] = (uint8_t)(seed + i * 7 + (i >> 12)); }
+static void fill(uint8_t *p, uint64_t n, uint64_t seed) {
+    for (uint64_t i = 0; i < n; i++) p[i] = (uint8_t)(seed + i * 7 + (i >> 12));
+}
 static int holds(const uint8_t *p, uint64_t n, uint64_t seed) {
-    for (uint64_t i = 0; i < n; i++) if (p[i] != (uint8_t)(seed + i * 7 + (i >> 12))) return 0;
+    for (uint64_t i = 0; i < n; i++)
+        if (p[i] != (uint8_t)(seed + i * 7 + (i >> 12))) return 0;
     return 1;
 }
 

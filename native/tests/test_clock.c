@@ -59,7 +59,11 @@ TEST(exact, "it is off by less than a microsecond, and nearly always the cheap o
 TEST(rests, "it is right after a rest of any length") {
     for (uint64_t rest = 100; rest < 100000 * SECONDS; rest *= 3) {
         begin(2.1);
-        for (int n = 0; n < 200; n++) { ask(rest); ask(100); ask(2 * MS); }
+        for (int n = 0; n < 200; n++) {
+            ask(rest);
+            ask(100);
+            ask(2 * MS);
+        }
     }
 }
 

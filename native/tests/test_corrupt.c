@@ -19,13 +19,18 @@
 #define BATCH 50
 #define CHILDREN 4      /* at a time: they mostly wait, for the kernel's barriers */
 
-typedef struct { uint64_t n, offset, from, to; const char *region, *op; } note;
+typedef struct {
+    uint64_t n, offset, from, to;
+    const char *region, *op;
+} note;
 static note *log_;
 
 /* ---- a segment full of life, and a copy of it ---- */
 #define QS 8   /* dead letters, a plain queue, drop-oldest with ids, a closed one, levels, keys, and two subscriptions of topic t */
 static uint64_t q[QS], t, member, ids_at, keys_at;
-static struct { uint64_t at, n; } extent[256];
+static struct {
+    uint64_t at, n;
+} extent[256];
 static int extents;
 static uint8_t *saved;
 
@@ -33,7 +38,8 @@ static shmq_ctx *life(void) {
     shmq_ctx *c = segment(4 << 20, 64 << 10), *dead = join();
     q[0] = QUEUE(c, "dead", 50);
     q[1] = QUEUE(c, "q", 40, .max_retries = 3, .ack_timeout_ns = 1000 * SECONDS, .max_bytes = 100000, DEAD_TO(q[0]));
-    q[2] = QUEUE(c, "drop", 5, .overflow = SHMQ_DROP_OLDEST, .backoff_ns = 1, .jitter_ppm = 1000, .dedup_window_ns = 20 * MS, .dedup_capacity = 600);
+    q[2] = QUEUE(c, "drop", 5, .overflow = SHMQ_DROP_OLDEST, .backoff_ns = 1, .jitter_ppm = 1000, .dedup_window_ns = 20 * MS,
+                 .dedup_capacity = 600);
     ids_at = c->queues[q[2] & 0xffff].dedup.offset;
     q[3] = QUEUE(c, "gone", 9);
     q[4] = QUEUE(c, "levels", 20, .priorities = 10, .aging_ns = MS, .backoff_ns = 1);
@@ -41,7 +47,14 @@ static shmq_ctx *life(void) {
     keys_at = c->queues[q[5] & 0xffff].keys.offset;
     t = QUEUE(c, "/t", 1, .kind = SHMQ_KIND_TOPIC);
     static const uint8_t filter[] = { 2, 4, 'p', 'a', 'i', 'd' };
-    shmq_queue_options sub = { .max_depth = 20, .max_retries = 3, .kind = SHMQ_KIND_SUBSCRIPTION, .topic = t, .dedup_window_ns = SECONDS, .dedup_capacity = 600, .priorities = 3, DEAD_TO(q[0]) };
+    shmq_queue_options sub = { .max_depth = 20,
+                               .max_retries = 3,
+                               .kind = SHMQ_KIND_SUBSCRIPTION,
+                               .topic = t,
+                               .dedup_window_ns = SECONDS,
+                               .dedup_capacity = 600,
+                               .priorities = 3,
+                               DEAD_TO(q[0]) };
     int64_t made[3];
     made[0] = shmq_topic_subscribe(c, "/t/levels", &sub, NULL, 0, 0);
     sub.order = SHMQ_STRICT;
@@ -55,14 +68,18 @@ static shmq_ctx *life(void) {
     q[6] = (uint64_t)made[0];
     q[7] = (uint64_t)made[1];
     for (int i = 0; i < QS; i++) {
-        shmq_message m = { .data = "123456789012345678901234567890", .size = 30, .meta = "headers", .meta_size = 7 }, big = { .data = saved, .size = 20000 };
+        shmq_message m = { .data = "123456789012345678901234567890", .size = 30, .meta = "headers", .meta_size = 7 },
+                     big = { .data = saved, .size = 20000 };
         for (int k = 0; k < 9; k++) {
             m.priority = (uint32_t)k;
             m.ttl_ns = k % 3 == 2 ? 1000 * SECONDS : k == 4;
             m.key = &m.priority;
             m.key_size = i == 5 ? 1 : 0;
-            if (i >= 6) { m.dedup = &m.priority; m.dedup_size = 4; shmq_topic_publish(i & 1 ? dead : c, t, &m); }
-            else shmq_publish(i & 1 ? dead : c, q[i], &m);
+            if (i >= 6) {
+                m.dedup = &m.priority;
+                m.dedup_size = 4;
+                shmq_topic_publish(i & 1 ? dead : c, t, &m);
+            } else shmq_publish(i & 1 ? dead : c, q[i], &m);
             big.delay_ns = k == 3 ? 1 : k == 4 ? 1000 * SECONDS : 0;
             if (k > 2 && k < 6) shmq_publish(c, q[i], &big);
         }
@@ -140,18 +157,23 @@ static uint64_t pick(shmq_ctx *c, uint64_t *s) {   /* the offset of a word that 
         return p->offset + rnd(s) % 64 * 8;
     }
     case 16: log_->region = "table of ids"; return ids_at + (rnd(s) & 1 ? rnd(s) % 32 : rnd(s) % 3000) * 8;
-    case 0: log_->region = "header, live words"; return offsetof(shmq_header, admin) + rnd(s) % ((sizeof(shmq_header) - offsetof(shmq_header, admin)) / 8) * 8;
+    case 0:
+        log_->region = "header, live words";
+        return offsetof(shmq_header, admin) + rnd(s) % ((sizeof(shmq_header) - offsetof(shmq_header, admin)) / 8) * 8;
     case 1: log_->region = "hwm"; return offsetof(shmq_header, hwm) + rnd(s) % SHMQ_CLASSES * 128;
     case 2: log_->region = "counts in the header"; return offsetof(shmq_header, attach_evt) + rnd(s) % 4 * 8;
     case 3: log_->region = "owner record"; return g->owners + rnd(s) % 4 * sizeof(shmq_owner) + rnd(s) % 7 * 8;
     case 4: log_->region = "queue record"; return g->queues + queue * sizeof(shmq_queue) + rnd(s) % (sizeof(shmq_queue) / 8) * 8;
     case 5: log_->region = "places"; return g->queues + queue * sizeof(shmq_queue) + offsetof(shmq_queue, place) + rnd(s) % 26 * 8;
     case 6: log_->region = "ring ends"; return g->queues + queue * sizeof(shmq_queue) + offsetof(shmq_queue, ends) + rnd(s) % 22 * 128;
-    case 7: log_->region = "queue options"; return g->queues + queue * sizeof(shmq_queue) + offsetof(shmq_queue, options) + rnd(s) % (sizeof(shmq_queue_options) / 8) * 8;
+    case 7:
+        log_->region = "queue options";
+        return g->queues + queue * sizeof(shmq_queue) + offsetof(shmq_queue, options) + rnd(s) % (sizeof(shmq_queue_options) / 8) * 8;
     case 8: log_->region = "slots"; return g->rings + rnd(s) % 4096 * 8;
     case 9: log_->region = "l0"; return g->l0 + (first / 64 + rnd(s) % (n / 64 + 1)) * 8;
     case 10: log_->region = "l1"; return g->l1 + (first / 4096) * 8;
-    case 11: case 12: log_->region = "block header"; return g->blocks + (first + rnd(s) % n) * 64 + rnd(s) % 8 * 8;
+    case 11:
+    case 12: log_->region = "block header"; return g->blocks + (first + rnd(s) % n) * 64 + rnd(s) % 8 * 8;
     case 13: log_->region = "held"; return g->held + (rnd(s) % 3 * g->held_each + rnd(s) % 24) * 16 + rnd(s) % 2 * 8;
     case 14: log_->region = "timers"; return g->timers + rnd(s) % 64 * 8;
     default: log_->region = "payload"; return g->payload[k] + rnd(s) % 64 * (g->stride[k] / 8 ? g->stride[k] / 8 : 8) / 8 * 8;
@@ -159,7 +181,9 @@ static uint64_t pick(shmq_ctx *c, uint64_t *s) {   /* the offset of a word that 
 }
 static uint64_t change(uint64_t old, shmq_au64 *other, uint64_t *s) {
     switch (rnd(s) % 8) {
-    case 0: case 1: case 2: return old ^ UINT64_C(1) << rnd(s) % 64;
+    case 0:
+    case 1:
+    case 2: return old ^ UINT64_C(1) << rnd(s) % 64;
     case 3: return rnd(s);
     case 4: return rnd(s) & 1 ? 0 : ~UINT64_C(0);
     case 5: return old + (rnd(s) & 1 ? 1 : ~UINT64_C(0));
@@ -171,7 +195,11 @@ static uint64_t change(uint64_t old, shmq_au64 *other, uint64_t *s) {
 /* ---- every call ---- */
 #define OP(x) (log_->op = #x, answered((int64_t)(x)))
 static int64_t answered(int64_t rc) {
-    if (rc < SHMQ_E_PIDNS) { printf("     %s answered %lld\n", log_->op, (long long)rc); fflush(stdout); _exit(2); }
+    if (rc < SHMQ_E_PIDNS) {
+        printf("     %s answered %lld\n", log_->op, (long long)rc);
+        fflush(stdout);
+        _exit(2);
+    }
     return rc;
 }
 static uint64_t sum_;
@@ -197,9 +225,18 @@ static void everything(shmq_ctx *c, uint64_t *s) {
     int n;
     for (int i = 0; i < 4; i++) {
         uint64_t x = q[rnd(s) % QS];
-        shmq_message m[3] = { { .data = bytes, .size = rnd(s) % 200, .meta = "abc", .meta_size = 3 }, { .data = bytes, .size = rnd(s) % 30000 }, { .data = bytes, .size = 1, .delay_ns = 1 } };
+        shmq_message m[3] = { { .data = bytes, .size = rnd(s) % 200, .meta = "abc", .meta_size = 3 },
+                              { .data = bytes, .size = rnd(s) % 30000 },
+                              { .data = bytes, .size = 1, .delay_ns = 1 } };
         uint64_t id = rnd(s) % 50;
-        for (int k = 0; k < 2; k++) { m[k].dedup = &id; m[k].dedup_size = 8; m[k].priority = (uint32_t)(rnd(s) % 16); m[k].key = &id; m[k].key_size = 1; m[k].ttl_ns = rnd(s) % 3; }
+        for (int k = 0; k < 2; k++) {
+            m[k].dedup = &id;
+            m[k].dedup_size = 8;
+            m[k].priority = (uint32_t)(rnd(s) % 16);
+            m[k].key = &id;
+            m[k].key_size = 1;
+            m[k].ttl_ns = rnd(s) % 3;
+        }
         OP(shmq_depth(c, x));
         OP(shmq_publish(c, x, &m[0]));
         OP(shmq_publish_many(c, x, m, 3));
@@ -217,15 +254,24 @@ static void everything(shmq_ctx *c, uint64_t *s) {
             case 0: OP(shmq_nack(c, &d[k], rnd(s) & 1 ? 0 : SHMQ_DELAY_DEFAULT, "text", 4)); break;
             case 1: OP(shmq_reject(c, &d[k], "text", 4)); break;
             case 2: OP(shmq_release(c, &d[k])); break;
-            case 3: OP(shmq_touch(c, &d[k], rnd(s))); OP(shmq_start(c, &d[k])); break;
-            case 4: OP(shmq_settle_viewed(c, &d[k])); OP(shmq_view_end(c, held, at)); break;
+            case 3:
+                OP(shmq_touch(c, &d[k], rnd(s)));
+                OP(shmq_start(c, &d[k]));
+                break;
+            case 4:
+                OP(shmq_settle_viewed(c, &d[k]));
+                OP(shmq_view_end(c, held, at));
+                break;
             case 5: OP(shmq_view_keep(c, &d[k])); break;
             case 6: OP(shmq_forward(c, &d[k], rnd(s) % 3 ? q[rnd(s) % QS] : t, &m[rnd(s) % 3])); break;
             default: OP(shmq_ack(c, &d[k], 1));
             }
         }
         cursor = rnd(s) % 4 ? 0 : rnd(s);
-        for (int k = 0; k < 60 && OP(shmq_peek(c, x, &cursor, d)) == SHMQ_OK; k++) { read_all(d); OP(shmq_view_end(c, d->held, d->idx)); }
+        for (int k = 0; k < 60 && OP(shmq_peek(c, x, &cursor, d)) == SHMQ_OK; k++) {
+            read_all(d);
+            OP(shmq_view_end(c, d->held, d->idx));
+        }
         OP(shmq_wait_items(c, x, shmq_now() + 1000, 0));
         OP(shmq_wait_space(c, x, shmq_now() + 1000, 0));
         OP(shmq_wait_settled(c, x, shmq_now() + 1000));
@@ -283,10 +329,16 @@ static void everything(shmq_ctx *c, uint64_t *s) {
     if (rnd(s) % 4 == 0) {   /* these wait for the kernel */
         const char *name = rnd(s) & 1 ? "fresh" : "drop";
         int64_t x = OP(shmq_queue_create(c, name, &(shmq_queue_options){ .max_depth = 30, .dead_letter = SHMQ_NO_QUEUE }));
-        if (x > 0) { OP(shmq_publish(c, (uint64_t)x, &(shmq_message){ .data = bytes, .size = 5 })); OP(shmq_take(c, (uint64_t)x, 1, 0, d)); }
+        if (x > 0) {
+            OP(shmq_publish(c, (uint64_t)x, &(shmq_message){ .data = bytes, .size = 5 }));
+            OP(shmq_take(c, (uint64_t)x, 1, 0, d));
+        }
         OP(shmq_purge(c, q[rnd(s) % QS]));
         OP(shmq_queue_discard(c, q[rnd(s) % QS]));
-        if (rnd(s) % 8 == 0) { OP(shmq_queue_delete(c, rnd(s) % 9 ? q[rnd(s) % QS] : t)); OP(shmq_queue_collect(c)); }
+        if (rnd(s) % 8 == 0) {
+            OP(shmq_queue_delete(c, rnd(s) % 9 ? q[rnd(s) % QS] : t));
+            OP(shmq_queue_collect(c));
+        }
         if (rnd(s) % 8 == 0) OP(shmq_queue_close(c, q[rnd(s) % QS]));
     }
 }
@@ -317,7 +369,10 @@ static void batch(uint64_t seed) {
             OP(shmq_detach(after));
         }
         OP(shmq_detach(before));
-        for (shmq_ctx *x = after; x; x = x == after ? before : NULL) { st32_rlx(&x->attached, 0); shmq_ctx_delete(x); }
+        for (shmq_ctx *x = after; x; x = x == after ? before : NULL) {
+            st32_rlx(&x->attached, 0);
+            shmq_ctx_delete(x);
+        }
     }
     _exit(0);
 }
@@ -327,7 +382,8 @@ TEST_LIMIT(flips, 280, "no word of the segment, whatever it says, crashes or han
     uint64_t seed = text ? strtoull(text, NULL, 0) : shmq_now() & 0xffffffff, flips = many ? strtoull(many, NULL, 0) : FLIPS;
     note *notes = mmap(NULL, CHILDREN * sizeof(note), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     pid_t pid[CHILDREN] = { 0 };
-    uint64_t which[CHILDREN] = { 0 }, next = only ? strtoull(only, NULL, 0) : 0, end = only ? next + 1 : (flips + BATCH - 1) / BATCH, start = shmq_now();
+    uint64_t which[CHILDREN] = { 0 }, next = only ? strtoull(only, NULL, 0) : 0, end = only ? next + 1 : (flips + BATCH - 1) / BATCH,
+             start = shmq_now();
     int failed = 0;
     while (failed < 8) {
         for (int i = 0; i < CHILDREN; i++) {
@@ -335,7 +391,10 @@ TEST_LIMIT(flips, 280, "no word of the segment, whatever it says, crashes or han
             which[i] = next++;
             fflush(stdout);
             pid[i] = fork();
-            if (pid[i] == 0) { log_ = &notes[i]; batch(seed * 1000003 + which[i]); }
+            if (pid[i] == 0) {
+                log_ = &notes[i];
+                batch(seed * 1000003 + which[i]);
+            }
         }
         int status, i = 0;
         pid_t p = wait(&status);
@@ -344,12 +403,13 @@ TEST_LIMIT(flips, 280, "no word of the segment, whatever it says, crashes or han
         pid[i] = 0;
         if (WIFEXITED(status) && WEXITSTATUS(status) == 0) continue;
         failed++;
-        printf("     CORRUPT_SEED=%llu CORRUPT_BATCH=%llu, change %llu: %s at 0x%llx: %llx -> %llx; %s %d in %s\n", (unsigned long long)seed,
-               (unsigned long long)which[i], (unsigned long long)notes[i].n, notes[i].region, (unsigned long long)notes[i].offset,
-               (unsigned long long)notes[i].from, (unsigned long long)notes[i].to, WIFSIGNALED(status) ? "signal" : "exit",
-               WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), notes[i].op);
+        printf("     CORRUPT_SEED=%llu CORRUPT_BATCH=%llu, change %llu: %s at 0x%llx: %llx -> %llx; %s %d in %s\n",
+               (unsigned long long)seed, (unsigned long long)which[i], (unsigned long long)notes[i].n, notes[i].region,
+               (unsigned long long)notes[i].offset, (unsigned long long)notes[i].from, (unsigned long long)notes[i].to,
+               WIFSIGNALED(status) ? "signal" : "exit", WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), notes[i].op);
     }
-    printf("     seed %llu: %llu changes in %.1f s\n", (unsigned long long)seed, (unsigned long long)(next * BATCH), (double)(shmq_now() - start) / 1e9);
+    printf("     seed %llu: %llu changes in %.1f s\n", (unsigned long long)seed, (unsigned long long)(next * BATCH),
+           (double)(shmq_now() - start) / 1e9);
     EQ(failed, 0);
 }
 
@@ -384,7 +444,10 @@ TEST_LIMIT(headers, 60, "no header that is cut short, changed or invented is tak
         int rc = shmq_check_header(bad, sizeof bad, seg.total, &detail, &total);
         CHECK(rc < 0 || memcmp(bad, good, covered) == 0);
         CHECK(rc >= SHMQ_E_PIDNS);
-        for (uint64_t k = 0; k < sizeof bad; k += 8) { uint64_t w = rnd(&seed); memcpy(bad + k, &w, 8); }
+        for (uint64_t k = 0; k < sizeof bad; k += 8) {
+            uint64_t w = rnd(&seed);
+            memcpy(bad + k, &w, 8);
+        }
         uint64_t magic = SHMQ_MAGIC;
         if (i & 1) memcpy(bad, &magic, 8);
         CHECK(shmq_check_header(bad, rnd(&seed) % (sizeof bad + 1), rnd(&seed), &detail, &total) < 0);
@@ -408,13 +471,22 @@ TEST(place, "where the rings of a queue lie is not believed: no other queue gets
 
 TEST(reasons, "each kind of wrong header is told apart") {
     segment(64 << 20, 1 << 20);
-    static union { uint8_t page[8192]; shmq_header h; } u;
+    static union {
+        uint8_t page[8192];
+        shmq_header h;
+    } u;
     uint64_t total;
     shmq_detail d;
-    const struct { uint64_t offset; int rc; uint32_t what; } table[] = {
-        { offsetof(shmq_header, magic), SHMQ_E_LAYOUT, WHAT_MAGIC }, { offsetof(shmq_header, version), SHMQ_E_LAYOUT, WHAT_VERSION },
-        { offsetof(shmq_header, fingerprint), SHMQ_E_LAYOUT, WHAT_FINGERPRINT }, { offsetof(shmq_header, uid), SHMQ_E_CORRUPT, WHAT_CHECKSUM },
-        { offsetof(shmq_header, checksum), SHMQ_E_CORRUPT, WHAT_CHECKSUM }, { offsetof(shmq_header, geometry), SHMQ_E_CORRUPT, WHAT_CHECKSUM } };
+    const struct {
+        uint64_t offset;
+        int rc;
+        uint32_t what;
+    } table[] = { { offsetof(shmq_header, magic), SHMQ_E_LAYOUT, WHAT_MAGIC },
+                  { offsetof(shmq_header, version), SHMQ_E_LAYOUT, WHAT_VERSION },
+                  { offsetof(shmq_header, fingerprint), SHMQ_E_LAYOUT, WHAT_FINGERPRINT },
+                  { offsetof(shmq_header, uid), SHMQ_E_CORRUPT, WHAT_CHECKSUM },
+                  { offsetof(shmq_header, checksum), SHMQ_E_CORRUPT, WHAT_CHECKSUM },
+                  { offsetof(shmq_header, geometry), SHMQ_E_CORRUPT, WHAT_CHECKSUM } };
     for (int i = 0; i < 6; i++) {
         CHECK(pread(seg.fd, u.page, sizeof u.page, 0) == sizeof u.page);
         u.page[table[i].offset] ^= 0x10;
@@ -437,10 +509,17 @@ static uint64_t sum_of(const shmq_header *h) {
 
 TEST(namespaces, "a sound header of another pid namespace, another time namespace or another user is refused") {
     segment(64 << 20, 1 << 20);
-    static union { uint8_t page[8192]; shmq_header h; } u;
-    const struct { uint64_t offset; int rc; uint32_t what; } table[] = {
-        { offsetof(shmq_header, pidns), SHMQ_E_PIDNS, WHAT_PIDNS }, { offsetof(shmq_header, timens), SHMQ_E_PIDNS, WHAT_TIMENS },
-        { offsetof(shmq_header, uid), SHMQ_E_ARG, WHAT_UID } };
+    static union {
+        uint8_t page[8192];
+        shmq_header h;
+    } u;
+    const struct {
+        uint64_t offset;
+        int rc;
+        uint32_t what;
+    } table[] = { { offsetof(shmq_header, pidns), SHMQ_E_PIDNS, WHAT_PIDNS },
+                  { offsetof(shmq_header, timens), SHMQ_E_PIDNS, WHAT_TIMENS },
+                  { offsetof(shmq_header, uid), SHMQ_E_ARG, WHAT_UID } };
     for (int i = 0; i < 3; i++) {
         uint64_t total, there;
         shmq_detail d;

@@ -38,8 +38,14 @@ TEST(twice, "the second publish of an id is dropped and answers with the first o
 TEST(without, "messages without an id, and queues without a window, are left alone") {
     shmq_ctx *c = segment(64 << 20, 1 << 20);
     uint64_t q = QUEUE(c, "q", 100, .dedup_window_ns = 60 * SECONDS), plain = QUEUE(c, "plain", 100);
-    for (int i = 0; i < 3; i++) { EQ(put(c, q, 7), 0); EQ(put_id(c, plain, 8, "a", NULL), 0); }
-    for (int i = 0; i < 3; i++) { EQ(get(c, q), 7); EQ(get(c, plain), 8); }
+    for (int i = 0; i < 3; i++) {
+        EQ(put(c, q, 7), 0);
+        EQ(put_id(c, plain, 8, "a", NULL), 0);
+    }
+    for (int i = 0; i < 3; i++) {
+        EQ(get(c, q), 7);
+        EQ(get(c, plain), 8);
+    }
     nothing_left(c);
 }
 
@@ -50,7 +56,11 @@ TEST(window, "an id is free again when the window is over, and not before") {
         uint64_t t0 = shmq_now();
         EQ(put_id(c, q, 1, "a", NULL), 0);
         EQ(get(c, q), 1);
-        while (shmq_now() < t0 + 45 * MS) { EQ(put_id(c, q, 2, "a", NULL), 0); if (shmq_now() < t0 + 50 * MS) CHECK(empty(c, q)); nap(MS); }
+        while (shmq_now() < t0 + 45 * MS) {
+            EQ(put_id(c, q, 2, "a", NULL), 0);
+            if (shmq_now() < t0 + 50 * MS) CHECK(empty(c, q));
+            nap(MS);
+        }
         nap(10 * MS);
     }
     EQ(ld32_acq(&c->header->corrupt), 0);
@@ -79,7 +89,10 @@ TEST(generations, "two claims within the window never both succeed, wherever the
     for (uint64_t at = 0; at < 60; at++) {   /* key at+1 at every millisecond of three generations, then again after 1..20 and 21.. */
         table(20 * MS, 1000);
         EQ(claim(5, id, at * MS, &first), ID_FIRST);
-        for (uint64_t age = 0; age <= 20; age++) { EQ(claim(5, id + 1 + age, (at + age) * MS, &first), ID_DUPLICATE); EQ(first, id); }
+        for (uint64_t age = 0; age <= 20; age++) {
+            EQ(claim(5, id + 1 + age, (at + age) * MS, &first), ID_DUPLICATE);
+            EQ(first, id);
+        }
         EQ(claim(5, id + 50, (at + 21) * MS, &first), ID_FIRST);
         id += 100;
     }
@@ -120,10 +133,19 @@ TEST(chain, "a chain that leads from one generation into the last is walked to i
     uint64_t first = 0, step = l->dedup.mask + 1;   /* all in one bucket */
     for (uint64_t i = 0; i < 10; i++) EQ(claim(7 + i * step, 1 + i, 15 * MS, &first), ID_FIRST);
     for (uint64_t i = 10; i < 20; i++) EQ(claim(7 + i * step, 1 + i, 25 * MS, &first), ID_FIRST);
-    for (uint64_t i = 0; i < 20; i++) { EQ(claim(7 + i * step, 100 + i, 30 * MS, &first), ID_DUPLICATE); EQ(first, 1 + i); }
+    for (uint64_t i = 0; i < 20; i++) {
+        EQ(claim(7 + i * step, 100 + i, 30 * MS, &first), ID_DUPLICATE);
+        EQ(first, 1 + i);
+    }
     for (uint64_t i = 0; i < 10; i++) EQ(claim(7 + i * step, 200 + i, 40 * MS, &first), ID_FIRST);   /* out of their window */
-    for (uint64_t i = 10; i < 20; i++) { EQ(claim(7 + i * step, 300 + i, 44 * MS, &first), ID_DUPLICATE); EQ(first, 1 + i); }
-    for (uint64_t i = 0; i < 10; i++) { EQ(claim(7 + i * step, 400 + i, 50 * MS, &first), ID_DUPLICATE); EQ(first, 200 + i); }
+    for (uint64_t i = 10; i < 20; i++) {
+        EQ(claim(7 + i * step, 300 + i, 44 * MS, &first), ID_DUPLICATE);
+        EQ(first, 1 + i);
+    }
+    for (uint64_t i = 0; i < 10; i++) {
+        EQ(claim(7 + i * step, 400 + i, 50 * MS, &first), ID_DUPLICATE);
+        EQ(first, 200 + i);
+    }
     EQ(ld32_acq(&c->header->corrupt), 0);
 }
 
@@ -135,7 +157,10 @@ TEST(folds, "each id of a bucket is known in its generation and the next, whatev
         for (int i = 0; i < 3; i++) k[i] = (hash128){ 9, rnd(&seed) << 32 | rnd(&seed) >> 32 };
         /* two are of the next */
         for (uint64_t i = 0; i < 3; i++) EQ(ids_claim(c, l, &k[i], id + i, base + at + 19 * MS + i * MS, &first), ID_FIRST);
-        for (uint64_t i = 0; i < 3; i++) { EQ(ids_claim(c, l, &k[i], id + 5, base + at + 30 * MS, &first), ID_DUPLICATE); EQ(first, id + i); }
+        for (uint64_t i = 0; i < 3; i++) {
+            EQ(ids_claim(c, l, &k[i], id + 5, base + at + 30 * MS, &first), ID_DUPLICATE);
+            EQ(first, id + i);
+        }
         EQ(ids_claim(c, l, &k[2], id + 6, base + at + 40 * MS, &first), ID_DUPLICATE);
     }
 }
@@ -186,7 +211,9 @@ TEST(lots, "numbers are given out in lots; those of one who is gone are missed f
 
 TEST(far_apart, "the first message of an id is known by its own id, however far the ids of the messages of one lot are apart") {
     table(20 * MS, 100000);
-    static const uint64_t IDS[] = { 5, 6, (1 << 27) + 4, (1 << 27) + 5, UINT64_C(1) << 40, 7, 8, (UINT64_C(1) << 40) + 1, UINT64_MAX >> 1, 1 };
+    static const uint64_t IDS[] = {
+        5, 6, (1 << 27) + 4, (1 << 27) + 5, UINT64_C(1) << 40, 7, 8, (UINT64_C(1) << 40) + 1, UINT64_MAX >> 1, 1
+    };
     uint64_t first = 0;
     for (uint64_t i = 0; i < sizeof IDS / sizeof *IDS; i++) EQ(claim(100 + i, IDS[i], 5 * MS, &first), ID_FIRST);
     for (uint64_t i = 0; i < sizeof IDS / sizeof *IDS; i++) {
@@ -196,7 +223,8 @@ TEST(far_apart, "the first message of an id is known by its own id, however far 
     }
 }
 
-TEST(recovered_late, "who was stopped while the half was given to later generations writes nothing there, be it for the same message again") {
+TEST(recovered_late,
+     "who was stopped while the half was given to later generations writes nothing there, be it for the same message again") {
     uint64_t first = 0, gen;
     for (uint64_t again = 2; again <= 4; again += 2) {
         table(20 * MS, 100000);
@@ -260,7 +288,10 @@ TEST(many, "ten thousand ids in few buckets, over several generations: each once
         uint64_t key = rnd(&seed) % 1000, at = i * 10000, ms = (base + at) / MS;   /* 600 ms in all */
         int rc = claim(key << 20 | key, i, at, &first), free_ = last[key] == 0 || ms - last[key] > 20;
         EQ(rc, free_ ? ID_FIRST : ID_DUPLICATE);
-        if (rc == ID_FIRST) { last[key] = ms; won++; }
+        if (rc == ID_FIRST) {
+            last[key] = ms;
+            won++;
+        }
     }
     CHECK(won > 10000);
     EQ(ld32_acq(&c->header->corrupt), 0);
@@ -377,7 +408,8 @@ TEST(sizes, "payloads of all sizes, with and without headers, keep their bytes b
 TEST(anew, "a queue made anew in the place of a deleted one remembers nothing") {
     c = segment(64 << 20, 1 << 20);
     for (int i = 0; i < 70; i++) {
-        uint64_t q = QUEUE(c, "q", 10, .dedup_window_ns = 3600 * SECONDS, .dedup_capacity = 100000), other = QUEUE(c, "other", 10, .dedup_window_ns = SECONDS);
+        uint64_t q = QUEUE(c, "q", 10, .dedup_window_ns = 3600 * SECONDS, .dedup_capacity = 100000),
+                 other = QUEUE(c, "other", 10, .dedup_window_ns = SECONDS);
         EQ(put_id(c, q, 1, "a", NULL), 0);
         EQ(put_id(c, q, 1, "a", NULL), 0);
         EQ(put_id(c, other, 2, "a", NULL), 0);

@@ -12,7 +12,10 @@ static int tmpfs(uint64_t bytes) {
     snprintf(dir, sizeof dir, "/tmp/shmq-enospc-%d", (int)getpid());
     snprintf(options, sizeof options, "size=%llu", (unsigned long long)bytes);
     if (unshare(CLONE_NEWNS) != 0 || mkdir(dir, 0700) != 0) return -1;
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 || mount("none", dir, "tmpfs", 0, options) != 0) { rmdir(dir); return -1; }
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 || mount("none", dir, "tmpfs", 0, options) != 0) {
+        rmdir(dir);
+        return -1;
+    }
     char path[96];
     snprintf(path, sizeof path, "%s/shmq.test", dir);
     return open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -27,10 +30,20 @@ static void stuff(void) {   /* the rest of the file system is taken by somebody 
     CHECK(fallocate(stuffing, 0, 0, (off_t)(f.f_bfree * (uint64_t)f.f_bsize)) == 0);
     CHECK(statfs(dir, &f) == 0 && f.f_bfree == 0);
 }
-static void room(void) { CHECK(ftruncate(stuffing, 0) == 0); close(stuffing); }
-static void done(void) { umount2(dir, MNT_DETACH); rmdir(dir); }
-#define FULLABLE(c) int fd_ = tmpfs(16 << 20); \
-    if (fd_ < 0) { printf("     skipped: may not mount a tmpfs\n"); return; } \
+static void room(void) {
+    CHECK(ftruncate(stuffing, 0) == 0);
+    close(stuffing);
+}
+static void done(void) {
+    umount2(dir, MNT_DETACH);
+    rmdir(dir);
+}
+#define FULLABLE(c) \
+    int fd_ = tmpfs(16 << 20); \
+    if (fd_ < 0) { \
+        printf("     skipped: may not mount a tmpfs\n"); \
+        return; \
+    } \
     shmq_ctx *c = segment_on(fd_, 1 << 30, 8 << 20)
 
 TEST(fill, "a queue filled until the file system is full says NOMEM, gives all back, and goes on after trim or room") {
@@ -39,7 +52,8 @@ TEST(fill, "a queue filled until the file system is full says NOMEM, gives all b
     int rc;
     for (int round = 0; round < 3; round++) {
         const uint64_t sizes[] = { 2000, 60, 100000, 1 << 20 };
-        for (int s = 0; s < 4; s++) while ((rc = put_sized(c, q, n, sizes[s] > 4096 ? 4096 : sizes[s])) == SHMQ_OK) n++;
+        for (int s = 0; s < 4; s++)
+            while ((rc = put_sized(c, q, n, sizes[s] > 4096 ? 4096 : sizes[s])) == SHMQ_OK) n++;
         EQ(rc, SHMQ_E_NOMEM);
         shmq_detail detail;
         shmq_ctx_detail(c, &detail);
@@ -50,7 +64,10 @@ TEST(fill, "a queue filled until the file system is full says NOMEM, gives all b
         CHECK(n > 1000);
         shmq_audit_report r = sound(c);
         EQ(r.states[SHMQ_READY], n);
-        while (n) { get(c, q); n--; }
+        while (n) {
+            get(c, q);
+            n--;
+        }
         CHECK(shmq_trim(c, 0) > 0);
         EQ(shmq_publish(c, q, &m), SHMQ_OK);
         shmq_delivery d = take1(c, q);
@@ -91,7 +108,8 @@ TEST(ids, "on a full file system an id that needs more of the table is refused, 
 TEST(all_calls, "on a full file system every call answers, none raises a signal, no message is lost") {
     FULLABLE(c);
     shmq_ctx *b = join();
-    uint64_t dlq = QUEUE(c, "dead", 100), q = QUEUE(c, "q", 100, .max_retries = 2, .ack_timeout_ns = 1, DEAD_TO(dlq)), z = QUEUE(c, "z", 100);
+    uint64_t dlq = QUEUE(c, "dead", 100), q = QUEUE(c, "q", 100, .max_retries = 2, .ack_timeout_ns = 1, DEAD_TO(dlq)),
+             z = QUEUE(c, "z", 100);
     for (uint64_t i = 0; i < 60; i++) EQ(put(c, q, i), SHMQ_OK);
     shmq_delivery d[32];
     shmq_message later = { .data = "12345678", .size = 8, .delay_ns = 1 };
@@ -120,7 +138,10 @@ TEST(all_calls, "on a full file system every call answers, none raises a signal,
     shmq_segment_info si;
     shmq_queue_info qi;
     shmq_owner_info oi;
-    for (uint32_t i = 0; i < 4; i++) { shmq_queue_snapshot(c, i, &qi); shmq_owner_snapshot(c, i, &oi); }
+    for (uint32_t i = 0; i < 4; i++) {
+        shmq_queue_snapshot(c, i, &qi);
+        shmq_owner_snapshot(c, i, &oi);
+    }
     EQ(shmq_segment_snapshot(c, &si), SHMQ_OK);
     CHECK(shmq_depth(c, dlq) >= 0 && shmq_depth(c, z) == 0);
     sound(c);
@@ -129,8 +150,14 @@ TEST(all_calls, "on a full file system every call answers, none raises a signal,
     for (int i = 0; i < 10; i++) {
         fire_due(c);
         shmq_leases_expire(c, shmq_now() + SECONDS, &next);
-        while (shmq_take(c, q, 1, 0, d) == 1) { EQ(shmq_ack(c, d, 1), 1); n++; }
-        while (shmq_take(c, dlq, 1, 0, d) == 1) { EQ(shmq_ack(c, d, 1), 1); n++; }
+        while (shmq_take(c, q, 1, 0, d) == 1) {
+            EQ(shmq_ack(c, d, 1), 1);
+            n++;
+        }
+        while (shmq_take(c, dlq, 1, 0, d) == 1) {
+            EQ(shmq_ack(c, d, 1), 1);
+            n++;
+        }
     }
     EQ(n, 61);
     nothing_left(c);
@@ -142,7 +169,10 @@ TEST(recovery, "a process that never saw the queue recovers the dead on a full f
     shmq_ctx *a = join(), *fresh = join();
     uint64_t dlq = QUEUE(c, "dead", 100), q = QUEUE(c, "q", 100, .max_retries = 0, DEAD_TO(dlq)), r = QUEUE(c, "r", 100);
     shmq_delivery d[20];
-    for (uint64_t i = 0; i < 20; i++) { EQ(put(a, q, i), SHMQ_OK); EQ(put(a, r, i), SHMQ_OK); }
+    for (uint64_t i = 0; i < 20; i++) {
+        EQ(put(a, q, i), SHMQ_OK);
+        EQ(put(a, r, i), SHMQ_OK);
+    }
     EQ(shmq_take(a, q, 10, 0, d), 10);   /* become dead letters */
     EQ(shmq_take(a, r, 10, 0, d), 10);   /* come back */
     for (uint32_t i = 0; i < 64; i++) {  /* and some were just published when it died */
@@ -158,7 +188,12 @@ TEST(recovery, "a process that never saw the queue recovers the dead on a full f
     EQ(shmq_depth(c, dlq), 10);
     EQ(shmq_depth(c, q), 10);
     EQ(shmq_depth(c, r), 20);
-    for (int i = 0; i < 10; i++) { get(c, dlq); get(c, q); get(c, r); get(c, r); }
+    for (int i = 0; i < 10; i++) {
+        get(c, dlq);
+        get(c, q);
+        get(c, r);
+        get(c, r);
+    }
     nothing_left(c);
     done();
 }
@@ -186,7 +221,10 @@ TEST(punched, "looking at a deleted queue touches no memory that was given back"
 
 TEST(format_full, "a file system too small for the header is refused, not used") {
     int fd = tmpfs(64 << 10);
-    if (fd < 0) { printf("     skipped: may not mount a tmpfs\n"); return; }
+    if (fd < 0) {
+        printf("     skipped: may not mount a tmpfs\n");
+        return;
+    }
     shmq_config config = { .memory_limit = 1 << 30, .max_message = 1 << 20 };
     shmq_geometry g;
     uint64_t total = shmq_plan(&config, &g);

@@ -100,7 +100,10 @@ TEST(candidates, "what expires soon is handed out, and ends at its time without 
     EQ(shmq_expire(c, idx, 10, shmq_now()), 0);
     EQ(shmq_depth(c, q), 1);
     uint64_t seed = 3;
-    for (int i = 0; i < 10000; i++) { uint32_t any = (uint32_t)rnd(&seed); EQ(shmq_expire(c, &any, 1, 1), 0); }
+    for (int i = 0; i < 10000; i++) {
+        uint32_t any = (uint32_t)rnd(&seed);
+        EQ(shmq_expire(c, &any, 1, 1), 0);
+    }
     sound(c);
 }
 

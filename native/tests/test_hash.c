@@ -38,7 +38,8 @@ TEST(every_bit, "the quick hash depends on each bit of the input, on its length 
 }
 
 TEST(even, "ids that people make, numbers above all, fill buckets as evenly as chance would") {
-    static const char *const FORMS[] = { "%u", "order-%010u", "%08x-0000-4000-8000-00000000", "https://shop.example/basket/%u/items?page=1" };
+    static const char *const FORMS[] = { "%u", "order-%010u", "%08x-0000-4000-8000-00000000",
+                                         "https://shop.example/basket/%u/items?page=1" };
     enum { BUCKETS = 4096, PER = 16 };
     static uint32_t count[BUCKETS];
     uint64_t seed = 11;

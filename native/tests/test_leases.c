@@ -1,7 +1,12 @@
 /* Leases that end by the clock, views that outlive them, and what the old holder can still do. */
 #include "harness.h"
 
-static int expire(shmq_ctx *c, uint64_t now) { uint64_t next; int n = shmq_leases_expire(c, now, &next); CHECK(n >= 0); return n; }
+static int expire(shmq_ctx *c, uint64_t now) {
+    uint64_t next;
+    int n = shmq_leases_expire(c, now, &next);
+    CHECK(n >= 0);
+    return n;
+}
 
 TEST(expiry, "a lease ends at its deadline, not before, and the message comes back with its attempt counted") {
     shmq_ctx *a = segment(64 << 20, 1 << 20), *b = join();
@@ -49,8 +54,13 @@ TEST(too_late, "touch, nack, reject, release and start of an expired lease say S
         EQ(expire(b, shmq_now() + SECONDS), 1);
         e = take1(b, q);
         EQ(e.attempt, 2);
-        int rc = way == 0 ? shmq_touch(a, &d, SECONDS) : way == 1 ? shmq_nack(a, &d, 0, "x", 1) : way == 2 ? shmq_reject(a, &d, "x", 1)
-               : way == 3 ? shmq_release(a, &d) : way == 4 ? shmq_start(a, &d) : way == 5 ? shmq_ack(a, &d, 1) : shmq_settle_viewed(a, &d);
+        int rc = way == 0   ? shmq_touch(a, &d, SECONDS)
+                 : way == 1 ? shmq_nack(a, &d, 0, "x", 1)
+                 : way == 2 ? shmq_reject(a, &d, "x", 1)
+                 : way == 3 ? shmq_release(a, &d)
+                 : way == 4 ? shmq_start(a, &d)
+                 : way == 5 ? shmq_ack(a, &d, 1)
+                            : shmq_settle_viewed(a, &d);
         EQ(rc, SHMQ_STALE);
         if (way == 6) shmq_view_end(a, held, idx);
         EQ(state_of(a, e.idx), SHMQ_OWNED);
@@ -69,7 +79,11 @@ TEST(limbo, "a block that an expired holder may still read is not used again bef
     EQ(get(b, q), 5);
     EQ(state_of(a, d.idx), SHMQ_LIMBO);
     EQ(shmq_leases_late(b), 1);
-    for (uint64_t i = 0; i < 200; i++) { EQ(put(b, q, i), SHMQ_OK); EQ(get(b, q), i); EQ(value_of(&d), 5); }
+    for (uint64_t i = 0; i < 200; i++) {
+        EQ(put(b, q, i), SHMQ_OK);
+        EQ(get(b, q), i);
+        EQ(value_of(&d), 5);
+    }
     EQ(shmq_ack(a, &d, 1), SHMQ_STALE);
     EQ(state_of(a, d.idx), SHMQ_FREE);
     EQ(shmq_leases_late(b), 0);
@@ -138,7 +152,14 @@ TEST(extra_kept, "the error text of an expired holder stays readable until it le
     EQ(shmq_nack(b, &e, 0, "second text", 11), SHMQ_OK);
     e = take1(b, q);
     CHECK(e.extra_size == 11 && !memcmp(e.extra, "second text", 11));
-    for (int i = 0; i < 100; i++) { shmq_delivery x; EQ(put(b, q, 1), SHMQ_OK); x = take1(b, q); EQ(shmq_nack(b, &x, 0, "another one", 11), SHMQ_OK); x = take1(b, q); EQ(shmq_ack(b, &x, 1), 1); }
+    for (int i = 0; i < 100; i++) {
+        shmq_delivery x;
+        EQ(put(b, q, 1), SHMQ_OK);
+        x = take1(b, q);
+        EQ(shmq_nack(b, &x, 0, "another one", 11), SHMQ_OK);
+        x = take1(b, q);
+        EQ(shmq_ack(b, &x, 1), 1);
+    }
     CHECK(!memcmp(d.extra, "first error", 11));
     EQ(shmq_ack(b, &e, 1), 1);
     EQ(shmq_ack(a, &d, 1), SHMQ_STALE);
@@ -157,7 +178,10 @@ TEST(own_twice, "a death counts the attempt also when an older entry of the dead
         shmq_ctx *b = join();
         shmq_delivery v[8];
         EQ(put(a, q, 5), SHMQ_OK);
-        for (int i = 0; i < n; i++) { cursor = 0; EQ(shmq_peek(b, q, &cursor, &v[i]), SHMQ_OK); }
+        for (int i = 0; i < n; i++) {
+            cursor = 0;
+            EQ(shmq_peek(b, q, &cursor, &v[i]), SHMQ_OK);
+        }
         for (int i = 0; i < n; i += 2) EQ(shmq_view_end(b, v[i].held, v[i].idx), SHMQ_OK);
         take1(b, q);
         die(b);

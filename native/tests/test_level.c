@@ -160,7 +160,8 @@ TEST(aging_order, "aging compares when each was published, so it does not matter
 
 TEST(bound, "max_depth counts all levels; drop-oldest drops the oldest of the lowest") {
     shmq_ctx *c = segment(64 << 20, 1 << 20), *b = join();
-    uint64_t q = QUEUE(c, "q", 8, .priorities = 10, .overflow = SHMQ_REJECT), d = QUEUE(c, "d", 8, .priorities = 10, .overflow = SHMQ_DROP_OLDEST);
+    uint64_t q = QUEUE(c, "q", 8, .priorities = 10, .overflow = SHMQ_REJECT),
+             d = QUEUE(c, "d", 8, .priorities = 10, .overflow = SHMQ_DROP_OLDEST);
     for (uint64_t i = 0; i < 8; i++) EQ(at_level(i & 1 ? c : b, q, (uint32_t)i, i), SHMQ_OK);
     for (uint32_t i = 0; i < 10; i++) EQ(at_level(i & 1 ? c : b, q, i, 99), SHMQ_FULL);
     EQ(shmq_wait_space(c, q, shmq_now() + MS, 0), SHMQ_TIMEOUT);
@@ -267,7 +268,8 @@ TEST(memory, "levels go with their queue: deleted and made anew, they are empty 
         EQ(lanes_of(c, q), 0);
         CHECK(empty(b, q));
         for (uint32_t i = 0; i < 1 + (uint32_t)round && i < 10; i++) EQ(at_level(b, q, i, i), SHMQ_OK);
-        if (round & 1) while (!empty(c, q)) {}
+        if (round & 1)
+            while (!empty(c, q)) {}
         EQ(shmq_queue_delete(c, q), SHMQ_OK);
     }
 }

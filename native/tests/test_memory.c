@@ -121,7 +121,10 @@ static uint64_t burst(shmq_ctx *c, uint64_t q, uint64_t size, uint64_t most) {
     uint64_t n = 0;
     shmq_message m = { .data = bytes, .size = size };
     while (n < most && shmq_publish(c, q, &m) == SHMQ_OK) n++;
-    for (uint64_t i = 0; i < n; i++) { shmq_delivery d = take1(c, q); EQ(shmq_ack(c, &d, 1), 1); }
+    for (uint64_t i = 0; i < n; i++) {
+        shmq_delivery d = take1(c, q);
+        EQ(shmq_ack(c, &d, 1), 1);
+    }
     return n;
 }
 
@@ -146,7 +149,10 @@ TEST(bound, "payloads of all size classes together have no more memory than memo
     shmq_ctx_detail(c, &detail);
     CHECK(strcmp(shmq_what(detail.what), "memory limit") == 0);
     EQ(detail.expected, 8 * MIB);
-    for (uint64_t i = 0; i < n; i++) { shmq_delivery d = take1(c, q); EQ(shmq_ack(c, &d, 1), 1); }
+    for (uint64_t i = 0; i < n; i++) {
+        shmq_delivery d = take1(c, q);
+        EQ(shmq_ack(c, &d, 1), 1);
+    }
     EQ(shmq_publish(c, q, &m), SHMQ_OK);
     shmq_delivery d = take1(c, q);
     EQ(shmq_ack(c, &d, 1), 1);
@@ -219,20 +225,31 @@ static shmq_ctx *on_tmpfs(uint64_t bytes) {
     snprintf(dir, sizeof dir, "/tmp/shmq-memory-%d", (int)getpid());
     snprintf(options, sizeof options, "size=%llu", (unsigned long long)bytes);
     if (unshare(CLONE_NEWNS) != 0 || mkdir(dir, 0700) != 0) return NULL;
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 || mount("none", dir, "tmpfs", 0, options) != 0) { rmdir(dir); return NULL; }
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 || mount("none", dir, "tmpfs", 0, options) != 0) {
+        rmdir(dir);
+        return NULL;
+    }
     snprintf(path, sizeof path, "%s/shmq.test", dir);
     return segment_on(open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600), 1024 * MIB, MIB);
 }
-static void done(void) { umount2(dir, MNT_DETACH); rmdir(dir); }
+static void done(void) {
+    umount2(dir, MNT_DETACH);
+    rmdir(dir);
+}
 static uint64_t free_there(void) {
     struct statfs f;
     CHECK(statfs(dir, &f) == 0);
     return (uint64_t)f.f_bavail * (uint64_t)f.f_bsize;
 }
-#define ON_TMPFS(c, bytes) shmq_ctx *c = on_tmpfs(bytes); \
-    if (c == NULL) { printf("     skipped: may not mount a tmpfs\n"); return; }
+#define ON_TMPFS(c, bytes) \
+    shmq_ctx *c = on_tmpfs(bytes); \
+    if (c == NULL) { \
+        printf("     skipped: may not mount a tmpfs\n"); \
+        return; \
+    }
 
-TEST_LIMIT(left, 60, "payloads leave some of the file system: on one that they have filled, messages come back, die and find new consumers") {
+TEST_LIMIT(left, 60,
+           "payloads leave some of the file system: on one that they have filled, messages come back, die and find new consumers") {
     ON_TMPFS(c, 32 * MIB);
     uint64_t dead = QUEUE(c, "dead", 100000), q = QUEUE(c, "q", 100000, .max_retries = 1, .priorities = 10, DEAD_TO(dead)), n = 0;
     while (put_sized(c, q, n, 900) == SHMQ_OK) n++;
@@ -253,7 +270,8 @@ TEST_LIMIT(left, 60, "payloads leave some of the file system: on one that they h
     done();
 }
 
-TEST_LIMIT(nothing, 60, "with no page left at all, a message comes back, the next processes attach, and a level without memory is the lowest") {
+TEST_LIMIT(nothing, 60,
+           "with no page left at all, a message comes back, the next processes attach, and a level without memory is the lowest") {
     ON_TMPFS(c, 8 * MIB);
     uint64_t q = QUEUE(c, "q", 100000, .priorities = 10);
     for (uint64_t i = 0; i < 64; i++) EQ(put(c, q, i), SHMQ_OK);   /* a page of blocks, to be had again */
@@ -285,7 +303,8 @@ TEST_LIMIT(nothing, 60, "with no page left at all, a message comes back, the nex
     done();
 }
 
-TEST_LIMIT(again_grows, 60, "a redelivery ring grows as it fills; without memory for more of it messages wait, and come when there is some") {
+TEST_LIMIT(again_grows, 60,
+           "a redelivery ring grows as it fills; without memory for more of it messages wait, and come when there is some") {
     ON_TMPFS(c, 24 * MIB);
     uint64_t q = QUEUE(c, "q", 100000), n = 2 * RING_CHUNK;
     for (uint64_t i = 0; i < n; i++) EQ(put(c, q, i), SHMQ_OK);

@@ -9,12 +9,17 @@ static int keyed(shmq_ctx *c, uint64_t q, uint64_t key, uint64_t value) {
     return shmq_publish(c, q, &m);
 }
 #define KEYS(...) QUEUE(c, "q", 100, .order = SHMQ_BY_KEY, .max_retries = 0xffffffffu, __VA_ARGS__)
-#define TAKES(c, q, d, v) do { (d) = take1(c, q); EQ(value_of(&(d)), v); } while (0)
+#define TAKES(c, q, d, v) \
+    do { \
+        (d) = take1(c, q); \
+        EQ(value_of(&(d)), v); \
+    } while (0)
 
 TEST(per_key, "a key has one unsettled message at a time; other keys go on past it") {
     shmq_ctx *c = segment(64 << 20, 1 << 20), *b = join();
     uint64_t q = KEYS(.priorities = 10);
-    for (uint64_t i = 0; i < 3; i++) for (uint64_t k = 1; k <= 3; k++) EQ(keyed(c, q, k, k * 10 + i), SHMQ_OK);
+    for (uint64_t i = 0; i < 3; i++)
+        for (uint64_t k = 1; k <= 3; k++) EQ(keyed(c, q, k, k * 10 + i), SHMQ_OK);
     shmq_delivery d[4], e;
     EQ(shmq_take(c, q, 4, 0, d), 3);   /* reads ahead across keys only */
     for (int i = 0; i < 3; i++) EQ(value_of(&d[i]), (i + 1) * 10);
@@ -203,7 +208,10 @@ TEST(bound, "max_depth counts messages, however many have gone past one that wai
     EQ(keyed(c, q, 1, 2), SHMQ_OK);
     shmq_delivery d;
     TAKES(c, q, d, 1);
-    for (; n < 3000 && keyed(n & 1 ? b : c, q, 2 + n % 50, n) == SHMQ_OK; n++) { EQ(get(b, q), n); EQ(shmq_depth(c, q), 1); }
+    for (; n < 3000 && keyed(n & 1 ? b : c, q, 2 + n % 50, n) == SHMQ_OK; n++) {
+        EQ(get(b, q), n);
+        EQ(shmq_depth(c, q), 1);
+    }
     CHECK(n > 1500 && n < 3000);
     EQ(keyed(c, q, 1, 3), SHMQ_FULL);
     EQ(shmq_ack(c, &d, 1), 1);
@@ -276,7 +284,10 @@ static void worker(uint64_t q, uint64_t seed, _Atomic(uint64_t) *done, uint64_t 
             uint64_t seen = atomic_load(&done[key]);
             CHECK(key < keys && n == (seen & 0xffffffff));      /* in order, and nothing twice that was acked */
             CHECK(!(seen >> 32 & 1) || d.redelivered);              /* nobody else is at it, unless it died at it */
-            if (luck < 6) { atomic_fetch_or(&done[key], UINT64_C(1) << 32); kill(getpid(), SIGKILL); }
+            if (luck < 6) {
+                atomic_fetch_or(&done[key], UINT64_C(1) << 32);
+                kill(getpid(), SIGKILL);
+            }
             if (luck < 20) EQ(luck < 14 ? shmq_nack(b, &d, 0, NULL, 0) : shmq_release(b, &d), SHMQ_OK);
             else {
                 atomic_store(&done[key], n + 1);
@@ -301,10 +312,14 @@ TEST_LIMIT(chaos, 120, "consumers that die, nack and race never see a key out of
         enum { KEYS_N = 5, EACH = 200 };
         _Atomic(uint64_t) *done = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         uint64_t q = QUEUE(c, "q", 2000, .order = round % 3 == 2 ? SHMQ_STRICT : SHMQ_BY_KEY, .max_retries = 0xffffffffu);
-        for (uint64_t i = 0; i < EACH; i++) for (uint64_t k = 0; k < KEYS_N; k++) EQ(keyed(c, q, k, k << 32 | i), SHMQ_OK);
+        for (uint64_t i = 0; i < EACH; i++)
+            for (uint64_t k = 0; k < KEYS_N; k++) EQ(keyed(c, q, k, k << 32 | i), SHMQ_OK);
         pid_t pid[3];
         int left = 3, status;
-        for (int i = 0; i < 3; i++) { uint64_t s = rnd(&seed); if ((pid[i] = fork()) == 0) worker(q, s, done, KEYS_N, EACH); }
+        for (int i = 0; i < 3; i++) {
+            uint64_t s = rnd(&seed);
+            if ((pid[i] = fork()) == 0) worker(q, s, done, KEYS_N, EACH);
+        }
         while (left) {
             pid_t p = wait(&status);
             if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) {

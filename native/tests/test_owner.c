@@ -41,7 +41,11 @@ TEST(zombie, "a zombie is dead, before anybody has waited for it") {
     uint64_t q = QUEUE(a, "q", 10);
     EQ(put(a, q, 3), SHMQ_OK);
     partner p = split();
-    if (p.pid == 0) { take1(join(), q); say(p.up); pause(); }
+    if (p.pid == 0) {
+        take1(join(), q);
+        say(p.up);
+        pause();
+    }
     hear(p.up);
     EQ(shmq_owner_prove(a, 1, 1), SHMQ_ALIVE);
     kill(p.pid, SIGKILL);
@@ -84,7 +88,10 @@ TEST(pid_reuse, "a living process with the pid of the dead but another start tim
     uint64_t w = b->self_word;
     EQ(shmq_owner_prove(a, 1, 0), SHMQ_ALIVE);
     partner p = split();
-    if (p.pid == 0) { say(p.up); pause(); }
+    if (p.pid == 0) {
+        say(p.up);
+        pause();
+    }
     hear(p.up);
     st_sc(&b->me->word, owner_make(SHMQ_OWNER_ALIVE, owner_epoch(w), owner_start(w) - 77, (uint32_t)p.pid));
     EQ(shmq_owner_prove(a, 1, 0), SHMQ_OK);

@@ -32,13 +32,17 @@ static void setting(uint64_t depth, shmq_queue_options o) {
 }
 
 static shmq_queue *record(void) { return &c->queues[dead & 0xffff]; }
-static uint64_t turn_by(shmq_ctx *x) { uint64_t w = ld_acq(&x->me->word); return (uint64_t)(x->self + 1) << 48 | (uint64_t)owner_epoch(w) << 32 | owner_pid(w); }
+static uint64_t turn_by(shmq_ctx *x) {
+    uint64_t w = ld_acq(&x->me->word);
+    return (uint64_t)(x->self + 1) << 48 | (uint64_t)owner_epoch(w) << 32 | owner_pid(w);
+}
 
 static uint32_t first_parked(void) {
     for (uint32_t i = 0, found = NOBODY; i < 100000; i++) {
         uint64_t w = ld_acq(&c->blocks[i].ctl);
         if (ctl_state(w) == SHMQ_DELAYED && (ctl_flags(w) & SHMQ_FLAG_PARKED)
-            && (found == NOBODY || pos_position(ld_rlx(&c->blocks[i].pos)) < pos_position(ld_rlx(&c->blocks[found].pos)))) found = i;
+            && (found == NOBODY || pos_position(ld_rlx(&c->blocks[i].pos)) < pos_position(ld_rlx(&c->blocks[found].pos))))
+            found = i;
         if (i == 99999) return found;
     }
     return NOBODY;
@@ -216,7 +220,10 @@ TEST(recoverer_stops, "a recoverer that is stopped with it keeps the others for 
     EQ(shmq_recover(c, x->self), SHMQ_OK);
     EQ(get(c, dead), 0);
     uint64_t begun = shmq_now();
-    while (empty(c, dead)) { CHECK(shmq_now() - begun < 15 * SECONDS); nap(10 * MS); }
+    while (empty(c, dead)) {
+        CHECK(shmq_now() - begun < 15 * SECONDS);
+        nap(10 * MS);
+    }
     CHECK(shmq_now() - begun > SECONDS / 2);
 }
 
@@ -282,7 +289,10 @@ TEST(share, "where publishers wait, every second room is theirs") {
     EQ(shmq_depth(c, dead), 4);
     EQ(put(c, dead, 101), SHMQ_FULL);
     const uint64_t then[] = { 2, 3, 100, 4 };
-    for (int i = 0; i < 4; i++) { EQ(get(c, dead), then[i]); waiter_prepare(&record()->space); }
+    for (int i = 0; i < 4; i++) {
+        EQ(get(c, dead), then[i]);
+        waiter_prepare(&record()->space);
+    }
 }
 
 static int own_lane(const uint64_t *keys, int i) {

@@ -44,7 +44,8 @@ TEST_LIMIT(thousand, 60, "1024 queues fit, each its own; the next is refused unt
     shmq_delivery d;
     EQ(shmq_take(c, q[500], 1, 0, &d), SHMQ_GONE);
     CHECK(empty(c, more));
-    for (int i = 0; i < SHMQ_QUEUES; i++) if (i != 500) EQ(get(c, q[i]), i);
+    for (int i = 0; i < SHMQ_QUEUES; i++)
+        if (i != 500) EQ(get(c, q[i]), i);
     nothing_left(c);
 }
 
@@ -91,8 +92,18 @@ TEST_LIMIT(reuse, 60, "queues created and deleted hundreds of times leave no mem
 TEST(snapshot, "a snapshot shows the options as they were given, and counters from zero also in a used record") {
     shmq_ctx *c = segment(64 << 20, 1 << 20);
     for (int i = 0; i < 70; i++) {
-        shmq_queue_options o = { .max_depth = 10, .max_bytes = 77, .ttl_ns = 5, .backoff_ns = 6, .backoff_max_ns = 7, .ack_timeout_ns = 8 * SECONDS,
-            .dedup_window_ns = 9, .dead_letter = SHMQ_NO_QUEUE, .overflow = SHMQ_REJECT, .max_retries = 11, .jitter_ppm = 12, .flags = 13 };
+        shmq_queue_options o = { .max_depth = 10,
+                                 .max_bytes = 77,
+                                 .ttl_ns = 5,
+                                 .backoff_ns = 6,
+                                 .backoff_max_ns = 7,
+                                 .ack_timeout_ns = 8 * SECONDS,
+                                 .dedup_window_ns = 9,
+                                 .dead_letter = SHMQ_NO_QUEUE,
+                                 .overflow = SHMQ_REJECT,
+                                 .max_retries = 11,
+                                 .jitter_ppm = 12,
+                                 .flags = 13 };
         uint64_t q = make_queue(c, "q", o);
         shmq_queue_info s;
         EQ(shmq_queue_snapshot(c, (uint32_t)(q & 0xffff), &s), SHMQ_OK);
@@ -241,7 +252,11 @@ TEST(peek, "peek shows every ready message once, redelivered ones first, and dis
         }
         EQ(shmq_peek(c, q, &cursor, &d), SHMQ_EMPTY);
     }
-    for (uint64_t i = 0; i < 100; i++) { cursor = i; int rc = shmq_peek(c, q, &cursor, &d); if (rc == SHMQ_OK) EQ(shmq_view_end(c, d.held, d.idx), SHMQ_OK); }
+    for (uint64_t i = 0; i < 100; i++) {
+        cursor = i;
+        int rc = shmq_peek(c, q, &cursor, &d);
+        if (rc == SHMQ_OK) EQ(shmq_view_end(c, d.held, d.idx), SHMQ_OK);
+    }
     for (uint64_t i = 0; i < 10; i++) EQ(get(c, q), i);
     nothing_left(c);
 }

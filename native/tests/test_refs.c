@@ -39,8 +39,8 @@ TEST(counted, "a reference counts while its process lives, and for one life of t
 
 TEST(given_up, "only queues without a reference are given up, with what is in them; a travelled one only when it is empty") {
     shmq_ctx *c = segment(64 << 20, 1 << 20);
-    uint64_t q[4] = { QUEUE(c, "free", 10, .flags = SHMQ_COUNTED), QUEUE(c, "held", 10, .flags = SHMQ_COUNTED),
-                      QUEUE(c, "plain", 10), QUEUE(c, "travelled", 10, .flags = SHMQ_COUNTED) };
+    uint64_t q[4] = { QUEUE(c, "free", 10, .flags = SHMQ_COUNTED), QUEUE(c, "held", 10, .flags = SHMQ_COUNTED), QUEUE(c, "plain", 10),
+                      QUEUE(c, "travelled", 10, .flags = SHMQ_COUNTED) };
     for (int i = 0; i < 4; i++) EQ(put(c, q[i], (uint64_t)i), SHMQ_OK);
     EQ(shmq_ref(c, q[1], 1), SHMQ_OK);
     EQ(shmq_queue_mark(c, q[3], SHMQ_TRAVELLED), SHMQ_OK);
@@ -111,16 +111,23 @@ TEST(joining, "a joiner wakes with the last settle, not before, and is not kept 
 
 #define LONG 200000   /* lg 18 */
 
-TEST_LIMIT(long_ring, 60, "a long ring has little memory at first, more as it fills, and keeps its order over its whole length and round it") {
+TEST_LIMIT(long_ring, 60,
+           "a long ring has little memory at first, more as it fills, and keeps its order over its whole length and round it") {
     shmq_ctx *a = segment(64 << 20, 1 << 20), *b = join();
     uint64_t before = memory_used(), q = QUEUE(a, "q", LONG), in = 0, out = 0;
     CHECK(memory_used() - before < 256 << 10);
     EQ(ld32_acq(&a->queues[q & 0xffff].chunks[SHMQ_LANE_WORK].n), 1);
     for (int round = 0; round < 3; round++) {
-        while (in - out < LONG) { EQ(put(in & 1 ? a : b, q, in), SHMQ_OK); in++; }
+        while (in - out < LONG) {
+            EQ(put(in & 1 ? a : b, q, in), SHMQ_OK);
+            in++;
+        }
         EQ(put(a, q, in), SHMQ_FULL);
         EQ(shmq_depth(b, q), LONG);
-        while (out < in - 100) { EQ(get(out % 3 ? b : a, q), out); out++; }
+        while (out < in - 100) {
+            EQ(get(out % 3 ? b : a, q), out);
+            out++;
+        }
         shmq_ctx *c = join();   /* a third one, which has seen nothing of it */
         EQ(put(c, q, in), SHMQ_OK);
         in++;
@@ -129,7 +136,10 @@ TEST_LIMIT(long_ring, 60, "a long ring has little memory at first, more as it fi
         EQ(shmq_detach(c), SHMQ_OK);
     }
     EQ(ld32_acq(&a->queues[q & 0xffff].chunks[SHMQ_LANE_WORK].n), (1 << 18) / RING_CHUNK);
-    while (out < in) { EQ(get(a, q), out); out++; }
+    while (out < in) {
+        EQ(get(a, q), out);
+        out++;
+    }
     nothing_left(a);
 }
 

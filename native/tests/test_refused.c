@@ -65,7 +65,10 @@ TEST(late, "where membarrier is refused later, records wait for those who attach
     EQ(queue_is(after, q), SHMQ_Q_FREE);
 }
 
-static void *sleeper(void *x) { pause(); return x; }
+static void *sleeper(void *x) {
+    pause();
+    return x;
+}
 
 TEST(pidfd, "a death is proven without pidfd_open: no such process, another start time, a zombie; a zombie with threads lives") {
     refuse(SYS_pidfd_open, EPERM);
@@ -85,7 +88,9 @@ TEST(pidfd, "a death is proven without pidfd_open: no such process, another star
         }
         CHECK(read(up[0], &byte, 1) == 1);
         uint32_t owner = 0;
-        for (uint32_t i = 1; i < 8; i++) if (owner_state(ld_acq(&c->owners[i].word)) == SHMQ_OWNER_ALIVE && owner_pid(ld_acq(&c->owners[i].word)) == (uint32_t)pid) owner = i;
+        for (uint32_t i = 1; i < 8; i++)
+            if (owner_state(ld_acq(&c->owners[i].word)) == SHMQ_OWNER_ALIVE && owner_pid(ld_acq(&c->owners[i].word)) == (uint32_t)pid)
+                owner = i;
         CHECK(owner > 0);
         EQ(shmq_owner_prove(c, owner, 0), SHMQ_ALIVE);
         CHECK(write(go[1], "x", 1) == 1);
@@ -107,7 +112,10 @@ TEST(pidfd, "a death is proven without pidfd_open: no such process, another star
         CHECK(waitpid(pid, NULL, 0) == pid);
         EQ(shmq_owner_prove(c, owner, 0), SHMQ_OK);
         EQ(shmq_reap(c, 0), 1);
-        close(go[0]); close(go[1]); close(up[0]); close(up[1]);
+        close(go[0]);
+        close(go[1]);
+        close(up[0]);
+        close(up[1]);
     }
 }
 MAIN

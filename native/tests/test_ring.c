@@ -30,8 +30,7 @@ TEST(one, "a queue of depth one holds one message, not two") {
 /* Let the ring stand at position p, as if p messages had passed. */
 static void plant(shmq_ctx *c, uint64_t q, uint64_t p) {
     local_ring *r = ring_at(c, q, SHMQ_LANE_WORK);
-    for (uint64_t i = 0; i <= r->mask; i++)
-        st_sc(&r->slots[i], slot_empty((p >> r->lg) + (i < (p & r->mask))));
+    for (uint64_t i = 0; i <= r->mask; i++) st_sc(&r->slots[i], slot_empty((p >> r->lg) + (i < (p & r->mask))));
     st_sc(&r->ends->head, p);
     st_sc(&r->ends->tail, p);
 }
@@ -97,13 +96,20 @@ TEST(clear_once, "clearing a slot late does not touch what came after") {
     local_ring *r = ring_at(c, q, SHMQ_LANE_WORK);
     uint32_t idx = slot_idx(ld_acq(&r->slots[0]));
     EQ(get(c, q), 1);
-    for (uint64_t i = 0; i < 3; i++) { EQ(put(c, q, i), SHMQ_OK); CHECK(!ring_clear(r, 0, idx)); EQ(get(c, q), i); }
+    for (uint64_t i = 0; i < 3; i++) {
+        EQ(put(c, q, i), SHMQ_OK);
+        CHECK(!ring_clear(r, 0, idx));
+        EQ(get(c, q), i);
+    }
 }
 
 TEST(low_hints, "hints far behind are caught up with, however far") {
     shmq_ctx *c = segment(64 << 20, 1 << 20);
     uint64_t q = QUEUE(c, "q", 2);
-    for (uint64_t i = 0; i < 300000; i++) { EQ(put(c, q, i), SHMQ_OK); EQ(get(c, q), i); }
+    for (uint64_t i = 0; i < 300000; i++) {
+        EQ(put(c, q, i), SHMQ_OK);
+        EQ(get(c, q), i);
+    }
     EQ(put(c, q, 77), SHMQ_OK);
     local_ring *r = ring_at(c, q, SHMQ_LANE_WORK);
     st_sc(&r->ends->head, 0);
@@ -125,7 +131,10 @@ TEST_LIMIT(wrong_hints, 60, "whatever head and tail say, every message comes out
         char name[16];
         snprintf(name, sizeof name, "q%d", n);
         uint64_t q = QUEUE(c, name, 1 + rnd(&seed) % 20), pass = rnd(&seed) % 100, in = 0, out = 0;
-        for (uint64_t i = 0; i < pass; i++) { EQ(put(c, q, 0), SHMQ_OK); get(c, q); }
+        for (uint64_t i = 0; i < pass; i++) {
+            EQ(put(c, q, 0), SHMQ_OK);
+            get(c, q);
+        }
         while (put(c, q, in) == SHMQ_OK && rnd(&seed) % 8) in++;
         in = (uint64_t)shmq_depth(c, q);
         local_ring *r = ring_at(c, q, SHMQ_LANE_WORK);
@@ -151,9 +160,14 @@ TEST_LIMIT(wrong_hints, 60, "whatever head and tail say, every message comes out
             EQ(shmq_ack(tries & 1 ? a : b, &d, 1), 1);
         }
         EQ(out, in);
-        for (uint64_t i = 0; i < 5; i++) { EQ(put(b, q, i), SHMQ_OK); EQ(get(a, q), i); }
-        shmq_detach(a); shmq_detach(b);
-        shmq_ctx_delete(a); shmq_ctx_delete(b);
+        for (uint64_t i = 0; i < 5; i++) {
+            EQ(put(b, q, i), SHMQ_OK);
+            EQ(get(a, q), i);
+        }
+        shmq_detach(a);
+        shmq_detach(b);
+        shmq_ctx_delete(a);
+        shmq_ctx_delete(b);
         EQ(shmq_queue_delete(c, q), SHMQ_OK);
     }
 }
@@ -162,14 +176,20 @@ TEST(stray, "a filled place far beyond the tail, and a tail that believes it, ma
     for (uint32_t overflow = SHMQ_BLOCK; overflow <= SHMQ_DROP_OLDEST; overflow += SHMQ_DROP_OLDEST - SHMQ_BLOCK) {
         shmq_ctx *c = segment(64 << 20, 1 << 20);
         uint64_t q = QUEUE(c, "q", 12, .overflow = overflow);
-        for (uint64_t i = 0; i < 3; i++) { EQ(put(c, q, i), SHMQ_OK); EQ(get(c, q), i); }
+        for (uint64_t i = 0; i < 3; i++) {
+            EQ(put(c, q, i), SHMQ_OK);
+            EQ(get(c, q), i);
+        }
         local_ring *r = ring_at(c, q, SHMQ_LANE_WORK);
         st_sc(&r->slots[3 + 12], slot_make(0, 0));   /* block 0: over long ago */
         st_sc(&r->ends->tail, 3 + 13);
         shmq_ctx *all[] = { c, join() };
         for (int i = 0; i < 2; i++) {
             EQ(shmq_depth(all[i], q), 0);
-            for (uint64_t k = 0; k < 40; k++) { EQ(put(all[i], q, k), SHMQ_OK); EQ(get(all[!i], q), k); }
+            for (uint64_t k = 0; k < 40; k++) {
+                EQ(put(all[i], q, k), SHMQ_OK);
+                EQ(get(all[!i], q), k);
+            }
         }
         EQ(shmq_depth(c, q), 0);
     }

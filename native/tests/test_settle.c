@@ -96,7 +96,10 @@ TEST(dlq_full, "dead letters wait for room at a full dead-letter queue, in order
     dlq = QUEUE(c, "dead", 2);
     q = QUEUE(c, "q", 100, .max_retries = 0, DEAD_TO(dlq));
     for (uint64_t i = 0; i < 10; i++) EQ(put(c, q, i), SHMQ_OK);
-    for (uint64_t i = 0; i < 10; i++) { shmq_delivery d = take1(c, q); EQ(shmq_nack(c, &d, 0, "x", 1), SHMQ_OK); }
+    for (uint64_t i = 0; i < 10; i++) {
+        shmq_delivery d = take1(c, q);
+        EQ(shmq_nack(c, &d, 0, "x", 1), SHMQ_OK);
+    }
     EQ(shmq_depth(c, dlq), 2);
     shmq_census s;
     EQ(shmq_queue_census(c, dlq, &s), SHMQ_OK);
@@ -136,7 +139,8 @@ TEST(backoff, "the backoff doubles up to its maximum and never overflows") {
 }
 
 TEST(jitter, "jitter spreads the backoff around its value, within its span, to both sides") {
-    setting((shmq_queue_options){ .max_retries = 0xffffffffu, .backoff_ns = 10 * SECONDS, .backoff_max_ns = 10 * SECONDS, .jitter_ppm = 500000 });
+    setting((shmq_queue_options){
+        .max_retries = 0xffffffffu, .backoff_ns = 10 * SECONDS, .backoff_max_ns = 10 * SECONDS, .jitter_ppm = 500000 });
     EQ(put(c, q, 1), SHMQ_OK);
     uint64_t low = UINT64_MAX, high = 0;
     for (int i = 0; i < 400; i++) {
@@ -175,7 +179,11 @@ TEST(stale, "a delivery is settled once, by whatever call comes first") {
         EQ(put(c, q, 1), SHMQ_OK);
         shmq_delivery d = take1(c, q), copy[6];
         for (int i = 0; i < 6; i++) copy[i] = d;
-        EQ(first == 0 ? shmq_ack(c, &d, 1) - 1 : first == 1 ? shmq_nack(c, &d, 0, NULL, 0) : first == 2 ? shmq_reject(c, &d, NULL, 0) : shmq_release(c, &d), 0);
+        EQ(first == 0   ? shmq_ack(c, &d, 1) - 1
+           : first == 1 ? shmq_nack(c, &d, 0, NULL, 0)
+           : first == 2 ? shmq_reject(c, &d, NULL, 0)
+                        : shmq_release(c, &d),
+           0);
         EQ(shmq_ack(c, &copy[0], 1), SHMQ_STALE);
         EQ(shmq_nack(c, &copy[1], 0, NULL, 0), SHMQ_STALE);
         EQ(shmq_reject(c, &copy[2], NULL, 0), SHMQ_STALE);

@@ -9,7 +9,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CHECK(x) do { if (!(x)) { printf("%s:%d: %s\n", __FILE__, __LINE__, #x); exit(1); } } while (0)
+#define CHECK(x) \
+    do { \
+        if (!(x)) { \
+            printf("%s:%d: %s\n", __FILE__, __LINE__, #x); \
+            exit(1); \
+        } \
+    } while (0)
 
 static int fd;
 static uint64_t total;
@@ -38,7 +44,9 @@ int main(void) {
     shmq_queue_options dead = { .max_depth = 1000, .dead_letter = SHMQ_NO_QUEUE, .max_retries = 3 };
     int64_t dlq = shmq_queue_create(c, "dead", &dead);
     CHECK(dlq > 0);
-    shmq_queue_options o = { .max_depth = 100, .max_retries = 1, .dead_letter = (uint32_t)(dlq & 0xffff), .dead_word = (uint64_t)(dlq >> 16) << 8 | 1 };
+    shmq_queue_options o = {
+        .max_depth = 100, .max_retries = 1, .dead_letter = (uint32_t)(dlq & 0xffff), .dead_word = (uint64_t)(dlq >> 16) << 8 | 1
+    };
     int64_t q = shmq_queue_create(c, "q", &o);
     CHECK(q > 0 && shmq_queue_create(c, "q", &o) == SHMQ_E_EXISTS && shmq_queue_open(c, "q") == q);
     CHECK(shmq_queue_open(c, "nope") == SHMQ_E_NOTFOUND);

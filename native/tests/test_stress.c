@@ -44,7 +44,11 @@ static void *of_one(void *arg) {
             char name[8];
             snprintf(name, sizeof name, "o%d", (int)(i % 4));
             int64_t q = shmq_queue_create(one, name, &(shmq_queue_options){ .max_depth = 4, .dead_letter = SHMQ_NO_QUEUE });
-            if (q > 0) { put(one, (uint64_t)q, i); shmq_depth(one, (uint64_t)q); shmq_queue_delete(one, (uint64_t)q); }
+            if (q > 0) {
+                put(one, (uint64_t)q, i);
+                shmq_depth(one, (uint64_t)q);
+                shmq_queue_delete(one, (uint64_t)q);
+            }
             if (i % 8 == 0) shmq_reap(one, 0);
         }
         }

@@ -71,7 +71,13 @@ TEST(elsewhere, "who cannot be judged from here counts as alive, unless nobody e
     fresh();
     uint64_t there = owner_make(SHMQ_OWNER_ALIVE, segment_where() + 1, 77, pid_of_nobody());
     partner p = split();
-    if (p.pid == 0) { say(p.up); hear(p.down); CHECK(shmdt(base_) == 0); say(p.up); pause(); }
+    if (p.pid == 0) {
+        say(p.up);
+        hear(p.down);
+        CHECK(shmdt(base_) == 0);
+        say(p.up);
+        pause();
+    }
     hear(p.up);
     st_sc(claim_word(), there);
     EQ(claim(), 0);
@@ -85,7 +91,10 @@ TEST(elsewhere, "who cannot be judged from here counts as alive, unless nobody e
 TEST(damage, "a damaged word keeps nobody from serving a segment that is ours by its header") {
     fresh();
     partner p = split();
-    if (p.pid == 0) { say(p.up); pause(); }
+    if (p.pid == 0) {
+        say(p.up);
+        pause();
+    }
     hear(p.up);
     shmq_ctx *c = shmq_ctx_new();
     shmq_config config = { .memory_limit = 1 << 20, .max_message = 1 << 10, .provider = SHMQ_SYSV };

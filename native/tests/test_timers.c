@@ -15,7 +15,10 @@ static uint32_t delayed(uint64_t value, uint64_t delay) {
     CHECK(!"there");
     return 0;
 }
-static void setting(void) { c = segment(64 << 20, 1 << 20); q = QUEUE(c, "q", 10000); }
+static void setting(void) {
+    c = segment(64 << 20, 1 << 20);
+    q = QUEUE(c, "q", 10000);
+}
 
 TEST(fires, "a delayed message is invisible until it is due, then it is an ordinary one") {
     setting();
@@ -56,7 +59,11 @@ TEST(hints, "the mailbox hands out each hint once, and says when it lost some") 
     EQ(shmq_timers_collect(c, idx, due, 5000, &scan), 4096);
     EQ(scan & 1, 1);
     uint32_t from = 0, n = 0;
-    while (from < SHMQ_BLOCKS) { int k = shmq_timers_scan(c, &from, idx, due, 1000); CHECK(k >= 0); n += (uint32_t)k; }
+    while (from < SHMQ_BLOCKS) {
+        int k = shmq_timers_scan(c, &from, idx, due, 1000);
+        CHECK(k >= 0);
+        n += (uint32_t)k;
+    }
     EQ(n, 6100);
 }
 
@@ -67,7 +74,8 @@ TEST(nonsense, "hints and indices that make no sense are ignored") {
     EQ(put(c, q, 1), SHMQ_OK);
     for (int i = 0; i < SHMQ_TIMERS; i++) st_sc(&c->timers[i], rnd(&seed) >> rnd(&seed) % 64);
     int n = 0;
-    do n = shmq_timers_collect(c, idx, due, 64, &scan); while (n == 64);
+    do n = shmq_timers_collect(c, idx, due, 64, &scan);
+    while (n == 64);
     EQ(n, 0);
     for (int i = 0; i < 10000; i++) EQ(shmq_timer_fire(c, (uint32_t)rnd(&seed), UINT64_MAX, &d), SHMQ_STALE);
     EQ(get(c, q), 1);

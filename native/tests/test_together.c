@@ -106,12 +106,17 @@ TEST(ids_of_shares, "an id counts in each subscription by itself: those who have
 
 TEST(no_id_left, "a subscription whose table is full refuses the message for all") {
     c = segment(64 << 20, 1 << 20);
-    uint64_t t = TOPIC("/t"), a = SUB("/t/a", t, 20, .dedup_window_ns = 3600 * SECONDS, .dedup_capacity = 2), b = SUB("/t/b", t, 20, .ttl_ns = 0);
+    uint64_t t = TOPIC("/t"), a = SUB("/t/a", t, 20, .dedup_window_ns = 3600 * SECONDS, .dedup_capacity = 2),
+             b = SUB("/t/b", t, 20, .ttl_ns = 0);
     EQ(say_id(c, t, 1, "1"), SHMQ_OK);
     EQ(say_id(c, t, 2, "2"), SHMQ_OK);
     EQ(say_id(c, t, 3, "3"), SHMQ_E_NOMEM);
     EQ(say_id(c, t, 4, NULL), SHMQ_OK);
-    for (uint64_t v = 1; v <= 4; v++) if (v != 3) { EQ(get(c, a), v); EQ(get(c, b), v); }
+    for (uint64_t v = 1; v <= 4; v++)
+        if (v != 3) {
+            EQ(get(c, a), v);
+            EQ(get(c, b), v);
+        }
     CHECK(empty(c, a) && empty(c, b));
     nothing_left(c);
 }
@@ -139,9 +144,16 @@ TEST(half_told, "whoever dies between commit and claim, claim and ring: every su
         EQ(shmq_reap(c, 0), 1);
         sound(c);
         if (how == 0) CHECK(empty(c, s[0]) && empty(c, s[1]));
-        else for (int i = 0; i < 2; i++) { EQ(get(c, s[i]), how >= 4 ? 2 : 1); CHECK(empty(c, s[i])); }
+        else
+            for (int i = 0; i < 2; i++) {
+                EQ(get(c, s[i]), how >= 4 ? 2 : 1);
+                CHECK(empty(c, s[i]));
+            }
         EQ(say_id(c, t, 3, "x"), SHMQ_OK);
-        if (how == 0) { EQ(get(c, s[0]), 3); EQ(get(c, s[1]), 3); }
+        if (how == 0) {
+            EQ(get(c, s[0]), 3);
+            EQ(get(c, s[1]), 3);
+        }
         CHECK(empty(c, s[0]) && empty(c, s[1]));
         nothing_left(c);
     }
@@ -149,7 +161,8 @@ TEST(half_told, "whoever dies between commit and claim, claim and ring: every su
 
 TEST(asked_once, "a message that has its id is not asked for it again: it comes back though another has the id by then") {
     c = segment(64 << 20, 1 << 20);
-    uint64_t t = TOPIC("/t"), s = SUB("/t/a", t, 20, .dedup_window_ns = 10 * MS), q = QUEUE(c, "q", 20, .dedup_window_ns = 10 * MS), to[2] = { t, q }, at[2] = { s, q };
+    uint64_t t = TOPIC("/t"), s = SUB("/t/a", t, 20, .dedup_window_ns = 10 * MS), q = QUEUE(c, "q", 20, .dedup_window_ns = 10 * MS),
+             to[2] = { t, q }, at[2] = { s, q };
     for (int i = 0; i < 2; i++) {
         EQ(say_id(c, to[i], 1, "x"), SHMQ_OK);
         shmq_delivery d = take1(c, at[i]);
@@ -223,8 +236,12 @@ TEST(quicker, "a message that was committed after it had found room gets into th
     for (unsigned how = 0; how < 5; how++) {   /* a queue with ids, levels, keys; a subscription; the target of a forward */
         c = segment(64 << 20, 1 << 20);
         shmq_ctx *x = join();
-        uint64_t t = TOPIC("/t"), q = how == 3 ? SUB("/t/a", t, 8, IDS) : QUEUE(c, "q", 8, .dedup_window_ns = how < 4 ? SECONDS : 0, .order = how == 2 ? SHMQ_BY_KEY : SHMQ_FIFO, .priorities = how == 1 ? 10 : 0), ctl;
-            uint32_t idx;
+        uint64_t t = TOPIC("/t"),
+                 q = how == 3 ? SUB("/t/a", t, 8, IDS)
+                              : QUEUE(c, "q", 8, .dedup_window_ns = how < 4 ? SECONDS : 0, .order = how == 2 ? SHMQ_BY_KEY : SHMQ_FIFO,
+                                      .priorities = how == 1 ? 10 : 0),
+                 ctl;
+        uint32_t idx;
         if (how == 3) {
             fan f = told(x, t, 1, "x");
             CHECK(topic_commit(x, f.parent, f.ctl));
@@ -248,7 +265,8 @@ TEST(next_of_its_number, "what a dead publisher had committed for a queue that i
     for (int how = 0; how < 2; how++) {   /* a share; a forward */
         c = segment(64 << 20, 1 << 20);
         shmq_ctx *x = join();
-        uint64_t t = TOPIC("/t"), q = how ? QUEUE(c, "q", 10, .ttl_ns = 0) : SUB("/t/a", t, 10, .ttl_ns = 0), from = QUEUE(c, "from", 10, .ttl_ns = 0);
+        uint64_t t = TOPIC("/t"), q = how ? QUEUE(c, "q", 10, .ttl_ns = 0) : SUB("/t/a", t, 10, .ttl_ns = 0),
+                 from = QUEUE(c, "from", 10, .ttl_ns = 0);
         EQ(put(c, from, 9), SHMQ_OK);
         if (how) {
             uint64_t ctl;
@@ -298,7 +316,10 @@ TEST(finished, "who finishes a dead process's forward out of a queue with keys w
         uint32_t seen = waiter_prepare(evt);
         forward_finish(c, d.idx, move);
         CHECK(ld32_acq(evt) >> 1 != seen >> 1);
-        if (closed) { shmq_delivery e; EQ(shmq_take(c, from, 1, 0, &e), SHMQ_CLOSED); } else EQ(get(c, from), 2);
+        if (closed) {
+            shmq_delivery e;
+            EQ(shmq_take(c, from, 1, 0, &e), SHMQ_CLOSED);
+        } else EQ(get(c, from), 2);
         EQ(get(c, to), 7);
         nothing_left(c);
     }
@@ -360,7 +381,11 @@ TEST(lent_elsewhere, "what was lent for a queue without ids has no room for one,
     shmq_delivery a, b;
     EQ(shmq_loan(c, plain, 64, 0, &a), SHMQ_OK);
     EQ(shmq_loan(c, plain, 64, 0, &b), SHMQ_OK);
-    if (b.data < a.data) { shmq_delivery e = a; a = b; b = e; }
+    if (b.data < a.data) {
+        shmq_delivery e = a;
+        a = b;
+        b = e;
+    }
     memset((void *)(uintptr_t)b.data, 0x5a, 64);
     shmq_message m = message(0, "x");
     EQ(shmq_loan_publish(c, ids, &a, &m), SHMQ_E_ARG);
@@ -384,9 +409,13 @@ static uint64_t swept(uint64_t now) {
 
 TEST(share_expires, "the share of one subscription expires, ready, delayed or undecided; the sibling keeps the payload") {
     c = segment(64 << 20, 1 << 20);
-    uint64_t dead = QUEUE(c, "dead", 10, .kind = 0), t = TOPIC("/t"), a = SUB("/t/a", t, 20, DEAD_TO(dead), .ttl_ns = 1000 * SECONDS, .max_bytes = 1000), b = SUB("/t/b", t, 20, .ttl_ns = 0);
+    uint64_t dead = QUEUE(c, "dead", 10, .kind = 0), t = TOPIC("/t"),
+             a = SUB("/t/a", t, 20, DEAD_TO(dead), .ttl_ns = 1000 * SECONDS, .max_bytes = 1000), b = SUB("/t/b", t, 20, .ttl_ns = 0);
     shmq_message m = { .data = &value_, .size = 8, .ttl_ns = SHMQ_DELAY_DEFAULT };
-    for (value_ = 1; value_ <= 2; value_++) { m.delay_ns = value_ == 2; EQ(shmq_topic_publish(c, t, &m), SHMQ_OK); }
+    for (value_ = 1; value_ <= 2; value_++) {
+        m.delay_ns = value_ == 2;
+        EQ(shmq_topic_publish(c, t, &m), SHMQ_OK);
+    }
     EQ(swept(shmq_now() + 2000 * SECONDS), UINT64_MAX);
     EQ(c->queues[a & 0xffff].bytes, 0);
     CHECK(empty(c, a));
@@ -426,7 +455,8 @@ TEST(backoff_expires, "a message that expires in its backoff lets its key go, an
 
 TEST(dies_once, "a message that expired in hands and was tried too often is one dead letter, and does not expire as such") {
     c = segment(64 << 20, 1 << 20);
-    uint64_t deadest = QUEUE(c, "deadest", 10, .kind = 0), dead = QUEUE(c, "dead", 10, DEAD_TO(deadest), .ttl_ns = 1), q = QUEUE(c, "q", 10, DEAD_TO(dead), .max_retries = 0);
+    uint64_t deadest = QUEUE(c, "deadest", 10, .kind = 0), dead = QUEUE(c, "dead", 10, DEAD_TO(deadest), .ttl_ns = 1),
+             q = QUEUE(c, "q", 10, DEAD_TO(dead), .max_retries = 0);
     shmq_message m = message(1, NULL);
     m.ttl_ns = 2 * MS;
     EQ(shmq_publish(c, q, &m), SHMQ_OK);
@@ -444,9 +474,13 @@ TEST(dies_once, "a message that expired in hands and was tried too often is one 
 
 TEST(oldest, "drop-oldest drops shares of the lowest level, and of a lane that is free; their payload goes with the last") {
     c = segment(64 << 20, 1 << 20);
-    uint64_t t = TOPIC("/t"), a = SUB("/t/a", t, 3, .overflow = SHMQ_DROP_OLDEST, .priorities = 3), b = SUB("/t/b", t, 3, .overflow = SHMQ_DROP_OLDEST, .order = SHMQ_BY_KEY);
+    uint64_t t = TOPIC("/t"), a = SUB("/t/a", t, 3, .overflow = SHMQ_DROP_OLDEST, .priorities = 3),
+             b = SUB("/t/b", t, 3, .overflow = SHMQ_DROP_OLDEST, .order = SHMQ_BY_KEY);
     shmq_message m = { .data = &value_, .size = 8, .key = &value_, .key_size = 8 };
-    for (value_ = 1; value_ <= 6; value_++) { m.priority = (uint32_t)(value_ == 1); EQ(shmq_topic_publish(c, t, &m), SHMQ_OK); }
+    for (value_ = 1; value_ <= 6; value_++) {
+        m.priority = (uint32_t)(value_ == 1);
+        EQ(shmq_topic_publish(c, t, &m), SHMQ_OK);
+    }
     EQ(get(c, a), 1);
     EQ(get(c, a), 5);
     EQ(get(c, a), 6);

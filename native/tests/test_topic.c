@@ -11,10 +11,17 @@ static uint64_t subscribe_with(shmq_ctx *c, const char *name, shmq_queue_options
     CHECK(q > 0);
     return (uint64_t)q;
 }
-#define SUB_ALL(c, name, t, n, filter, size, eph, ...) subscribe_with(c, name, (shmq_queue_options){ .kind = SHMQ_KIND_SUBSCRIPTION, .topic = (t), \
-    .max_depth = (n), .max_retries = 3, .dead_letter = SHMQ_NO_QUEUE, __VA_ARGS__ }, filter, size, eph)
+#define SUB_ALL(c, name, t, n, filter, size, eph, ...) \
+    subscribe_with( \
+        c, name, \
+        (shmq_queue_options){ \
+            .kind = SHMQ_KIND_SUBSCRIPTION, .topic = (t), .max_depth = (n), .max_retries = 3, .dead_letter = SHMQ_NO_QUEUE, __VA_ARGS__ }, \
+        filter, size, eph)
 #define SUB(c, name, t, n, ...) SUB_ALL(c, name, t, n, NULL, 0, 0, __VA_ARGS__)
-#define PATTERN(c, name) subscribe_with(c, name, (shmq_queue_options){ .kind = SHMQ_KIND_PATTERN, .max_depth = 10, .max_retries = 3, .dead_letter = SHMQ_NO_QUEUE }, NULL, 0, 0)
+#define PATTERN(c, name) \
+    subscribe_with(c, name, \
+                   (shmq_queue_options){ .kind = SHMQ_KIND_PATTERN, .max_depth = 10, .max_retries = 3, .dead_letter = SHMQ_NO_QUEUE }, \
+                   NULL, 0, 0)
 
 static int say_sized(shmq_ctx *c, uint64_t t, uint64_t value, uint64_t size) {
     static _Thread_local uint8_t bytes[1 << 20];
@@ -29,7 +36,10 @@ TEST(everybody, "every subscription gets every message, in order; the payload li
     shmq_ctx *c = segment(1 << 26, 1 << 20);
     uint64_t t = topic(c, "/t"), s[10];
     char name[16];
-    for (int i = 0; i < 10; i++) { snprintf(name, sizeof name, "/t/s%d", i); s[i] = SUB(c, name, t, 100, .ttl_ns = 0); }
+    for (int i = 0; i < 10; i++) {
+        snprintf(name, sizeof name, "/t/s%d", i);
+        s[i] = SUB(c, name, t, 100, .ttl_ns = 0);
+    }
     for (uint64_t v = 1; v <= 20; v++) EQ(say_sized(c, t, v, v % 3 ? 64 : 100000), SHMQ_OK);
     EQ(blocks_in(c, SHMQ_FAN), 20);
     EQ(blocks_in(c, SHMQ_READY), 200);
@@ -122,7 +132,11 @@ TEST(views, "a view outlives the ack of its child and of all others") {
     shmq_delivery d = take1(c, a), v = d;
     EQ(shmq_settle_viewed(c, &d), SHMQ_OK);
     EQ(get(c, b), 7);
-    for (int i = 0; i < 200; i++) { EQ(tell(c, t, 100), SHMQ_OK); get(c, a); get(c, b); }
+    for (int i = 0; i < 200; i++) {
+        EQ(tell(c, t, 100), SHMQ_OK);
+        get(c, a);
+        get(c, b);
+    }
     EQ(value_of(&v), 7);
     EQ(blocks_in(c, SHMQ_FAN), 1);
     EQ(shmq_view_end(c, v.held, v.idx), SHMQ_OK);
@@ -154,7 +168,8 @@ TEST(lists, "purge, discard, peek and delete of a subscription let go of its sha
 
 TEST(policies, "a slow subscription: the publisher waits, or it loses its oldest, or it is cut off") {
     shmq_ctx *c = segment(1 << 26, 1 << 20);
-    uint64_t t = topic(c, "/t"), slow = SUB(c, "/t/slow", t, 4, .overflow = SHMQ_BLOCK), lossy = SUB(c, "/t/lossy", t, 2, .overflow = SHMQ_DROP_OLDEST);
+    uint64_t t = topic(c, "/t"), slow = SUB(c, "/t/slow", t, 4, .overflow = SHMQ_BLOCK),
+             lossy = SUB(c, "/t/lossy", t, 2, .overflow = SHMQ_DROP_OLDEST);
     uint64_t cut = SUB(c, "/t/cut", t, 3, .overflow = SHMQ_DISCONNECT);
     for (uint64_t v = 1; v <= 4; v++) EQ(tell(c, t, v), SHMQ_OK);
     EQ(tell(c, t, 5), SHMQ_FULL);
@@ -196,19 +211,51 @@ TEST(late, "who subscribes later gets what is published from then on; who died w
 }
 
 TEST(patterns, "wildcards: one word, any number of words; a pattern subscription gets all topics that match") {
-    static const struct { const char *p, *t; int yes; } CASES[] = {
-        { "a", "a", 1 }, { "a", "b", 0 }, { "a", "a.b", 0 }, { "*", "a", 1 }, { "*", "a.b", 0 }, { "#", "a", 1 }, { "#", "a.b.c", 1 }, { "a.*", "a.b", 1 },
-        { "a.*", "a", 0 }, { "a.*", "a.b.c", 0 }, { "a.#", "a", 1 }, { "a.#", "a.b.c", 1 }, { "a.#", "b", 0 }, { "#.c", "a.b.c", 1 }, { "#.c", "c", 1 },
-        { "#.c", "a.b", 0 }, { "a.#.c", "a.c", 1 }, { "a.#.c", "a.x.y.c", 1 }, { "a.#.c", "a.x.y", 0 }, { "#.b.#", "a.b", 1 }, { "#.b.#", "b.a", 1 },
-        { "#.b.#", "a.c", 0 }, { "*.#.*", "a", 0 }, { "*.#.*", "a.b", 1 }, { "#.a.#.b", "x.a.a.y.b", 1 }, { "#.#", "a", 1 }, { "a.b", "ab", 0 }, { "a*", "ab", 0 },
-        { "", "", 1 }, { "*", "", 1 }, { "a..b", "a..b", 1 }, { "a.*.b", "a..b", 1 }, { "#.b", "b.b.b", 1 }, { "#.#.#.x", "a.b.c.d", 0 } };
+    static const struct {
+        const char *p, *t;
+        int yes;
+    } CASES[] = { { "a", "a", 1 },
+                  { "a", "b", 0 },
+                  { "a", "a.b", 0 },
+                  { "*", "a", 1 },
+                  { "*", "a.b", 0 },
+                  { "#", "a", 1 },
+                  { "#", "a.b.c", 1 },
+                  { "a.*", "a.b", 1 },
+                  { "a.*", "a", 0 },
+                  { "a.*", "a.b.c", 0 },
+                  { "a.#", "a", 1 },
+                  { "a.#", "a.b.c", 1 },
+                  { "a.#", "b", 0 },
+                  { "#.c", "a.b.c", 1 },
+                  { "#.c", "c", 1 },
+                  { "#.c", "a.b", 0 },
+                  { "a.#.c", "a.c", 1 },
+                  { "a.#.c", "a.x.y.c", 1 },
+                  { "a.#.c", "a.x.y", 0 },
+                  { "#.b.#", "a.b", 1 },
+                  { "#.b.#", "b.a", 1 },
+                  { "#.b.#", "a.c", 0 },
+                  { "*.#.*", "a", 0 },
+                  { "*.#.*", "a.b", 1 },
+                  { "#.a.#.b", "x.a.a.y.b", 1 },
+                  { "#.#", "a", 1 },
+                  { "a.b", "ab", 0 },
+                  { "a*", "ab", 0 },
+                  { "", "", 1 },
+                  { "*", "", 1 },
+                  { "a..b", "a..b", 1 },
+                  { "a.*.b", "a..b", 1 },
+                  { "#.b", "b.b.b", 1 },
+                  { "#.#.#.x", "a.b.c.d", 0 } };
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         int got = shmq_topic_matches(CASES[i].p, (uint32_t)strlen(CASES[i].p), CASES[i].t, (uint32_t)strlen(CASES[i].t));
         if (got != CASES[i].yes) printf("     %s against %s: %d\n", CASES[i].p, CASES[i].t, got);
         EQ(got, CASES[i].yes);
     }
     shmq_ctx *c = segment(1 << 26, 1 << 20);
-    uint64_t all = PATTERN(c, "/orders.#/all"), eu = topic(c, "/orders.eu"), one = PATTERN(c, "/orders.*/one"), deep = topic(c, "/orders.eu.north"), other = topic(c, "/bills");
+    uint64_t all = PATTERN(c, "/orders.#/all"), eu = topic(c, "/orders.eu"), one = PATTERN(c, "/orders.*/one"),
+             deep = topic(c, "/orders.eu.north"), other = topic(c, "/bills");
     EQ(tell(c, eu, 1), SHMQ_OK);
     EQ(tell(c, deep, 2), SHMQ_OK);
     EQ(tell(c, other, 3), SHMQ_OK);
@@ -228,7 +275,8 @@ TEST(filters, "a filter lets pass what has all its headers, equal in kind and va
     uint8_t both[32], lies[] = { 5, 200 };
     memcpy(both, EU, sizeof EU);
     memcpy(both + sizeof EU, PAID, sizeof PAID);
-    uint64_t t = topic(c, "/t"), eu = SUB_ALL(c, "/t/eu", t, 10, EU, sizeof EU, 0, .ttl_ns = 0), paid = SUB_ALL(c, "/t/paid", t, 10, both, sizeof EU + sizeof PAID, 0, .ttl_ns = 0);
+    uint64_t t = topic(c, "/t"), eu = SUB_ALL(c, "/t/eu", t, 10, EU, sizeof EU, 0, .ttl_ns = 0),
+             paid = SUB_ALL(c, "/t/paid", t, 10, both, sizeof EU + sizeof PAID, 0, .ttl_ns = 0);
     shmq_message m = { .data = "12345678", .size = 8 };
     EQ(shmq_topic_publish(c, t, &m), SHMQ_OK);
     m = (shmq_message){ .data = "22345678", .size = 8, .meta = lies, .meta_size = sizeof lies };
@@ -246,7 +294,8 @@ TEST(filters, "a filter lets pass what has all its headers, equal in kind and va
 
 TEST(ephemeral, "an ephemeral subscription ends with its process: dead or gone; no publisher waits for it") {
     shmq_ctx *c = segment(1 << 26, 1 << 20), *x = join(), *y = join();
-    uint64_t t = topic(c, "/t"), a = SUB_ALL(x, "/t/x", t, 2, NULL, 0, 1, .ttl_ns = 0), b = SUB_ALL(y, "/t/y", t, 100, NULL, 0, 1, .ttl_ns = 0);
+    uint64_t t = topic(c, "/t"), a = SUB_ALL(x, "/t/x", t, 2, NULL, 0, 1, .ttl_ns = 0),
+             b = SUB_ALL(y, "/t/y", t, 100, NULL, 0, 1, .ttl_ns = 0);
     EQ(tell(c, t, 1), SHMQ_OK);
     EQ(tell(c, t, 2), SHMQ_OK);
     EQ(tell(c, t, 3), SHMQ_FULL);
@@ -271,7 +320,10 @@ TEST(hint_too_low, "a wrong count frees nothing too early") {
     shmq_ctx *c = segment(1 << 26, 1 << 20);
     uint64_t t = topic(c, "/t"), s[4];
     char name[16];
-    for (int i = 0; i < 4; i++) { snprintf(name, sizeof name, "/t/s%d", i); s[i] = SUB(c, name, t, 10, .ttl_ns = 0); }
+    for (int i = 0; i < 4; i++) {
+        snprintf(name, sizeof name, "/t/s%d", i);
+        s[i] = SUB(c, name, t, 10, .ttl_ns = 0);
+    }
     EQ(tell(c, t, 7), SHMQ_OK);
     for (unsigned k = 0; k < 3; k++)
         for (uint32_t i = 0; i < c->header->hwm[k].n; i++)

@@ -89,7 +89,10 @@ TEST(gathers, "who has waited lets some come together while they do, and ever mo
         EQ(shmq_glance(a, q), SHMQ_OK);
         EQ(ld32_rlx(&l->gather_rest), rest);
         EQ(ld32_rlx(&l->gather_skip), rest);
-        for (uint32_t i = 0; i < rest; i++) { EQ(ld32_rlx(&l->gather_skip), rest - i); EQ(shmq_glance(a, q), SHMQ_OK); }
+        for (uint32_t i = 0; i < rest; i++) {
+            EQ(ld32_rlx(&l->gather_skip), rest - i);
+            EQ(shmq_glance(a, q), SHMQ_OK);
+        }
         EQ(get(a, q), 1);
     }
     for (uint32_t i = 0; i < lot; i++) EQ(put(a, q, i), SHMQ_OK);   /* all are there */
@@ -110,7 +113,10 @@ TEST(gather_elsewhere, "a queue that takes the place of another one is not looke
     shmq_ctx *a = segment(256 << 20, 1 << 20);
     uint64_t q = QUEUE(a, "q", 16), n = 20000;
     local_queue *l, *r;
-    for (uint64_t i = 0; i < n; i++) { EQ(put(a, q, i), SHMQ_OK); EQ(get(a, q), i); }
+    for (uint64_t i = 0; i < n; i++) {
+        EQ(put(a, q, i), SHMQ_OK);
+        EQ(get(a, q), i);
+    }
     EQ(put(a, q, n), SHMQ_OK);
     EQ(queue_local(a, q, &l), 0);
     place at = { 0, 0 };
@@ -136,7 +142,12 @@ TEST(interrupted, "a signal ends a wait with INTR") {
     struct sigaction sa = { .sa_handler = nothing };
     sigaction(SIGUSR1, &sa, NULL);
     pid_t me = getpid(), child = fork();
-    if (child == 0) { for (;;) { nap(20 * MS); kill(me, SIGUSR1); } }
+    if (child == 0) {
+        for (;;) {
+            nap(20 * MS);
+            kill(me, SIGUSR1);
+        }
+    }
     EQ(shmq_wait_items(a, q, shmq_now() + 5 * SECONDS, 0), SHMQ_INTR);
     kill_wait(child);
 }
@@ -189,9 +200,15 @@ TEST(all_leave, "closing, deleting and waking a queue end every wait on it") {
         say(p.up);
         _exit(0);
     }
-    hear(p.up); nap(50 * MS); EQ(shmq_queue_close(a, q), SHMQ_OK);
-    hear(p.up); nap(50 * MS); EQ(shmq_queue_delete(a, r), SHMQ_OK);
-    hear(p.up); nap(50 * MS); EQ(shmq_wake_queue(a, s), SHMQ_OK);
+    hear(p.up);
+    nap(50 * MS);
+    EQ(shmq_queue_close(a, q), SHMQ_OK);
+    hear(p.up);
+    nap(50 * MS);
+    EQ(shmq_queue_delete(a, r), SHMQ_OK);
+    hear(p.up);
+    nap(50 * MS);
+    EQ(shmq_wake_queue(a, s), SHMQ_OK);
     hear(p.up);
 }
 
@@ -210,9 +227,11 @@ TEST(baton, "a sleeper that dies with the wake-up in its hand does not leave the
         say(p[i].up);
         _exit(0);
     }
-    hear(p[0].up); hear(p[1].up);
+    hear(p[0].up);
+    hear(p[1].up);
     nap(50 * MS);
-    kill(p[0].pid, SIGSTOP); waitpid(p[0].pid, NULL, WUNTRACED);
+    kill(p[0].pid, SIGSTOP);
+    waitpid(p[0].pid, NULL, WUNTRACED);
     EQ(put(a, q, 1), SHMQ_OK);   /* may wake the stopped one */
     kill_wait(p[0].pid);
     uint64_t start = shmq_now();
@@ -235,14 +254,17 @@ TEST(stopped_baton, "one that is stopped with it delays the others by a second a
         say(p[i].up);
         pause();
     }
-    hear(p[0].up); hear(p[1].up);
+    hear(p[0].up);
+    hear(p[1].up);
     nap(50 * MS);
-    kill(p[0].pid, SIGSTOP); waitpid(p[0].pid, NULL, WUNTRACED);
+    kill(p[0].pid, SIGSTOP);
+    waitpid(p[0].pid, NULL, WUNTRACED);
     EQ(put(a, q, 1), SHMQ_OK);
     uint64_t start = shmq_now();
     hear(p[1].up);
     CHECK(shmq_now() - start < 1500 * MS);
-    kill_wait(p[0].pid); kill_wait(p[1].pid);
+    kill_wait(p[0].pid);
+    kill_wait(p[1].pid);
 }
 
 TEST(space_expired, "producers are woken also when expired or purged messages made the room") {
