@@ -8,7 +8,8 @@
 #   make model      the protocol models, by spin; the memory orders, by Relacy (15 min)     MODEL_ARGS=...
 #   make mutants    delete guards one by one: each time a test has to notice (hours)    MUTANT_ARGS=96: that one
 #   make san        C tests under asan+ubsan, then tsan (5 min)
-#   make lint       ruff, formatting, types (1 min)
+#   make lint       ruff, types, formatting of Python and C, warnings of C (1 min)
+#   make format     formats both
 #   make check      lint + test + crash + conformance + model + san: what CI runs (half an hour on two cores, as the others)
 #   make test-all   the whole suite on every Python 3.10 to 3.15 found, but for hours of C: pytest tests -m long
 #   make bench      against pinned rivals; writes docs/benchmarks.md    BENCH_ARGS=...
@@ -125,10 +126,13 @@ lint: dev
 	@echo '$(PY) -m mypy --strict: shmq, tools, tests'
 	@$(PY) -m mypy --strict -p shmq -p tools $(addprefix -m ,$(TEST_MODULES))
 	$(PY) tools/check_pairs.py
+	$(VENV)/bin/clang-format --dry-run -Werror native/*/*.[ch]
+	$(MAKE) --no-print-directory -C native warnings PYTHON=$(abspath $(PY))
 
 format: dev
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i native/*/*.[ch]
 
 # One after the other even under -j: the tests measure time-outs and would disturb each other.
 check:
