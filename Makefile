@@ -10,6 +10,7 @@
 #   make san        C tests under asan+ubsan, then tsan (5 min)
 #   make lint       ruff, types, formatting of Python and C, warnings of C (1 min)
 #   make format     formats both
+#   make coverage   what the quick suite and the C tests go through, per file; asserts nothing (15 min)      ARGS=..., ONLY=test_ring
 #   make check      lint + test + crash + conformance + model + san: what CI runs (half an hour on two cores, as the others)
 #   make test-all   the whole suite on every Python 3.10 to 3.15 found, but for hours of C: pytest tests -m long
 #   make bench      against pinned rivals; writes docs/benchmarks.md    BENCH_ARGS=...
@@ -41,7 +42,7 @@ PYTHON ?= $(shell for p in python3 python3.15 python3.14 python3.13 python3.12 p
     $$(ls -d $$HOME/.pyenv/versions/3.1[0-5][.-]*/bin/python3 2>/dev/null | sort -rV); do \
     "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: help run test test-all check conformance lint format crash mutants model san native bench dev clean
+.PHONY: help run test test-all check conformance lint format crash mutants model san coverage native bench dev clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -113,6 +114,16 @@ san:
 	    $(MAKE) -C native -j$$(nproc) tests SAN=$$s WERROR=$(WERROR); \
 	    $(MAKE) -C native test SAN=$$s WERROR=$(WERROR); \
 	done
+
+# Figures to look at, no more: a test that fails because it is measured (it watches its own process, or the time) is none.
+coverage: dev
+	$(LOCKED); $(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[coverage]'
+	-$(MAKE) -C native test COV=1
+	rm -rf build/coverage; mkdir -p build/coverage
+	-$(PY) -m coverage run -m pytest tests -m "not slow and not crash" $(ARGS)
+	@$(PY) tools/gcov.py build/native-cov/src
+	@$(PY) -m coverage combine -q
+	@$(PY) -m coverage report
 
 # Tests are modules without a package, named as their files are (mypy_path in pyproject.toml), but those files
 # of which several have one name. tests/typing has planted mistakes, which tests/test_typing.py looks for.
