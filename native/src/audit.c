@@ -14,15 +14,8 @@ static int alive(shmq_ctx *ctx, unsigned owner) {
 static int named_by_living(shmq_ctx *ctx, uint32_t idx) {   /* itself, or, of an attached block, its parent */
     shmq_block *b = block_at(ctx, idx);
     uint32_t parent = fate_home(ld_rlx(&b->fate)) == SHMQ_NO_QUEUE ? (uint32_t)ld_rlx(&b->due_ns) : idx;
-    uint32_t owners = owners_used(ctx);
-    for (uint32_t o = 0; o < owners; o++) {
-        if (!alive(ctx, o)) continue;
-        uint32_t n = held_used(ctx, o);
-        for (uint32_t i = 0; i < n; i++) {
-            uint64_t e = ld_acq(&held_of(ctx, o)[i].word);
-            if (e && (held_idx(e) == idx || held_idx(e) == parent)) return 1;
-        }
-    }
+    for (held_walk w = held_all(ctx); held_next(ctx, &w);)
+        if (held_idx(w.e) == idx || held_idx(w.e) == parent) return 1;
     return 0;
 }
 
@@ -90,15 +83,7 @@ int shmq_audit(shmq_ctx *ctx, shmq_audit_report *out) {
             if (ring) audit_ring(ctx, ring, out);
         }
     }
-    uint32_t owners = owners_used(ctx);
-    for (uint32_t o = 0; o < owners; o++) {
-        if (!alive(ctx, o)) continue;
-        uint32_t n = held_used(ctx, o);
-        for (uint32_t i = 0; i < n; i++) {
-            uint64_t e = ld_acq(&held_of(ctx, o)[i].word);
-            out->held += e && !block_known(ctx, held_idx(e));
-        }
-    }
+    for (held_walk w = held_all(ctx); held_next(ctx, &w);) out->held += !block_known(ctx, held_idx(w.e));
     op_end(ctx);
     ctx_unlock(ctx);
     return SHMQ_OK;

@@ -66,17 +66,11 @@ static void census_of(shmq_ctx *ctx, uint32_t from, uint32_t queues, shmq_census
 void census(shmq_ctx *ctx, uint32_t home, shmq_census *out) { census_of(ctx, home, 1, out); }
 
 static int somebody_holds(shmq_ctx *ctx, uint32_t home) {
-    uint32_t owners = owners_used(ctx);
-    for (uint32_t o = 0; o < owners; o++) {
-        if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
-        uint32_t n = held_used(ctx, o);
-        for (uint32_t i = 0; i < n; i++) {
-            uint64_t e = ld_acq(&held_of(ctx, o)[i].word);
-            if (e == 0 || (held_flags(e) & SHMQ_HELD_VIEW) || !block_known(ctx, held_idx(e))) continue;
-            shmq_block *b = block_at(ctx, held_idx(e));
-            uint64_t c = ld_acq(&b->ctl);
-            if (ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == o && held_names(e, c) && fate_home(ld_rlx(&b->fate)) == home) return 1;
-        }
+    for (held_walk w = held_all(ctx); held_next(ctx, &w);) {
+        if ((held_flags(w.e) & SHMQ_HELD_VIEW) || !block_known(ctx, held_idx(w.e))) continue;
+        shmq_block *b = block_at(ctx, held_idx(w.e));
+        uint64_t c = ld_acq(&b->ctl);
+        if (ctl_state(c) == SHMQ_OWNED && ctl_owner(c) == w.owner && held_names(w.e, c) && fate_home(ld_rlx(&b->fate)) == home) return 1;
     }
     return 0;
 }

@@ -246,6 +246,29 @@ static inline int block_next(shmq_ctx *ctx, block_walk *w) {
     w->idx++;
     return 1;
 }
+/* What the living hold: for (held_walk w = held_all(ctx); held_next(ctx, &w);) looks at w.e, the entry at w.h of owner w.owner; never 0.
+ * Both words are read as free_limbo needs them, the strictest of those who look. */
+typedef struct {
+    uint32_t owners, next, owner, used, at;
+    shmq_held *h;
+    uint64_t e;
+} held_walk;
+static inline held_walk held_all(shmq_ctx *ctx) { return (held_walk){ .owners = owners_used(ctx) }; }
+static inline int held_next(shmq_ctx *ctx, held_walk *w) {
+    for (;;) {
+        while (w->at < w->used) {
+            w->h = &held_of(ctx, w->owner)[w->at++];
+            w->e = ld_sc(&w->h->word);
+            if (w->e) return 1;
+        }
+        do {
+            if (w->next == w->owners) return 0;
+            w->owner = w->next++;
+        } while (owner_state(ld_sc(&ctx->owners[w->owner].word)) != SHMQ_OWNER_ALIVE);
+        w->used = held_used(ctx, w->owner);
+        w->at = 0;
+    }
+}
 /* payload bytes of a block that the caller owns, or that cannot vanish meanwhile; a child has its parent's */
 static inline uint32_t size_at(shmq_ctx *ctx, shmq_block *b) {
     uint32_t n = ld32_rlx(&b->size);

@@ -49,16 +49,8 @@ void free_limbo(shmq_ctx *ctx, uint32_t idx) {
     if (ctl_state(c) != SHMQ_LIMBO) return;
     /* an attached block (home: no queue) is kept by an entry that names its parent: the text is read through that lease */
     uint32_t parent = fate_home(ld_rlx(&b->fate)) == SHMQ_NO_QUEUE ? (uint32_t)ld_rlx(&b->due_ns) : idx;
-    uint32_t owners = owners_used(ctx);
-    for (uint32_t o = 0; o < owners; o++) {
-        if (owner_state(ld_sc(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
-        uint32_t n = held_used(ctx, o);
-        shmq_held *h = held_of(ctx, o);
-        for (uint32_t i = 0; i < n; i++) {
-            uint64_t e = ld_sc(&h[i].word);
-            if (e && (held_idx(e) == idx || held_idx(e) == parent) && !MUTANT(10)) return;
-        }
-    }
+    for (held_walk w = held_all(ctx); held_next(ctx, &w);)
+        if ((held_idx(w.e) == idx || held_idx(w.e) == parent) && !MUTANT(10)) return;
     uint32_t e = ld32_acq(&b->extra) >> 8;   /* its attached block waits with it, and is looked at by nobody else */
     if (e && block_known(ctx, e - 1)) {
         shmq_block *x = block_at(ctx, e - 1);

@@ -40,19 +40,15 @@ int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next) {
     int n = 0, rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     *next = 0;
-    uint32_t owners = ld32_acq(&ctx->header->leases) ? owners_used(ctx) : 0;
+    held_walk w = held_all(ctx);
+    if (!ld32_acq(&ctx->header->leases)) w.owners = 0;
     op_begin(ctx);
-    for (uint32_t o = 0; o < owners; o++) {
-        if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
-        uint32_t used = held_used(ctx, o);
-        shmq_held *h = held_of(ctx, o);
-        for (uint32_t i = 0; i < used; i++) {
-            uint64_t e = ld_acq(&h[i].word), deadline = ld_acq(&h[i].deadline);
-            if (e == 0 || deadline == 0 || (held_flags(e) & SHMQ_HELD_VIEW) || ld_acq(&h[i].word) != e) continue;
-            if (deadline > now) {
-                if (*next == 0 || deadline < *next) *next = deadline;
-            } else n += take_back(ctx, o, &h[i], e, deadline);
-        }
+    while (held_next(ctx, &w)) {
+        uint64_t deadline = ld_acq(&w.h->deadline);
+        if (deadline == 0 || (held_flags(w.e) & SHMQ_HELD_VIEW) || ld_acq(&w.h->word) != w.e) continue;
+        if (deadline > now) {
+            if (*next == 0 || deadline < *next) *next = deadline;
+        } else n += take_back(ctx, w.owner, w.h, w.e, deadline);
     }
     op_end(ctx);
     ctx_unlock(ctx);
@@ -62,17 +58,10 @@ int shmq_leases_expire(shmq_ctx *ctx, uint64_t now, uint64_t *next) {
 /* For a consumer that would sleep: one message of this queue that another one has only read ahead. Under the ctx lock, in op. */
 int lease_steal(shmq_ctx *ctx, local_queue *q, uint32_t index) {
     if (!mark_acq(&q->shared->ahead)) return 0;
-    uint32_t owners = owners_used(ctx);
-    for (uint32_t o = 0; o < owners; o++) {
-        if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
-        uint32_t used = held_used(ctx, o);
-        shmq_held *h = held_of(ctx, o);
-        for (uint32_t i = 0; i < used; i++) {
-            uint64_t e = ld_acq(&h[i].word);
-            if (e == 0 || held_flags(e) != 0 || !block_known(ctx, held_idx(e))) continue;
-            if (fate_home(ld_rlx(&block_at(ctx, held_idx(e))->fate)) != index) continue;
-            if (take_back(ctx, o, &h[i], e, ld_acq(&h[i].deadline))) return 1;
-        }
+    for (held_walk w = held_all(ctx); held_next(ctx, &w);) {
+        if (held_flags(w.e) != 0 || !block_known(ctx, held_idx(w.e))) continue;
+        if (fate_home(ld_rlx(&block_at(ctx, held_idx(w.e))->fate)) != index) continue;
+        if (take_back(ctx, w.owner, w.h, w.e, ld_acq(&w.h->deadline))) return 1;
     }
     return 0;
 }
@@ -81,16 +70,9 @@ int lease_steal(shmq_ctx *ctx, local_queue *q, uint32_t index) {
 int shmq_leases_late(shmq_ctx *ctx) {
     int n = 0, rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
-    uint32_t owners = owners_used(ctx);
-    for (uint32_t o = 0; o < owners; o++) {
-        if (owner_state(ld_acq(&ctx->owners[o].word)) != SHMQ_OWNER_ALIVE) continue;
-        uint32_t used = held_used(ctx, o);
-        shmq_held *h = held_of(ctx, o);
-        for (uint32_t i = 0; i < used; i++) {
-            uint64_t e = ld_acq(&h[i].word);
-            if (e == 0 || (held_flags(e) & SHMQ_HELD_VIEW) || !block_known(ctx, held_idx(e))) continue;
-            n += ctl_state(ld_acq(&block_at(ctx, held_idx(e))->ctl)) == SHMQ_LIMBO;
-        }
+    for (held_walk w = held_all(ctx); held_next(ctx, &w);) {
+        if ((held_flags(w.e) & SHMQ_HELD_VIEW) || !block_known(ctx, held_idx(w.e))) continue;
+        n += ctl_state(ld_acq(&block_at(ctx, held_idx(w.e))->ctl)) == SHMQ_LIMBO;
     }
     ctx_unlock(ctx);
     return n;
