@@ -9,7 +9,7 @@
  *   DeliveryBase  payload, headers and ack() that just work; the rest: _headers_slow(), _ack_failed(rc)                              delivery.c
  *   ItemsBase     put and get of objects, for shmq.mp                                                                                items.c
  *
- * THE GIL is kept on the fast path and protects every member of these objects. It is released only for spinning and
+ * THE GIL is kept on the fast path and protects every member of these objects; without it, a lock per consumer (LOCKED). It is released only for spinning and
  * sleeping, and for copying BIG payloads. The core's own lock is never held across any of that.
  *
  * LEASES. Each unsettled delivery is a node in its consumer's list, linked before any Python code can run: an exception
@@ -115,6 +115,34 @@ struct accel_names {
 #undef ACCEL_NAME
 extern struct accel_names str;
 
+/* ---- locks: what the GIL guards, for a Python without it ---------------------------------------------------------------- */
+
+/* A consumer's lock guards its leases, what it has read ahead, and its deliveries: their state, their views, what is copied late. It is
+ * held where the GIL is held and given up where that is, so with the GIL it is nothing. Queues and items have none: they are bound
+ * anew after a fork, by the one thread that is there. What all objects share is not kept without the GIL. */
+#ifndef Py_BEGIN_CRITICAL_SECTION   /* before Python 3.13 */
+#define Py_BEGIN_CRITICAL_SECTION(object) {
+#define Py_END_CRITICAL_SECTION() }
+#endif
+#define LOCKED(consumer, statement) \
+    do { \
+        Py_BEGIN_CRITICAL_SECTION(consumer); \
+        statement; \
+        Py_END_CRITICAL_SECTION(); \
+    } while (0)
+/* A function of this name, which is name_inside under the lock of `consumer`. */
+#define UNDER_LOCK(consumer, name, parameters, arguments) \
+    static PyObject *name parameters { \
+        PyObject *result; \
+        LOCKED(consumer, result = name##_inside arguments); \
+        return result; \
+    }
+#ifdef Py_GIL_DISABLED
+#define SHARED_CACHES false
+#else
+#define SHARED_CACHES true
+#endif
+
 /* ---- leases ---------------------------------------------------------------------------------------------------------- */
 
 static inline void lease_link(ConsumerObject *c, lease *l) {
@@ -193,7 +221,7 @@ void parts_release(message_parts *p);
 
 #define FIELDS_MOST 2048   /* bytes, encoded */
 
-PyObject *delivery_headers(DeliveryObject *self, void *unused);
+PyObject *delivery_headers_inside(DeliveryObject *self, void *unused);   /* under the consumer's lock */
 PyObject *decode_fields(PyObject *module, PyObject *blob);
 bool fields_init(void);
 bool fields_get(const QueueObject *self, shmq_message *m, uint8_t *buffer, PyObject *const *values, PyObject *kwnames);

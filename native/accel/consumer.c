@@ -4,6 +4,8 @@
  */
 #include "accel.h"
 
+#define RAISED (-1000)   /* no result of the core */
+
 /* ---- Consumer: what it holds ----------------------------------------------------------------------------------------- */
 
 static int consumer_init(ConsumerObject *self, PyObject *args, PyObject *kwargs) {
@@ -49,7 +51,7 @@ static void consumer_forget(ConsumerObject *self) {
     self->n = self->at = 0;
 }
 
-static PyObject *consumer_bind(ConsumerObject *self, PyObject *args) {
+static PyObject *consumer_bind_inside(ConsumerObject *self, PyObject *args) {
     unsigned long long ctx, qref;
     if (!PyArg_ParseTuple(args, "KK", &ctx, &qref)) return NULL;
     if (self->ctx != (shmq_ctx *)(uintptr_t)ctx) consumer_forget(self);
@@ -57,6 +59,7 @@ static PyObject *consumer_bind(ConsumerObject *self, PyObject *args) {
     self->qref = qref;
     Py_RETURN_NONE;
 }
+UNDER_LOCK(self, consumer_bind, (ConsumerObject * self, PyObject *args), (self, args))
 
 /* Settle the LIVE leases of `thread` that were handed out by the loop (looped 1), otherwise (0), or both (-1). */
 static long settle_mine(ConsumerObject *self, unsigned long thread, int looped, int kind, uint64_t delay, const char *extra,
@@ -72,7 +75,7 @@ static long settle_mine(ConsumerObject *self, unsigned long thread, int looped, 
 }
 
 /* _settle_mine(kind, looped, thread or None, extra or None) -> how many */
-static PyObject *consumer_settle_mine(ConsumerObject *self, PyObject *args) {
+static PyObject *consumer_settle_mine_inside(ConsumerObject *self, PyObject *args) {
     int kind, looped;
     PyObject *owner, *extra;
     if (!PyArg_ParseTuple(args, "iiOO", &kind, &looped, &owner, &extra)) return NULL;
@@ -82,6 +85,7 @@ static PyObject *consumer_settle_mine(ConsumerObject *self, PyObject *args) {
     return PyLong_FromLong(settle_mine(self, thread, looped, kind, SHMQ_DELAY_DEFAULT, extra == Py_None ? NULL : PyBytes_AS_STRING(extra),
                                        extra == Py_None ? 0 : (uint32_t)PyBytes_GET_SIZE(extra)));
 }
+UNDER_LOCK(self, consumer_settle_mine, (ConsumerObject * self, PyObject *args), (self, args))
 
 static long give_back(ConsumerObject *self) {
     long given = 0;
@@ -102,11 +106,12 @@ static long give_back(ConsumerObject *self) {
     return given;
 }
 
-static PyObject *consumer_close(ConsumerObject *self, PyObject *unused) {
+static PyObject *consumer_close_inside(ConsumerObject *self, PyObject *unused) {
     (void)unused;
     self->closed = true;
     return PyLong_FromLong(self->client ? give_back(self) : 0);
 }
+UNDER_LOCK(self, consumer_close, (ConsumerObject * self, PyObject *unused), (self, unused))
 
 /* ---- Consumer: taking ------------------------------------------------------------------------------------------------ */
 
@@ -143,6 +148,16 @@ static int take_one(ConsumerObject *self, DeliveryObject *o) {
         self->at = 0;
         self->n = (uint32_t)rc;
     }
+}
+
+/* The same, and make it the user's. RAISED: it went back. */
+static int take_into(ConsumerObject *self, DeliveryObject *o, unsigned long thread, bool looped) {
+    int rc = take_one(self, o);
+    if (rc <= 0) return rc;
+    o->ctx = self->ctx;
+    if (hand_out(self, o, thread, looped) < 0) return RAISED;
+    if (self->mode == SHMQ_ACK_NONE) (void)shmq_ack(self->ctx, &o->l.d, 1);
+    return 1;
 }
 
 /* Absolute deadline from a timeout: 0 = none. Numbers here, anything else by the Python method. */
@@ -201,7 +216,7 @@ static int wait_or_recover(ConsumerObject *self, int rc, uint64_t deadline, bool
     return recover(self, rc, deadline) < 0 ? -1 : 1;
 }
 
-static PyObject *consumer_get_until(ConsumerObject *self, uint64_t deadline, bool looped) {
+static PyObject *consumer_get_until_inside(ConsumerObject *self, uint64_t deadline, bool looped) {
     unsigned long thread = 0;
     bool last = false;
     if (!self->client) return PyErr_Format(PyExc_TypeError, "ConsumerBase: __init__ was not called");
@@ -212,18 +227,14 @@ static PyObject *consumer_get_until(ConsumerObject *self, uint64_t deadline, boo
     DeliveryObject *o = delivery_new(self);
     if (!o) return NULL;
     for (;;) {
-        int rc = take_one(self, o);
-        if (rc > 0) {
-            o->ctx = self->ctx;
-            if (hand_out(self, o, thread, looped) < 0) break;
-            if (self->mode == SHMQ_ACK_NONE) (void)shmq_ack(self->ctx, &o->l.d, 1);
-            return (PyObject *)o;
-        }
-        if (wait_or_recover(self, rc, deadline, looped, &last) <= 0) break;
+        int rc = take_into(self, o, thread, looped);
+        if (rc > 0) return (PyObject *)o;
+        if (rc == RAISED || wait_or_recover(self, rc, deadline, looped, &last) <= 0) break;
     }
     Py_DECREF(o);
     return NULL;
 }
+UNDER_LOCK(self, consumer_get_until, (ConsumerObject * self, uint64_t deadline, bool looped), (self, deadline, looped))
 
 static int get_arguments(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames, Py_ssize_t least, uint64_t *deadline) {
     PyObject *timeout = n > least ? args[least] : NULL;
@@ -245,7 +256,7 @@ static PyObject *consumer_get(ConsumerObject *self, PyObject *const *args, Py_ss
 
 static PyObject *consumer_next(ConsumerObject *self) { return consumer_get_until(self, 0, true); }
 
-/* Up to n deliveries into `list` without waiting: how many, or why none. -1000 = raised. */
+/* Up to n deliveries into `list` without waiting: how many, or why none. RAISED: an exception is set. */
 static int take_many(ConsumerObject *self, PyObject *list, Py_ssize_t n, unsigned long thread) {
     shmq_delivery d[SHMQ_CHUNK];
     int got = 0, rc = SHMQ_EMPTY;
@@ -287,7 +298,7 @@ static int take_many(ConsumerObject *self, PyObject *list, Py_ssize_t n, unsigne
         if (self->mode == SHMQ_ACK_NONE && k) (void)shmq_ack(self->ctx, d, k);
         if (PyErr_Occurred()) {
             for (; k < (uint32_t)rc; k++) (void)shmq_release(self->ctx, &d[k]);
-            return -1000;
+            return RAISED;
         }
         got += rc;
         if (!from_ahead && (uint32_t)rc < want) break;
@@ -295,7 +306,7 @@ static int take_many(ConsumerObject *self, PyObject *list, Py_ssize_t n, unsigne
     return got ? got : rc;
 }
 
-static PyObject *consumer_get_many(ConsumerObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
+static PyObject *consumer_get_many_inside(ConsumerObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
     uint64_t deadline = 0;
     unsigned long thread = 0;
     bool last = false;
@@ -314,14 +325,16 @@ static PyObject *consumer_get_many(ConsumerObject *self, PyObject *const *args, 
     for (;;) {
         int rc = take_many(self, list, max_n, thread);
         if (rc > 0) return list;
-        if (rc == -1000 || wait_or_recover(self, rc, deadline, false, &last) <= 0) break;
+        if (rc == RAISED || wait_or_recover(self, rc, deadline, false, &last) <= 0) break;
     }
     Py_DECREF(list);
     return NULL;
 }
+UNDER_LOCK(self, consumer_get_many, (ConsumerObject * self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames),
+           (self, args, n, kwnames))
 
 /* _poll(thread, looped) -> Delivery, or None when there is nothing now: the get of asyncio, where a task is a thread. */
-static PyObject *consumer_poll(ConsumerObject *self, PyObject *args) {
+static PyObject *consumer_poll_inside(ConsumerObject *self, PyObject *args) {
     unsigned long thread;
     int looped;
     if (!PyArg_ParseTuple(args, "kp", &thread, &looped)) return NULL;
@@ -329,22 +342,18 @@ static PyObject *consumer_poll(ConsumerObject *self, PyObject *args) {
     DeliveryObject *o = delivery_new(self);
     if (!o) return NULL;
     for (;;) {
-        int rc = take_one(self, o);
-        if (rc > 0) {
-            o->ctx = self->ctx;
-            if (hand_out(self, o, thread, looped) < 0) break;
-            if (self->mode == SHMQ_ACK_NONE) (void)shmq_ack(self->ctx, &o->l.d, 1);
-            return (PyObject *)o;
-        }
+        int rc = take_into(self, o, thread, looped);
+        if (rc > 0) return (PyObject *)o;
         if (rc == SHMQ_EMPTY) {
             Py_DECREF(o);
             Py_RETURN_NONE;
         }
-        if (recover(self, rc, 1) < 0) break;
+        if (rc == RAISED || recover(self, rc, 1) < 0) break;
     }
     Py_DECREF(o);
     return NULL;
 }
+UNDER_LOCK(self, consumer_poll, (ConsumerObject * self, PyObject *args), (self, args))
 
 /* ---- Consumer: settling many ----------------------------------------------------------------------------------------- */
 
@@ -374,7 +383,7 @@ static int ack_flush(ConsumerObject *self, ack_batch *b) {
     return failed ? rc : 0;
 }
 
-static PyObject *consumer_ack_many(ConsumerObject *self, PyObject *deliveries) {
+static PyObject *consumer_ack_many_inside(ConsumerObject *self, PyObject *deliveries) {
     ack_batch b;
     int rc = 0;
     b.n = 0;
@@ -394,7 +403,7 @@ static PyObject *consumer_ack_many(ConsumerObject *self, PyObject *deliveries) {
         if (o->l.state != LIVE) {
             b.stale++;
         } else if (o->consumer != self || o->ctx != self->ctx || o->l.views) {
-            rc = lease_settle(o->consumer, o->ctx, &o->l, SHMQ_ACK, 0, NULL, 0);
+            LOCKED(o->consumer, rc = lease_settle(o->consumer, o->ctx, &o->l, SHMQ_ACK, 0, NULL, 0));
             if (rc >= 0) b.acked++;
             else if (rc == SHMQ_STALE) rc = 0, b.stale++;
         } else {
@@ -416,6 +425,7 @@ static PyObject *consumer_ack_many(ConsumerObject *self, PyObject *deliveries) {
     Py_XDECREF(stale);
     return result;
 }
+UNDER_LOCK(self, consumer_ack_many, (ConsumerObject * self, PyObject *deliveries), (self, deliveries))
 
 static PyObject *consumer_self(PyObject *self) { return Py_NewRef(self); }
 static int consumer_traverse(ConsumerObject *self, visitproc visit, void *arg) {

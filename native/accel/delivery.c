@@ -17,23 +17,27 @@ bool delivery_type_pooled(PyTypeObject *type) {
 #ifdef Py_TPFLAGS_MANAGED_WEAKREF
     own |= Py_TPFLAGS_MANAGED_WEAKREF;
 #endif
-    return type->tp_basicsize == (Py_ssize_t)sizeof(DeliveryObject) && type->tp_dictoffset == 0 && type->tp_weaklistoffset == 0
-           && PyType_IS_GC(type) && !(type->tp_flags & own);
+    return SHARED_CACHES && type->tp_basicsize == (Py_ssize_t)sizeof(DeliveryObject) && type->tp_dictoffset == 0
+           && type->tp_weaklistoffset == 0 && PyType_IS_GC(type) && !(type->tp_flags & own);
+}
+
+/* The lease of a delivery that dies unsettled goes on without it. */
+static void make_orphan(ConsumerObject *c, DeliveryObject *self) {
+    if (self->l.state != LIVE) return;
+    lease *n = PyMem_RawMalloc(sizeof *n);
+    if (!n) {
+        (void)lease_settle(c, self->ctx, &self->l, SHMQ_RELEASE, 0, NULL, 0);
+        return;
+    }
+    *n = self->l;
+    n->orphan = 1;
+    n->prev->next = n;
+    n->next->prev = n;
 }
 
 static void delivery_dealloc(DeliveryObject *self) {
     ConsumerObject *c = self->consumer;
-    if (self->l.state == LIVE && c) {
-        lease *n = PyMem_RawMalloc(sizeof *n);
-        if (n) {
-            *n = self->l;
-            n->orphan = 1;
-            n->prev->next = n;
-            n->next->prev = n;
-        } else {
-            (void)lease_settle(c, self->ctx, &self->l, SHMQ_RELEASE, 0, NULL, 0);
-        }
-    }
+    if (c) LOCKED(c, make_orphan(c, self));
     Py_CLEAR(self->payload);
     Py_CLEAR(self->meta);
     Py_CLEAR(self->extra);
@@ -58,7 +62,7 @@ static PyObject *ack_failed(DeliveryObject *self, int rc) {
     return result;
 }
 
-static PyObject *delivery_payload(DeliveryObject *self, void *unused) {
+static PyObject *delivery_payload_inside(DeliveryObject *self, void *unused) {
     (void)unused;
     if (self->payload) return Py_NewRef(self->payload);
     if (self->l.state != LIVE) return ack_failed(self, SHMQ_STALE);
@@ -77,8 +81,9 @@ static PyObject *delivery_payload(DeliveryObject *self, void *unused) {
     else self->payload = bytes;
     return Py_NewRef(self->payload);
 }
+UNDER_LOCK(self->consumer, delivery_payload, (DeliveryObject * self, void *unused), (self, unused))
 
-static PyObject *delivery_ack(DeliveryObject *self, PyObject *unused) {
+static PyObject *delivery_ack_inside(DeliveryObject *self, PyObject *unused) {
     (void)unused;
     lease *l = &self->l;
     int rc = SHMQ_STALE;
@@ -86,9 +91,10 @@ static PyObject *delivery_ack(DeliveryObject *self, PyObject *unused) {
     if (rc < 0) return ack_failed(self, rc);
     Py_RETURN_NONE;
 }
+UNDER_LOCK(self->consumer, delivery_ack, (DeliveryObject * self, PyObject *unused), (self, unused))
 
 /* _settle(kind, delay_ns, extra: bytes or None) -> result of the core */
-static PyObject *delivery_settle(DeliveryObject *self, PyObject *const *args, Py_ssize_t n) {
+static PyObject *delivery_settle_inside(DeliveryObject *self, PyObject *const *args, Py_ssize_t n) {
     if (n != 3) return PyErr_Format(PyExc_TypeError, "_settle: found %zd arguments, expected 3", n);
     long kind = PyLong_AsLong(args[0]);
     if (kind == -1 && PyErr_Occurred()) return NULL;
@@ -104,6 +110,7 @@ static PyObject *delivery_settle(DeliveryObject *self, PyObject *const *args, Py
     if (self->l.state != LIVE) return PyLong_FromLong(SHMQ_STALE);
     return PyLong_FromLong(lease_settle(self->consumer, self->ctx, &self->l, (int)kind, delay, extra, (uint32_t)size));
 }
+UNDER_LOCK(self->consumer, delivery_settle, (DeliveryObject * self, PyObject *const *args, Py_ssize_t n), (self, args, n))
 
 void parts_release(message_parts *p) {
     if (p->payload.obj) PyBuffer_Release(&p->payload);
@@ -143,7 +150,7 @@ int parts_get(message_parts *p, PyObject *const *args) {
 }
 
 /* _forward(target, payload or None, meta or None, ttl_ns, delay_ns, priority, key, dedup) -> id, or a negative result */
-static PyObject *delivery_forward(DeliveryObject *self, PyObject *const *args, Py_ssize_t n) {
+static PyObject *delivery_forward_inside(DeliveryObject *self, PyObject *const *args, Py_ssize_t n) {
     message_parts p;
     if (n != 8) return PyErr_Format(PyExc_TypeError, "_forward: found %zd arguments, expected 8", n);
     uint64_t target = PyLong_AsUnsignedLongLong(args[0]);
@@ -160,6 +167,7 @@ static PyObject *delivery_forward(DeliveryObject *self, PyObject *const *args, P
     parts_release(&p);
     return rc < 0 ? PyLong_FromLong(rc) : PyLong_FromUnsignedLongLong(p.m.id);
 }
+UNDER_LOCK(self->consumer, delivery_forward, (DeliveryObject * self, PyObject *const *args, Py_ssize_t n), (self, args, n))
 
 /* Is the memory of ctx still there? A Client that is garbage together with us may have been finalized first; it detached then,
  * which gave everything back. */
@@ -187,7 +195,8 @@ static int payload_getbuffer(PayloadObject *self, Py_buffer *buffer, int flags) 
 static void payload_dealloc(PayloadObject *self) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);   /* a finalizer has nobody to tell */
-    if (client_open(self->of->consumer->client)) view_over(self->of);   /* else the entries went with the attachment */
+    if (client_open(self->of->consumer->client))
+        LOCKED(self->of->consumer, view_over(self->of));   /* else the entries went with the attachment */
     PyErr_Restore(type, value, trace);
     Py_DECREF(self->of);
     PyObject_Free(self);
@@ -205,7 +214,7 @@ PyTypeObject PayloadType = {
     .tp_doc = PyDoc_STR("A payload in shared memory that somebody looks at."),
 };
 
-static PyObject *delivery_view(DeliveryObject *self, PyObject *unused) {
+static PyObject *delivery_view_inside(DeliveryObject *self, PyObject *unused) {
     (void)unused;
     if (self->l.state != LIVE) return ack_failed(self, SHMQ_STALE);
     PayloadObject *payload = PyObject_New(PayloadObject, &PayloadType);
@@ -216,7 +225,9 @@ static PyObject *delivery_view(DeliveryObject *self, PyObject *unused) {
     Py_DECREF(payload);
     return view;
 }
+UNDER_LOCK(self->consumer, delivery_view, (DeliveryObject * self, PyObject *unused), (self, unused))
 
+UNDER_LOCK(self->consumer, delivery_headers, (DeliveryObject * self, void *unused), (self, unused))
 static PyObject *delivery_address(DeliveryObject *self, void *unused) {
     (void)unused;
     return PyLong_FromVoidPtr(&self->l.d);
@@ -225,12 +236,13 @@ static PyObject *delivery_ctx(DeliveryObject *self, void *unused) {
     (void)unused;
     return PyLong_FromVoidPtr(self->ctx);
 }
-static PyObject *delivery_meta(DeliveryObject *self, void *unused) {
+static PyObject *delivery_meta_inside(DeliveryObject *self, void *unused) {
     (void)unused;
     if (!self->meta && self->small_size) self->meta = PyBytes_FromStringAndSize((const char *)self->small, self->small_size);
     if (self->meta || self->small_size) return Py_XNewRef(self->meta);
     Py_RETURN_NONE;
 }
+UNDER_LOCK(self->consumer, delivery_meta, (DeliveryObject * self, void *unused), (self, unused))
 
 static PyObject *delivery_settled(DeliveryObject *self, void *unused) {
     (void)unused;

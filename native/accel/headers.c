@@ -41,7 +41,7 @@ static PyObject *field_get_name(decoder *d) {
     Py_ssize_t n;
     const char *data = field_get_bytes(d, &n);
     if (!data) return NULL;
-    if (n == 0 || n > NAME_MOST) return PyUnicode_DecodeUTF8(data, n, "surrogatepass");
+    if (!SHARED_CACHES || n == 0 || n > NAME_MOST) return PyUnicode_DecodeUTF8(data, n, "surrogatepass");
     uint64_t first = 0, last = 0;
     memcpy(&first, data, n < 8 ? (size_t)n : 8);
     memcpy(&last, data + (n < 8 ? 0 : n - 8), n < 8 ? (size_t)n : 8);
@@ -123,7 +123,7 @@ PyObject *decode_fields(PyObject *module, PyObject *blob) {
 }
 
 /* Of a delivery that is nobody's error: those it was published with. Else, and where there is something wrong: Python's. */
-PyObject *delivery_headers(DeliveryObject *self, void *unused) {
+PyObject *delivery_headers_inside(DeliveryObject *self, void *unused) {
     (void)unused;
     if (!self->extra && !self->l.d.reason) {
         PyObject *headers = PyDict_New();

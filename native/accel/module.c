@@ -1,6 +1,7 @@
 /* module.c: the module shmq._native._accel.
  *
- * Its types and names are the process's: one interpreter. The GIL protects what the objects share (the pool, the kept names of headers).
+ * Its types and names are the process's: one interpreter. What objects share (the pool, the kept names of headers) is kept
+ * under the GIL only; the rest has locks (accel.h). It says that it uses the GIL all the same: without it, it was never tried.
  */
 #include "accel.h"
 
