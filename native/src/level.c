@@ -16,6 +16,7 @@
  * I4  max_depth counts all levels. With one level the bound is exact; with several it may be passed by as many messages as
  *     there are processes publishing at that moment.
  * I5  Without memory for the ring of its level, a message goes to the lowest: later than its priority promises, but not refused.
+ * I6  When it comes back it has its level, which may then be in no process's lanes: the redelivery ring is looked through for all levels.
  *
  * Who dies where: before the bit: memory and `ready`, which the next one finds. After it: an empty ring more to look into.
  * A stopped one delays nobody: the place is fixed at create, reserving twice is harmless, the bit is one OR.
@@ -51,10 +52,13 @@ int level_find(shmq_ctx *ctx, local_queue *q, uint32_t lanes, local_ring **from,
     int again = queue_has_again(q) && !ring_seems_empty(&q->again), found = SHMQ_EMPTY;
     int64_t aging = (int64_t)(q->options.aging_ns >> 60 ? UINT64_C(1) << 58 : q->options.aging_ns), best = 0;
     for (unsigned level = SHMQ_LEVELS; level-- > 0;) {
-        if (level && !(lanes & 1u << level)) continue;
+        /* I6 */
+        int open = level == 0 || lanes & 1u << level;
+        if (!open && (!again || MUTANT(98))) continue;
         ring_item first, head;
         int back = again ? again_find(ctx, q, level, &first) : SHMQ_EMPTY, rc = back;
-        if (back != SHMQ_OK || aging) rc = ring_find(ctx, level_ring(q, level), &head);
+        if (!open) rc = SHMQ_EMPTY;
+        else if (back != SHMQ_OK || aging) rc = ring_find(ctx, level_ring(q, level), &head);
         if (back != SHMQ_OK && rc != SHMQ_OK) {
             if (rc != SHMQ_EMPTY && found != SHMQ_OK) found = rc;
             continue;

@@ -286,8 +286,8 @@ int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
 #define PEEK_SHIFT 59
 static local_ring *peek_stage(local_queue *q, uint32_t lanes, unsigned stage) {
     unsigned level = SHMQ_LEVELS - 1 - stage / 2;
-    if (level && !(lanes & ~SHMQ_LANES_ORDERED & 1u << level)) return NULL;
-    if (stage & 1) return level_ring(q, level);
+    if (level && (lanes == 0 || (lanes & SHMQ_LANES_ORDERED))) return NULL;
+    if (stage & 1) return level && !(lanes & 1u << level) ? NULL : level_ring(q, level);
     return queue_has_again(q) ? &q->again : NULL;
 }
 

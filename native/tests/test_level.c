@@ -261,6 +261,32 @@ TEST(sleeper, "a consumer that sleeps is woken by the first message of a level t
     }
 }
 
+TEST(unopened, "what came back is found although the ring of its level cannot be used: for want of memory, or damaged") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(c, "q", 100, .priorities = 10);
+    shmq_ring_place *seven = &c->queues[q & 0xffff].place[7], sound = *seven;
+    EQ(at_level(c, q, 7, 70), SHMQ_OK);
+    EQ(at_level(c, q, 3, 30), SHMQ_OK);
+    back(c, q, 70);
+    seven->lg = 99;
+    shmq_ctx *b = join();
+    uint64_t cursor = 0;
+    shmq_delivery d;
+    EQ(shmq_peek(b, q, &cursor, &d), SHMQ_OK);
+    EQ(value_of(&d), 70);
+    EQ(shmq_view_end(b, d.held, d.idx), SHMQ_OK);
+    EQ(shmq_peek(b, q, &cursor, &d), SHMQ_OK);
+    EQ(value_of(&d), 30);
+    EQ(shmq_view_end(b, d.held, d.idx), SHMQ_OK);
+    EQ(shmq_peek(b, q, &cursor, &d), SHMQ_EMPTY);
+    EQ(get(b, q), 70);
+    EQ(get(b, q), 30);
+    CHECK(empty(b, q));
+    EQ(shmq_wait_items(b, q, shmq_now() + 10 * MS, 0), SHMQ_TIMEOUT);
+    *seven = sound;
+    nothing_left(c);
+}
+
 TEST(memory, "levels go with their queue: deleted and made anew, they are empty and unused") {
     shmq_ctx *c = segment(64 << 20, 1 << 20), *b = join();
     for (int round = 0; round < 20; round++) {
