@@ -9,8 +9,9 @@
  *   DeliveryBase  payload, headers and ack() that just work; the rest: _headers_slow(), _ack_failed(rc)                              delivery.c
  *   ItemsBase     put and get of objects, for shmq.mp                                                                                items.c
  *
- * THE GIL is kept on the fast path and protects every member of these objects; without it, a lock per consumer (LOCKED). It is released only for spinning and
- * sleeping, and for copying BIG payloads. The core's own lock is never held across any of that.
+ * THE GIL is kept on the fast path and protects every member of these objects; without it, a lock per consumer (LOCKED).
+ * It is released only for spinning and sleeping, and for copying BIG payloads. The core's own lock is never held across
+ * any of that.
  *
  * LEASES. Each unsettled delivery is a node in its consumer's list, linked before any Python code can run: an exception
  * raised between the take and the user's assignment (Ctrl-C) cannot lose it, close() gives it back. The list does not

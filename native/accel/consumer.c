@@ -383,12 +383,21 @@ static int ack_flush(ConsumerObject *self, ack_batch *b) {
     return failed ? rc : 0;
 }
 
+/* One that does not go with the others. Under its consumer's lock, which it may have waited for. */
+static int ack_one(DeliveryObject *o) {
+    return o->l.state == LIVE ? lease_settle(o->consumer, o->ctx, &o->l, SHMQ_ACK, 0, NULL, 0) : SHMQ_STALE;
+}
+
 static PyObject *consumer_ack_many_inside(ConsumerObject *self, PyObject *deliveries) {
     ack_batch b;
     int rc = 0;
     b.n = 0;
     b.acked = b.stale = 0;
+#ifdef Py_GIL_DISABLED   /* another thread may change a list */
+    PyObject *all = PySequence_Tuple(deliveries);
+#else
     PyObject *all = PySequence_Fast(deliveries, "ack_many: expected a list of deliveries");
+#endif
     if (!all) return NULL;
     Py_ssize_t n = PySequence_Fast_GET_SIZE(all);
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -403,7 +412,7 @@ static PyObject *consumer_ack_many_inside(ConsumerObject *self, PyObject *delive
         if (o->l.state != LIVE) {
             b.stale++;
         } else if (o->consumer != self || o->ctx != self->ctx || o->l.views) {
-            LOCKED(o->consumer, rc = lease_settle(o->consumer, o->ctx, &o->l, SHMQ_ACK, 0, NULL, 0));
+            LOCKED(o->consumer, rc = ack_one(o));
             if (rc >= 0) b.acked++;
             else if (rc == SHMQ_STALE) rc = 0, b.stale++;
         } else {
