@@ -151,8 +151,8 @@ IDLE = $(shell chrt --idle 0 true 2>/dev/null && echo chrt --idle 0 || echo nice
 
 check: dev
 	@mkdir -p build; set -m; \
-	$(IDLE) $(MAKE) --no-print-directory model > build/model.log 2>&1 & models=$$!; \
-	trap 'kill -- -$$models 2>/dev/null || :' EXIT; \
+	$(IDLE) $(MAKE) --no-print-directory model > build/model.log 2>&1 & models=$$!; set +m; \
+	trap 'trap "" TERM; kill -- -$$models 2>/dev/null || :; kill $$(jobs -p) 2>/dev/null || :' EXIT; \
 	for stage in lint test crash conformance san; do $(MAKE) --no-print-directory $$stage; done; \
 	echo 'the models:'; wait $$models && cat build/model.log || { cat build/model.log; exit 1; }; \
 	trap - EXIT
