@@ -15,7 +15,7 @@ from shmq.stats.counters import place_of_counter
 __all__ = ["Calm", "close_queues"]
 
 CALM_S = 0.2  # nothing moved for so long: what is left waits for consumers that do not come
-ACKED = place_of_counter("acked")
+DELIVERED, ACKED = place_of_counter("delivered"), place_of_counter("acked")
 
 
 def close_queues(ctx: Any) -> None:
@@ -40,22 +40,21 @@ class Calm:
         ``held`` is how many messages clients have in hand; ``elsewhere``: some of these are in hands that may still
         settle them; ``alone``: nobody else is attached who could take what is ready.
         """
-        ready, acked = _progress(ctx)
-        if held == 0 and (alone or not ready):
+        queues = _progress(ctx)
+        if held == 0 and (alone or not any(ready for ready, *_ in queues)):
             return True
         now = time.monotonic()
-        if (held, ready, acked) != self._last:
-            self._last, self._since = (held, ready, acked), now
+        if (held, queues) != self._last:
+            self._last, self._since = (held, queues), now
         return not elsewhere and now - self._since > CALM_S
 
 
-def _progress(ctx: Any) -> tuple[int, int]:
-    """Return (messages ready, messages acked) in all queues."""
-    ready = acked = 0
-    for _, info in _queues(ctx):
-        ready += int(info.ready)
-        acked += int(info.counters[ACKED])
-    return ready, acked
+def _progress(ctx: Any) -> list[tuple[int, int, int]]:
+    """Return (messages ready, delivered, acked) of each queue. What comes back, or goes to another queue, changes no sum over all."""
+    return [
+        (int(info.ready), int(info.counters[DELIVERED]), int(info.counters[ACKED]))
+        for _, info in _queues(ctx)
+    ]
 
 
 def _queues(ctx: Any) -> Iterator[tuple[int, Any]]:
