@@ -125,7 +125,10 @@ def make_queue(client: Client, name: str, options: QueueOptions) -> int:
     def make(core: Any) -> int:
         return client.call(lib.shmq_queue_create, name.encode(), core)
 
-    return _with_dead_letters(client, options, make)
+    rc = _with_dead_letters(client, options, make)
+    if rc == lib.SHMQ_GONE:
+        raise _no_peace(f"dead-letter queue {options.dead_letter!r} of queue {name!r}")
+    return rc
 
 
 def make_record(
@@ -159,7 +162,7 @@ def _with_dead_letters(client: Client, options: QueueOptions, make: Callable[[An
     for _ in range(TRIES):
         dead = dead_letter_place(client, options.dead_letter)
         rc = make(ffi.new("shmq_queue_options *", options.to_core(*dead)))
-        if rc != lib.SHMQ_GONE:
+        if rc != lib.SHMQ_GONE or options.dead_letter is None:
             break
     return rc
 
@@ -187,7 +190,11 @@ def find_or_make(
             continue
         if fits(client.check(rc, what)):
             return rc
-    raise ShmqError(
+    raise _no_peace(what)
+
+
+def _no_peace(what: str) -> ShmqError:
+    return ShmqError(
         explain(
             what,
             "others that delete it again and again",

@@ -1,10 +1,11 @@
-"""Structs of the C core that are filled in more than one place."""
+"""What more than one place fills in or works out for calls of the C core."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from shmq._native._shmq import ffi
+from shmq._native._shmq import ffi, lib
 
 if TYPE_CHECKING:
     from shmq._native._shmq import CData
@@ -35,3 +36,15 @@ def message_struct(
             setattr(m, size, len(pointer))
             keep.append(pointer)
     return m, keep
+
+
+def deadline_of(block: object, timeout: float | None) -> int:
+    """Return the deadline that a call of `queue` stands for: 0 never, 1 at once."""
+    if not block:
+        return 1
+    if timeout is None:
+        return 0
+    seconds = timeout + 0.0
+    if math.isnan(seconds) or seconds <= 0:
+        return 1
+    return 0 if seconds >= 1e9 else lib.shmq_now() + int(seconds * 1e9)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmq._client import ADAPTIVE, Client, client_of
 from shmq._native import ItemsBase, ffi, lib
-from shmq._native.pure.items import deadline_of
+from shmq._native.structs import deadline_of
 from shmq._records import index_of
 from shmq.consumer import Consumer
 from shmq.delivery import meta_of

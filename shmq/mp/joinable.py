@@ -15,7 +15,7 @@ from typing import Any
 
 from shmq._locks import Lock
 from shmq._native import lib
-from shmq._native.pure.items import deadline_of
+from shmq._native.structs import deadline_of
 from shmq.delivery import ACK, RELEASE, meta_of, settle
 from shmq.errors import QueueClosed, QueueEmpty
 from shmq.mp import pickling

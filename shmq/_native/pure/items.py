@@ -5,11 +5,10 @@ Small objects are pickled here where the accelerator has a shorter form for them
 
 from __future__ import annotations
 
-import math
 from typing import Any, NoReturn
 
 from shmq._native._shmq import ffi, lib
-from shmq._native.structs import message_struct
+from shmq._native.structs import deadline_of, message_struct
 
 ALIGN = lib.SHMQ_ITEM_ALIGN
 
@@ -190,15 +189,3 @@ class ItemsBase:
 
     def _none(self) -> NoReturn:
         raise NotImplementedError
-
-
-def deadline_of(block: object, timeout: float | None) -> int:
-    """Return the deadline that a call of `queue` stands for: 0 never, 1 at once."""
-    if not block:
-        return 1
-    if timeout is None:
-        return 0
-    seconds = timeout + 0.0
-    if math.isnan(seconds) or seconds <= 0:
-        return 1
-    return 0 if seconds >= 1e9 else lib.shmq_now() + int(seconds * 1e9)
