@@ -145,15 +145,16 @@ format: dev
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i native/*/*.[ch]
 
-# The models need a processor and no moment in time: they run beside the rest, in what it leaves. The rest goes one after the other even
-# under -j: the tests measure time-outs and would disturb each other.
+# One after the other even under -j: the tests measure time-outs and would disturb each other. The models need a processor and no
+# moment in time: they run beside the sanitizers, in what these leave.
 IDLE = $(shell chrt --idle 0 true 2>/dev/null && echo chrt --idle 0 || echo nice -n 19)
 
 check: dev
+	for stage in lint test crash conformance; do $(MAKE) --no-print-directory $$stage; done
 	@mkdir -p build; set -m; \
 	$(IDLE) $(MAKE) --no-print-directory model > build/model.log 2>&1 & models=$$!; set +m; \
 	trap 'trap "" TERM; kill -- -$$models 2>/dev/null || :; kill $$(jobs -p) 2>/dev/null || :' EXIT; \
-	for stage in lint test crash conformance san; do $(MAKE) --no-print-directory $$stage; done; \
+	$(MAKE) --no-print-directory san; \
 	echo 'the models:'; wait $$models && cat build/model.log || { cat build/model.log; exit 1; }; \
 	trap - EXIT
 
