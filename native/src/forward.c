@@ -15,7 +15,7 @@
  * I4  N is sent on by the CAS NEW -> MOVE, by its maker, by who recovers S or by who recovers N: once. What it has an id for
  *     is decided behind that (dedup.c): as a duplicate it is freed, and S is over all the same.
  * I5  N may be a topic's message: the parent is tied to S, and sent on by the CAS NEW -> FAN, which is its commit (topic.c).
- *     Children are of the process that made N. Who recovers one while N is NEW decides N first, in the same way.
+ *     Children are of the process that made N. A process that recovers one while N is NEW decides N first, in the same way.
  *
  * Who dies where: before OWNED -> MOVE: S is OWNED(dead), delivered again with the attempt counted; N is freed. Before the
  * COMMIT: S is delivered again, as after a release; N is freed. After it: S and N each lead to the other (I2).

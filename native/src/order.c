@@ -103,8 +103,8 @@ static int walk(shmq_ctx *ctx, local_queue *q, int claim, local_ring **from, rin
 /* The first message whose lane is free or its own, the lane claimed for it. The caller CASes its ctl from out->ctl. */
 int order_find(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *out) { return walk(ctx, q, 1, from, out); }
 
-/* A message is over: its lane need not name it any longer. Who looks at the lane next is spared a look at the block, which is in the
- * hands, and in the cache, of somebody else by then. */
+/* A message is over: its lane need not name it any longer. The next process that looks at the lane is spared a look at the block,
+ * which is in the hands, and in the cache, of somebody else by then. */
 void order_settled(local_queue *q, const shmq_delivery *d) {
     shmq_au64 *lane = &q->keys[lane_of(q, d->reason, d->origin, d->id)];
     uint64_t own = lane_word(d->id, d->idx);

@@ -17,14 +17,14 @@
  *     PARKED. A look at all blocks uses those with tickets up to the one that was the last before it: whoever is missed, because it
  *     was parked behind the look's back, has a later ticket than all of its process that count. Notes are by count, taken after the CAS; a
  *     noted block with a later ticket than that last one holds another message by now: then all blocks are looked at.
- * I3  TURN. Who sends on has the turn of the queue, so that the second one does not overtake the first. It is not a lock: it protects
+ * I3  TURN. A process that sends on has the turn of the queue, so that a second one does not overtake it. It is not a lock: it protects
  *     nothing but the order. It is taken from who is dead only when that one's recovery is complete, and what it held has been put back
  *     (ticket 0): it may still be in the hands of one of several who recovered it, and he may be dead as well.
  *     From one who has not moved for a second it is taken: the order of the message in its hands is lost, nothing else.
  * I4  `some` is cleared by a CAS of the very word that was read before the look that found nobody: who parks afterwards changes it.
  * I5  disturbed: recovery has put something in front, or seen a message whose parker died before it said so: lines made before are void.
  * I6  USED AGAIN. A line is private and may be old: its blocks may hold other messages by now, which wait as well. One is sent on only if
- *     its ticket is not later than the line's. Who is skipped so was parked after the line was made: the next look finds it.
+ *     its ticket is not later than the line's. A message skipped so was parked after the line was made: the next look finds it.
  *
  * Who dies where: with a ticket: MOVE(dead), routed by recovery, parked behind the others. After the CAS to PARKED: recovery sees the
  * flag and says `some` for it. After that, before the note: a note is missing, and a look at all blocks takes its place. In MOVE+PARKED:
@@ -163,7 +163,7 @@ int park_waits_next(shmq_ctx *ctx, local_queue *q, parked_line *l, uint64_t *ctl
     return ticket_at(ctx, one->idx, queue_index(ctx, q), ctl, &ticket) && (ticket <= one->key || MUTANT(96));
 }
 
-/* Who has come since the line was whole. 0 = a note is missing. */
+/* What was parked since the line was whole. 0 = a note is missing. */
 static int line_from_notes(shmq_ctx *ctx, local_queue *q, parked_line *l, uint32_t count, uint64_t last) {
     uint32_t since = (count - l->count) & COUNT_MASK, n = 0, index = queue_index(ctx, q);
     if (since > SHMQ_NOTES) return 0;

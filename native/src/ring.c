@@ -182,7 +182,7 @@ int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint6
     }
 }
 
-/* Who takes what is at h will soon take what is four places on. */
+/* A process that takes what is at h will soon take what is four places on. */
 static inline void fetch_ahead(shmq_ctx *ctx, local_ring *r, uint64_t h) {
     uint64_t ahead = ld_rlx(&r->slots[(h + 4) & r->mask]);
     if (slot_is_empty(ahead) || slot_idx(ahead) >= ctx->indices) return;

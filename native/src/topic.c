@@ -13,8 +13,8 @@
  *     and by P's list of children naming exactly this life of D.
  * I2  Room is looked for before the commit; the ring of a subscription has 1,024 slots more than its max_depth, one per
  *     process that may be between look and launch. So nothing committed finds a ring full; if it does, it is DELAYED, due now.
- * I3  The list of subscriptions is private, and of exactly the topology that it was read under. Who finds a subscription that
- *     exists changes the topology: its maker may have died just before it did.
+ * I3  The list of subscriptions is private, and of exactly the topology that it was read under. A publisher that finds a
+ *     subscription that exists changes the topology: its maker may have died just before it did.
  * I4  An id counts in each subscription with a dedup_window by itself, in its own table: a share with an id goes from NEW to
  *     MOVE(me), is claimed or found to be a duplicate there (dedup.c), and is routed or freed. Its key is its parent's.
  *
