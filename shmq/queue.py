@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from shmq._client import Client
 from shmq._loan import Loan, publish_lent, refuse_referred
 from shmq._native import QueueBase, ffi, lib
-from shmq._records import index_of, name_then
+from shmq._records import index_of, name_then, options_of
 from shmq._sender import Sender
 from shmq._values import parse_count
 from shmq.consumer import Consumer
@@ -58,6 +58,8 @@ class Queue(Sender, QueueBase):
         info = ffi.new("shmq_queue_info *")
         client.check(lib.shmq_queue_snapshot(client.ctx, index_of(qref), info), what)
         options = info.options
+        if not 1 <= options.priorities <= lib.SHMQ_LEVELS:
+            options_of(info)  # says what is wrong
         super().__init__(
             client,
             name,

@@ -70,13 +70,16 @@ def test_options_that_no_queue_was_made_with_are_told_to_be_corrupt(rig: Rig, op
         Queue(rig.client, "q").publish(b"x", timeout=0)
 
 
-def test_a_queue_without_levels_has_one(rig: Rig) -> None:
+@pytest.mark.parametrize("levels", [0, lib.SHMQ_LEVELS + 1])
+def test_a_queue_without_levels_or_with_too_many_is_corrupt(rig: Rig, levels: int) -> None:
+    # Else a message of a level that the queue was made with would be its publisher's mistake: a ValueError.
     queue = rig.queue()
-    put(rig, record(rig, queue, "options", "priorities"), 0)
-    again = Queue(rig.client, "q")
-    again.publish(b"x", headers={"a": 1})
+    put(rig, record(rig, queue, "options", "priorities"), levels)
+    with pytest.raises(CorruptSegment, match="priorities: found "):
+        Queue(rig.client, "q")
+    queue.publish(b"x", priority=9)  # a handle that was there goes on
     with queue.subscribe() as consumer:
-        consumer.get(timeout=0).forward(again, headers={"b": 2})
+        consumer.get(timeout=0).ack()
 
 
 def test_a_generation_without_end_is_a_queue_that_is_gone(rig: Rig) -> None:
