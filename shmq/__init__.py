@@ -64,12 +64,12 @@ _HOMES = {
     "ConsumerGroup": "shmq.group",
     "Delivery": "shmq.delivery",
     "Message": "shmq.message",
-    **dict.fromkeys(("Latency", "QueueStats"), "shmq.stats.queue"),
     "Queue": "shmq.queue",
     "QueueOptions": "shmq.options",
     "Settings": "shmq.settings",
     **dict.fromkeys(
-        ("BrokerStats", "ClientStats", "GroupStats", "MemberStats"), "shmq.stats.broker"
+        ("BrokerStats", "ClientStats", "GroupStats", "Latency", "MemberStats", "QueueStats"),
+        "shmq.stats",
     ),
     **dict.fromkeys(("Topic", "TopicStats"), "shmq.topic"),
     "Executor": "shmq.workers.executor",

@@ -80,7 +80,7 @@ class Sender(SenderBase):
         """``fans``: it goes to all subscriptions, each of which has a policy of its own."""
         self.name = name
         self._overflow = overflow
-        self._priorities = max(1, min(priorities, lib.SHMQ_LEVELS))
+        self._priorities = priorities
         self._ttl_ns = ttl_ns
         waits = overflow == lib.SHMQ_BLOCK and not fans
         super().__init__(client, client.address, qref, waits, fans, self._priorities)

@@ -168,21 +168,16 @@ class Broker:
                 )
             )
         client = self._live_client()
-
-        def is_as_wanted(ref: int) -> bool:
-            self._compare(name, self._options_of(index_of(ref)), wanted)
-            return True
-
         make = partial(make_queue, client, name, wanted)
-        ref = find_or_make(client, name, f"queue {name!r}", make, is_as_wanted)
+        fits = partial(self._is_as_wanted, "queue", name, wanted)
+        ref = find_or_make(client, name, f"queue {name!r}", make, fits)
         return Queue(client, name, ref)
 
-    def _compare(
-        self, name: str, found: QueueOptions, wanted: QueueOptions, kind: str = "queue"
-    ) -> None:
+    def _is_as_wanted(self, kind: str, name: str, wanted: QueueOptions, ref: int) -> bool:
+        found = options_of(info_of(self._client, index_of(ref)))
         differences = found.differences(wanted.kept())
         if not differences:
-            return
+            return True
         raise OptionsMismatch(
             explain(
                 f"{kind} {name!r}",
@@ -191,9 +186,6 @@ class Broker:
                 f"use get_{kind}(), ask for the same options, or delete_{kind}() first",
             )
         )
-
-    def _options_of(self, index: int) -> QueueOptions:
-        return options_of(info_of(self._client, index))
 
     def get_queue(self, name: str) -> Queue:
         """Return the queue ``name``. Raises QueueNotFound when there is none."""
@@ -238,14 +230,10 @@ class Broker:
         wanted = QueueOptions.make(self._queue_defaults(), options)
         refuse_reject(wanted, f"topic {name!r}")
         client = self._live_client()
-
-        def is_as_wanted(ref: int) -> bool:
-            self._compare(name, self._options_of(index_of(ref)), wanted, "topic")
-            return True
-
         kind = (lib.SHMQ_KIND_TOPIC, 0)
         make = partial(make_record, client, f"/{name}", wanted, kind)
-        ref = find_or_make(client, f"/{name}", f"topic {name!r}", make, is_as_wanted)
+        fits = partial(self._is_as_wanted, "topic", name, wanted)
+        ref = find_or_make(client, f"/{name}", f"topic {name!r}", make, fits)
         return Topic(client, name, ref)
 
     def get_topic(self, name: str) -> Topic:

@@ -56,12 +56,9 @@ mode_of: Callable[[Any], int] = attrgetter("_mode")  # a consumer's way of settl
 
 # What a delivery keeps for the package. Its users do not see it: it is asked for here.
 meta_of: Callable[[Any], bytes | None] = attrgetter("_meta")  # its headers, encoded
-reason_of: Callable[[Any], int] = attrgetter(
-    "_reason"
-)  # why it died, a place in DEATHS; 0: it did not
-attempts_of: Callable[[Any], int] = attrgetter(
-    "_died_attempts"
-)  # how many there were before it died
+# Why it died, a place in DEATHS; 0: it did not. And how many attempts there were before.
+reason_of: Callable[[Any], int] = attrgetter("_reason")
+attempts_of: Callable[[Any], int] = attrgetter("_died_attempts")
 is_settled: Callable[[Any], bool] = attrgetter("_settled")
 
 

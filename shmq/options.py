@@ -78,12 +78,12 @@ def _parse_delay(value: object, name: str) -> float:
 
 
 def _parse_part(value: object, name: str) -> float:
-    problem = explain(name, f"{value!r}", "a number from 0 to 1", "0 means none")
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidOptionType(problem)
-    if not 0 <= value <= 1:  # false for NaN as well
-        raise InvalidOption(problem)
-    return float(value)
+    kind: type[InvalidOption] = InvalidOptionType
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if 0 <= value <= 1:  # false for NaN
+            return float(value)
+        kind = InvalidOption
+    raise kind(explain(name, f"{value!r}", "a number from 0 to 1", "0 means none"))
 
 
 def _parse_queue(value: object, name: str) -> str:

@@ -395,9 +395,8 @@ class Engine:
             self._tend()
         death = self._deaths.pop(delivery.id, None)
         attempts = wire.before(data) + attempts_of(delivery)
-        if (
-            DEATHS[reason_of(delivery)] == "rejected"
-        ):  # by a worker that has counted, and not begun it
+        # By a worker that has counted it, and not begun it.
+        if DEATHS[reason_of(delivery)] == "rejected":
             attempts -= 1
         self._ledger.fail(number, WorkerDied.of(wire.text_of(to.title, data), attempts, death))
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -146,3 +147,9 @@ def in_a_tmpfs(size: str, source: str) -> str:
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+def pickled_text(value: str) -> bytes:
+    """Return a text as pickle protocol 2 writes it."""
+    data = value.encode()
+    return b"X" + struct.pack("<I", len(data)) + data

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import pickle
-import struct
+
+from kit import pickled_text
 
 import shmq
-
-
-def text(value: str) -> bytes:
-    """Return a text as pickle protocol 2 writes it."""
-    data = value.encode()
-    return b"X" + struct.pack("<I", len(data)) + data
 
 
 def called(module: str, name: str, *args: str) -> bytes:
     """Return the pickle of what ``module.name(*args)`` makes, from the first version on."""
     stop = {1: b"\x85", 2: b"\x86"}[len(args)]
     return (
-        f"\x80\x02c{module}\n{name}\n".encode("latin-1") + b"".join(map(text, args)) + stop + b"R."
+        f"\x80\x02c{module}\n{name}\n".encode("latin-1")
+        + b"".join(map(pickled_text, args))
+        + stop
+        + b"R."
     )
 
 

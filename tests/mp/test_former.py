@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
-import struct
 
 import pytest
+from kit import pickled_text
 
 import shmq.mp
 from shmq._client import client_of
-
-
-def text(value: str) -> bytes:
-    """Return a text as pickle protocol 2 writes it."""
-    data = value.encode()
-    return b"X" + struct.pack("<I", len(data)) + data
 
 
 @pytest.mark.parametrize(
@@ -31,9 +25,9 @@ def test_a_queue_of_objects_opens(module: str, kind: str, rest: bytes) -> None:
     queue.put(("a", os.getpid()))
     pickled = (
         f"\x80\x02c{module}\n{kind}\n)\x81(cshmq.home\nParcel\n".encode("latin-1")
-        + text(client_of(queue).name)
+        + pickled_text(client_of(queue).name)
         + b"N\x86\x81"
-        + text(repr(queue).split("'")[1])
+        + pickled_text(repr(queue).split("'")[1])
         + rest
         + b"tb."
     )
