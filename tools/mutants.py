@@ -104,6 +104,7 @@ WHAT = {
     96: "a block of an old line is sent on though a later message waits in it by now",
     97: "a taker that took what it had sent on itself does not send on the next one",
     98: "what came back of a level is looked for only where that level's ring is used",
+    99: "who waits is told that something is there though the time is over",
 }
 
 
@@ -113,6 +114,7 @@ QUICK = {
     **dict.fromkeys((24, 25, 26, 27), "test_forward"),
     **dict.fromkeys((94,), "test_ring"),
     **dict.fromkeys((30, 98), "test_level"),
+    **dict.fromkeys((99,), "test_waiter"),
     **dict.fromkeys((32, 33, 34, 35, 36, 38), "test_order"),
     **dict.fromkeys((29, 40, 41, 42, 43, 44, 45, 46), "test_topic"),
     **dict.fromkeys((47, 48, 49, 54, 55, 56), "test_together"),

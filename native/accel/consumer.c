@@ -202,11 +202,14 @@ static int wait_or_recover(ConsumerObject *self, int rc, uint64_t deadline, bool
         }
         if (PyErr_CheckSignals() < 0) return -1;
         shmq_ctx *ctx = self->ctx;
-        if (shmq_glance(ctx, self->qref) == SHMQ_OK) return 1;   /* an answer within a microsecond: dropping the GIL costs as much */
         uint64_t qref = self->qref, spin = self->spin_ns;
-        Py_BEGIN_ALLOW_THREADS
-        rc = shmq_wait_items(ctx, qref, deadline, spin);
-        Py_END_ALLOW_THREADS
+        rc = shmq_glance(ctx, qref, deadline);
+        if (rc == SHMQ_OK) return 1;   /* an answer within a microsecond: dropping the GIL costs as much */
+        if (rc != SHMQ_TIMEOUT) {
+            Py_BEGIN_ALLOW_THREADS
+            rc = shmq_wait_items(ctx, qref, deadline, spin);
+            Py_END_ALLOW_THREADS
+        }
         if (rc == SHMQ_INTR) return PyErr_CheckSignals() < 0 ? -1 : 1;
         if (rc == SHMQ_TIMEOUT) *last = true;
         /* Whatever else it says, the next take says it too, after a look at what is there. */

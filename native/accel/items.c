@@ -219,11 +219,13 @@ static int items_wait(ItemsObject *self, uint64_t deadline, bool *last) {
     if (PyErr_CheckSignals() < 0) return -1;
     shmq_ctx *ctx = self->ctx;
     uint64_t qref = self->qref;
-    int rc;
-    if (shmq_glance(ctx, qref) == SHMQ_OK) return 1;
-    Py_BEGIN_ALLOW_THREADS
-    rc = shmq_wait_items(ctx, qref, deadline, UINT64_MAX);
-    Py_END_ALLOW_THREADS
+    int rc = shmq_glance(ctx, qref, deadline);
+    if (rc == SHMQ_OK) return 1;
+    if (rc != SHMQ_TIMEOUT) {
+        Py_BEGIN_ALLOW_THREADS
+        rc = shmq_wait_items(ctx, qref, deadline, UINT64_MAX);
+        Py_END_ALLOW_THREADS
+    }
     if (rc == SHMQ_INTR) return PyErr_CheckSignals() < 0 ? -1 : 1;
     if (rc == SHMQ_TIMEOUT) *last = true;
     return 1;

@@ -512,7 +512,7 @@ int shmq_peek(shmq_ctx *ctx, uint64_t queue, uint64_t *cursor, shmq_delivery *ou
 
 /* waiting */
 int shmq_wait_items(shmq_ctx *ctx, uint64_t queue, uint64_t deadline_ns, uint64_t spin_ns);
-int shmq_glance(shmq_ctx *ctx, uint64_t queue);
+int shmq_glance(shmq_ctx *ctx, uint64_t queue, uint64_t deadline_ns);
 int shmq_wait_space(shmq_ctx *ctx, uint64_t queue, uint64_t deadline_ns, uint64_t spin_ns);
 int shmq_wait_settled(shmq_ctx *ctx, uint64_t queue, uint64_t deadline_ns);
 int shmq_wait_word(shmq_ctx *ctx, uint32_t which, uint32_t seen, uint64_t deadline_ns);

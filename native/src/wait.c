@@ -151,12 +151,16 @@ static void slept(shmq_ctx *ctx, local_queue *q, uint64_t ns, int in_vain) {
     if (idle > SLICE / 2) shmq_reap(ctx, 0);
 }
 
-/* Wait until the queue may have something to take. spin_ns: at most so long without sleeping; UINT64_MAX = adaptive. */
-int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t spin_ns) {
-    local_queue *q;
-    int status, rc = enter(ctx, qref, &q, &status);
-    if (rc != SHMQ_OK) return rc;
-    if (status == SHMQ_GONE) return SHMQ_GONE;
+/* The caller looks in vain and waits again, each time: other processes have it, or the ring is damaged. So "ready" after the
+ * deadline is TIMEOUT, and the wake-up that it may have cost goes on to the next one. */
+static int in_time(shmq_au32 *evt, int rc, uint64_t deadline_ns) {
+    if (MUTANT(99) || rc != SHMQ_OK || deadline_ns == 0 || shmq_now() < deadline_ns) return rc;
+    waiter_wake(evt);
+    return SHMQ_TIMEOUT;
+}
+
+static int wait_items(shmq_ctx *ctx, uint64_t qref, local_queue *q, uint64_t deadline_ns, uint64_t spin_ns) {
+    int status, rc;
     if (items_ready(ctx, q)) return SHMQ_OK;
     if (spin_adaptive(ctx, q, items_ready, &q->spin_ns, SPIN_MIN, spin_ns, deadline_ns)) {
         gather(ctx, q);
@@ -191,27 +195,35 @@ int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
     return rc;
 }
 
+/* Wait until the queue may have something to take. spin_ns: at most so long without sleeping; UINT64_MAX = adaptive.
+ * A deadline of 1 asks what there is now: OK, if there is something, and nobody waits for it. */
+int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t spin_ns) {
+    local_queue *q;
+    int status, rc = enter(ctx, qref, &q, &status);
+    if (rc != SHMQ_OK) return rc;
+    if (status == SHMQ_GONE) return SHMQ_GONE;
+    rc = wait_items(ctx, qref, q, deadline_ns, spin_ns);
+    return deadline_ns == 1 ? rc : in_time(&q->shared->evt, rc, deadline_ns);
+}
+
 /* Is something there, or does it come within a microsecond or two? For callers that hold a lock others want: no sleep, no yield. */
-int shmq_glance(shmq_ctx *ctx, uint64_t qref) {
+int shmq_glance(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns) {
     local_queue *q;
     int status, rc = enter(ctx, qref, &q, &status);
     if (rc != SHMQ_OK) return rc;
     for (int i = 0; i < GLANCES; i++) {
         if (items_ready(ctx, q)) {
             gather(ctx, q);
-            return SHMQ_OK;
+            return in_time(&q->shared->evt, SHMQ_OK, deadline_ns);
         }
         pause_cpu();
     }
     return SHMQ_EMPTY;
 }
 
-/* Wait until the queue may have room. A taker wakes us in lots; the bound on each sleep covers one that stops half-way. */
-int shmq_wait_space(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t spin_ns) {
-    local_queue *q;
-    int status, rc = enter(ctx, qref, &q, &status);
-    if (rc != SHMQ_OK || status != SHMQ_OK) return rc != SHMQ_OK ? rc : status;
-    if (space_lot(ctx, q)) return deadline_ns && shmq_now() >= deadline_ns ? SHMQ_TIMEOUT : SHMQ_OK;   /* others may have it each time */
+static int wait_space(shmq_ctx *ctx, local_queue *q, uint64_t deadline_ns, uint64_t spin_ns) {
+    int status, rc;
+    if (space_lot(ctx, q)) return SHMQ_OK;
     if (spin_adaptive(ctx, q, space_lot, &q->room_ns, ROOM_MIN, spin_ns, deadline_ns)) return SHMQ_OK;
     uint32_t seen = waiter_prepare(&q->shared->space);
     if (space_ready(ctx, q)) return SHMQ_OK;
@@ -223,6 +235,14 @@ int shmq_wait_space(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
     if (rc == SHMQ_OK) return SHMQ_OK;
     if (space_ready(ctx, q)) waiter_wake(&q->shared->space);
     return rc;
+}
+
+/* Wait until the queue may have room. A taker wakes us in lots; the bound on each sleep covers one that stops half-way. */
+int shmq_wait_space(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t spin_ns) {
+    local_queue *q;
+    int status, rc = enter(ctx, qref, &q, &status);
+    if (rc != SHMQ_OK || status != SHMQ_OK) return rc != SHMQ_OK ? rc : status;
+    return in_time(&q->shared->space, wait_space(ctx, q, deadline_ns, spin_ns), deadline_ns);
 }
 
 /* Wait until every message of a JOINED queue is settled. OK: they are; BUSY: something has changed, look again. */

@@ -275,7 +275,7 @@ static void everything(shmq_ctx *c, uint64_t *s) {
         OP(shmq_wait_items(c, x, shmq_now() + 1000, 0));
         OP(shmq_wait_space(c, x, shmq_now() + 1000, 0));
         OP(shmq_wait_settled(c, x, shmq_now() + 1000));
-        OP(shmq_glance(c, x));
+        OP(shmq_glance(c, x, 0));
         OP(shmq_queue_mark(c, x, SHMQ_TRAVELLED));
         OP(shmq_refs(c, x));
         if (rnd(s) % 4 == 0) OP(shmq_ref(c, x, (int)(rnd(s) & 1)));

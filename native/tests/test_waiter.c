@@ -30,6 +30,11 @@ TEST(timeout, "a wait ends at its deadline") {
     EQ(shmq_wait_space(a, q, start + 50 * MS, 0), SHMQ_TIMEOUT);
     EQ(shmq_wait_items(a, q, 1, 0), SHMQ_OK);   /* there is something: no look at the clock */
     start = shmq_now();
+    /* who finds nothing each time, though it is there, does not ask for ever */
+    EQ(shmq_wait_items(a, q, start, 0), SHMQ_TIMEOUT);
+    EQ(shmq_glance(a, q, start), SHMQ_TIMEOUT);
+    EQ(shmq_wait_items(a, q, start + SECONDS, 0), SHMQ_OK);
+    EQ(shmq_glance(a, q, start + SECONDS), SHMQ_OK);
     EQ(shmq_wait_word(a, SHMQ_WORD_ATTACH, shmq_read_word(a, SHMQ_WORD_ATTACH), start + 50 * MS), SHMQ_TIMEOUT);
 }
 
@@ -86,25 +91,25 @@ TEST(gathers, "who has waited lets some come together while they do, and ever mo
     CHECK(lot > 2);
     for (uint32_t rest = 1; rest <= 15; rest = 2 * rest + 1) {   /* one by one */
         EQ(put(a, q, 1), SHMQ_OK);
-        EQ(shmq_glance(a, q), SHMQ_OK);
+        EQ(shmq_glance(a, q, 0), SHMQ_OK);
         EQ(ld32_rlx(&l->gather_rest), rest);
         EQ(ld32_rlx(&l->gather_skip), rest);
         for (uint32_t i = 0; i < rest; i++) {
             EQ(ld32_rlx(&l->gather_skip), rest - i);
-            EQ(shmq_glance(a, q), SHMQ_OK);
+            EQ(shmq_glance(a, q, 0), SHMQ_OK);
         }
         EQ(get(a, q), 1);
     }
     for (uint32_t i = 0; i < lot; i++) EQ(put(a, q, i), SHMQ_OK);   /* all are there */
     EQ(shmq_wait_items(a, q, 0, UINT64_MAX), SHMQ_OK);   /* without waiting: nothing to gather */
     EQ(ld32_rlx(&l->gather_rest), 15);
-    EQ(shmq_glance(a, q), SHMQ_OK);
+    EQ(shmq_glance(a, q, 0), SHMQ_OK);
     EQ(ld32_rlx(&l->gather_rest), 0);
     EQ(shmq_queue_close(a, q), 0);
-    EQ(shmq_glance(a, q), SHMQ_OK);   /* no more will come */
+    EQ(shmq_glance(a, q, 0), SHMQ_OK);   /* no more will come */
     EQ(ld32_rlx(&l->gather_rest), 0);
     EQ(put(a, small, 1), SHMQ_OK);
-    EQ(shmq_glance(a, small), SHMQ_OK);
+    EQ(shmq_glance(a, small, 0), SHMQ_OK);
     EQ(queue_local(a, small, &l), 0);
     EQ(ld32_rlx(&l->gather_rest), 0);   /* a lot is one */
 }

@@ -24,6 +24,8 @@ from shmq.workers.ledger import Ledger
 __all__ = ["Recall"]
 
 GRIP = 256
+# Others may have had what was there, each time; a damaged ring says for ever that it has something.
+IN_VAIN = 10_000
 
 
 class Recall:
@@ -44,11 +46,15 @@ class Recall:
     def _all_into(self, home: list[int]) -> None:
         queue = self._queue
         ctx, qref = client_of(queue).ctx, record_of(queue)
-        while (n := self._handful(ctx, qref, home)) > 0 or (
+        in_vain = 0
+        while in_vain < IN_VAIN:
+            n = self._handful(ctx, qref, home)
+            in_vain = 0 if n > 0 else in_vain + 1
             # With a deadline that is over it does not sleep, but claims one call that was read ahead.
-            n == lib.SHMQ_EMPTY and lib.shmq_wait_items(ctx, qref, 1, 0) == lib.SHMQ_OK
-        ):
-            pass
+            if n <= 0 and (
+                n != lib.SHMQ_EMPTY or lib.shmq_wait_items(ctx, qref, 1, 0) != lib.SHMQ_OK
+            ):
+                return
 
     def _handful(self, ctx: Any, qref: int, home: list[int]) -> int:
         grip = ffi.new("shmq_delivery[]", GRIP)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rig import Rig, interrupted
 
+from shmq._native import lib
 from shmq.workers import wire
 from shmq.workers.ledger import Ledger
 from shmq.workers.recall import Recall
@@ -58,6 +59,22 @@ def test_an_exception_at_any_moment_of_a_recall_leaves_each_call_in_one_place(ri
             whole = time.perf_counter() - begun
         assert sorted(ledger.waiting) == mine
     assert hits > 50
+
+
+def test_a_ring_that_says_for_ever_that_it_has_something_does_not_hold_a_recall_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Damaged:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(lib, name)
+
+        def shmq_wait_items(self, *_: object) -> int:
+            return int(lib.SHMQ_OK)
+
+    monkeypatch.setattr("shmq.workers.recall.lib", Damaged())
+    ledger = Ledger(2)
+    Recall(rig.queue(), ledger).all()
+    assert not ledger.waiting
 
 
 def test_what_is_withdrawn_is_neither_sent_nor_told_twice() -> None:
