@@ -430,8 +430,8 @@ class Lib:
         """int shmq_wait_items(shmq_ctx *ctx, uint64_t queue, uint64_t deadline_ns, uint64_t spin_ns);"""
 
     @staticmethod
-    def shmq_glance(ctx: CData, queue: int, /) -> int:
-        """int shmq_glance(shmq_ctx *ctx, uint64_t queue);"""
+    def shmq_glance(ctx: CData, queue: int, deadline_ns: int, /) -> int:
+        """int shmq_glance(shmq_ctx *ctx, uint64_t queue, uint64_t deadline_ns);"""
 
     @staticmethod
     def shmq_wait_space(ctx: CData, queue: int, deadline_ns: int, spin_ns: int, /) -> int:
