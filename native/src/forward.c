@@ -93,7 +93,7 @@ static int write_one(shmq_ctx *ctx, local_queue *q, uint64_t target, shmq_messag
     if (rc == SHMQ_OK && m->size > ctx->geometry.max_message)
         rc = fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
     if (rc == SHMQ_OK && once) rc = ids_room(ctx, q, m, now);
-    if (rc == SHMQ_OK) rc = publish_room(ctx, q, m, now);
+    if (rc == SHMQ_OK) rc = publish_room(ctx, q, m, once, now);
     if (rc == SHMQ_OK) rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + FAN_TRAILER + 7, idx, ctl);
     if (rc != SHMQ_OK) return rc;
     publish_header(ctx, block_at(ctx, *idx), qref_index(target), m, q, now);

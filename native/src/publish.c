@@ -118,11 +118,23 @@ static inline int room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, int
     return SHMQ_OK;
 }
 /* What is delayed comes later, and a duplicate not at all: neither waits for room, nor costs others theirs. */
-static inline int needs_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
-    return !m->delay_ns && !(ids_asked(q, m) && room_full(ctx, q, m->size, m->priority, 0) && ids_known(ctx, q, m, now));
+static inline int needs_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, const hash128 *once, uint64_t now) {
+    return !m->delay_ns && !(once && room_full(ctx, q, m->size, m->priority, 0) && ids_known(ctx, q, m, now));
 }
-int publish_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, uint64_t now) {
-    return needs_room(ctx, q, m, now) ? room(ctx, q, m, 0) : SHMQ_OK;
+int publish_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, const hash128 *once, uint64_t now) {
+    return needs_room(ctx, q, m, once, now) ? room(ctx, q, m, 0) : SHMQ_OK;
+}
+
+/* A complete NEW block without an id, visible from its slot CAS on (I1). An error: the caller owns it still. */
+static inline int launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, const shmq_message *m, uint64_t expires) {
+    int rc;
+    for (int tries = 0; (rc = publish_launch(ctx, q, idx, ctl, m->size, m->priority, q->most)) == SHMQ_FULL; tries++)
+        if (tries == 64 || route_make_room(ctx, q) != SHMQ_OK) break;
+    if (rc != SHMQ_OK) return rc;
+    if (expires) hints_expiry(ctx, expires);
+    bump(&q->counters->published, 1);
+    bump(&q->counters->published_bytes, m->size);
+    return SHMQ_OK;
 }
 
 /* A complete NEW block with an id (I3). An error: the caller owns it still, under *ctl. Of a duplicate m->id is the first one's. */
@@ -159,7 +171,7 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
     int rc = queue_status(q);
     if (rc != SHMQ_OK) return rc;
     if (m->size > ctx->geometry.max_message) return fail(ctx, SHMQ_E_TOOBIG, WHAT_NONE, 0, m->size, ctx->geometry.max_message, 0);
-    rc = needs_room(ctx, q, m, now) ? room(ctx, q, m, once == NULL) : SHMQ_OK;
+    rc = needs_room(ctx, q, m, once, now) ? room(ctx, q, m, once == NULL) : SHMQ_OK;
     if (rc != SHMQ_OK) return rc;
     rc = arena_alloc(ctx, publish_footprint(m->size, m->meta_size) + (once ? FAN_TRAILER + 7 : 0), &idx, &ctl);
     if (rc != SHMQ_OK) return rc;
@@ -171,26 +183,10 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
     CRASH_POINT("written");
     op_fence(ctx);
     rc = queue_status(q);   /* I2: after fate */
-    if (once) {
-        if (rc == SHMQ_OK) rc = launch_once(ctx, q, idx, &ctl, m, once, now);
-        if (rc != SHMQ_OK) free_block(ctx, idx, ctl);
-        else arena_prefetch_next(ctx, class_of(ctx, idx));
-        return rc;
-    }
-    for (int tries = 0; rc == SHMQ_OK; tries++) {
-        rc = publish_launch(ctx, q, idx, ctl, m->size, m->priority, q->most);
-        if (rc != SHMQ_FULL || tries == 64 || route_make_room(ctx, q) != SHMQ_OK) break;
-        rc = SHMQ_OK;
-    }
-    if (rc != SHMQ_OK) {
-        free_block(ctx, idx, ctl);
-        return rc;
-    }
-    hints_expiry(ctx, expires);
-    bump(&q->counters->published, 1);
-    bump(&q->counters->published_bytes, m->size);
-    arena_prefetch_next(ctx, class_of(ctx, idx));
-    return SHMQ_OK;
+    if (rc == SHMQ_OK) rc = once ? launch_once(ctx, q, idx, &ctl, m, once, now) : launch(ctx, q, idx, ctl, m, expires);
+    if (rc != SHMQ_OK) free_block(ctx, idx, ctl);
+    else arena_prefetch_next(ctx, class_of(ctx, idx));
+    return rc;
 }
 
 int shmq_publish(shmq_ctx *ctx, uint64_t qref, shmq_message *m) {
@@ -295,7 +291,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
         if (once && dedup_trailer(ctx, loan->idx) == NULL) rc = SHMQ_E_ARG;   /* lent for a queue without ids: no room for the key */
         else if (once) publish_trailer(ctx, loan->idx, m, once, 0, 0);
         if (once && rc == SHMQ_OK) {
-            rc = publish_room(ctx, q, m, now);
+            rc = publish_room(ctx, q, m, once, now);
             if (rc == SHMQ_OK) {
                 rc = launch_once(ctx, q, loan->idx, &loan->ctl, m, once, now);
                 if (rc != SHMQ_OK) free_block(ctx, loan->idx, loan->ctl);   /* committed: no loan any more */
