@@ -105,6 +105,13 @@ WHAT = {
     97: "a taker that took what it had sent on itself does not send on the next one",
     98: "what came back of a level is looked for only where that level's ring is used",
     99: "who waits is told that something is there though the time is over",
+    100: "who is not reached by the fast barrier does not say so",
+    101: "a record is used again though an operation may touch it",
+    102: "a process that is stopped inside an operation holds back all records",
+    103: "a record that is RETIRING does not wait for those who saw it DELETING",
+    104: "who collects does not say that subscriptions have changed",
+    105: "a publisher has subscriptions in its list that were made after its era",
+    106: "an operation goes on to another record without saying so",
 }
 
 
@@ -127,7 +134,8 @@ QUICK = {
     **dict.fromkeys((89, 90), "test_waiter"),
     **dict.fromkeys((62,), "test_sysv"),
     **dict.fromkeys((73,), "test_enospc"),
-    **dict.fromkeys((74, 75, 76), "test_refused"),
+    **dict.fromkeys((74, 75, 76, 100), "test_refused"),
+    **dict.fromkeys((101, 102, 103, 104, 105, 106), "test_era"),
     **dict.fromkeys((66, 67, 68, 69, 70, 71), "test_memory"),
 }
 

@@ -180,7 +180,8 @@ typedef struct {             /* the first pages of a segment */
     shmq_au64 closing;       /* 1 = graceful shutdown has begun */
     shmq_au64 user_word;     /* defaults of upper floors; bit 62: no latencies are measured */
     uint64_t secret[2];      /* keys the hashes of keys and deduplication ids; written by format */
-    uint8_t pad1[80];
+    shmq_au64 era;           /* grows when a record is made, and when one that is deleted is out of everybody's sight (life.c) */
+    uint8_t pad1[72];
     shmq_au64 next_id;       /* message ids are handed out from here in lots */
     uint8_t pad2[120];
     shmq_au32 attach_evt;    /* changes with every attach, detach and declared death */
@@ -194,7 +195,8 @@ typedef struct {             /* the first pages of a segment */
     shmq_au32 topology;      /* changes with every queue, topic and subscription made, closed or deleted */
     /* 1 = some process may not use membarrier: who attaches from now on has a fence in each operation; never 0 again */
     shmq_au32 fences;
-    uint8_t pad3[88];
+    shmq_au32 unreached;     /* 1 = the fast membarrier does not reach some process: deletions use the slow one; never 0 again */
+    uint8_t pad3[84];
     shmq_au64 next_expiry;   /* no message expires before this, as far as known; a hint for the sweep */
     uint8_t pad4[120];
     shmq_au64 payload_bytes; /* memory behind payloads; a hint, counted anew by every trim */
@@ -218,7 +220,8 @@ typedef struct {             /* one attached process; word is the truth */
     shmq_au32 settled;       /* 1 = every handle that this process has is counted (refs.c) */
     shmq_au32 fenced;        /* 1 = this attachment has a fence in each operation */
     shmq_au64 image;         /* which program of that process attached: another one after exec; 0 = unknown */
-    uint8_t pad[56];
+    shmq_au64 era;           /* of the operation: header.era when it began:48 | the record that it may touch:16, all ones = any */
+    uint8_t pad[48];
 } shmq_owner;
 
 typedef struct {
@@ -315,7 +318,9 @@ typedef struct {
     struct {
         shmq_au64 word;
     } note[SHMQ_NOTES];   /* count:40 | idx+1:24 of the last that began to wait */
-    uint8_t pad6[1536];
+    shmq_au64 born;          /* header.era when it was made */
+    shmq_au64 ended;         /* which operations may still touch it: those that began before this era. 0 = not known yet (life.c) */
+    uint8_t pad6[1520];
 } shmq_queue;
 
 typedef struct {             /* one writer each: the owner; monotone, never reset; for metrics only */

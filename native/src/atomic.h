@@ -10,6 +10,7 @@
  *   DEAD     owner word DEAD before the ctl load that is acted on         pairs with  DEAD: owner word re-read after that ctl load (recover)
  *   EXPIRY   ctl CAS to READY or DELAYED before the look at next_expiry     pairs with  EXPIRY: next_expiry reset before the ctl load (expire)
  *   PARKED   a message parked and said so before the look for room (park)  pairs with  PARKED: a slot cleared before the look for the parked (take)
+ *   ERA      a record's word before header.era grows (collect)            pairs with  ERA: header.era before the look at a record (op_begin)
  * On x86 a seq_cst read-modify-write is the plain locked instruction; acquire loads and release stores are plain moves.
  */
 #ifndef SHMQ_ATOMIC_H

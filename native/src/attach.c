@@ -12,6 +12,7 @@
  * rest is recovered.
  */
 #include "arena.h"
+#include "barrier.h"
 #include "clock.h"
 #include "free.h"
 #include "life.h"
@@ -28,6 +29,7 @@ static int attach(shmq_ctx *ctx, uint32_t role) {
     int err = owner_stat(pid, &start, &stack, &ended);
     if (err) return fail(ctx, SHMQ_E_SYS, WHAT_NONE, 0, pid, 0, err);
     uint32_t owners = (uint32_t)ctx->geometry.processes;
+    barrier_join(ctx);
     for (uint32_t i = 0; i < owners; i++) {
         shmq_owner *o = &ctx->owners[i];
         uint64_t w = ld_acq(&o->word);

@@ -4,5 +4,7 @@
 #include "ctx.h"
 
 int barrier_refused(void);
+void barrier_join(shmq_ctx *ctx);
+int barrier_soon(shmq_ctx *ctx);
 int barrier_everywhere(shmq_ctx *ctx);
 #endif

@@ -9,6 +9,7 @@
  * Nothing is written here.
  */
 #include "census.h"
+#include "barrier.h"
 #include "level.h"
 #include "queue.h"
 #include "ring.h"
@@ -34,7 +35,7 @@ void census_counters(shmq_ctx *ctx, uint32_t index, uint64_t out[CENSUS_COUNTERS
 /* What the counters of record `index` stood at when it was made: the row behind those of all owners. */
 uint64_t *census_base(shmq_ctx *ctx, uint32_t index) { return (uint64_t *)counters_of(ctx, (uint32_t)ctx->geometry.processes, index); }
 
-static int counted(unsigned state) { return state == SHMQ_READY || state == SHMQ_OWNED || state == SHMQ_MOVE || state == SHMQ_DELAYED; }
+int census_counts(unsigned state) { return state == SHMQ_READY || state == SHMQ_OWNED || state == SHMQ_MOVE || state == SHMQ_DELAYED; }
 
 static void count_block(shmq_ctx *ctx, shmq_block *b, uint64_t ctl, shmq_census *out) {
     unsigned st = ctl_state(ctl);
@@ -57,7 +58,7 @@ static void census_of(shmq_ctx *ctx, uint32_t from, uint32_t queues, shmq_census
         shmq_block *b = block_at(ctx, walk.idx);
         uint64_t ctl = ld_acq(&b->ctl);
         unsigned st = ctl_state(ctl);
-        if (!counted(st) && st != SHMQ_NEW) continue;
+        if (!census_counts(st) && st != SHMQ_NEW) continue;
         uint32_t home = fate_home(ld_rlx(&b->fate));
         if (home - from < queues) count_block(ctx, b, ctl, &out[home - from]);
     }
@@ -79,6 +80,7 @@ static int somebody_holds(shmq_ctx *ctx, uint32_t home) {
 int census_drained(shmq_ctx *ctx, uint32_t index) {
     shmq_census c;
     if (somebody_holds(ctx, index)) return 0;   /* cheap, and the usual answer */
+    barrier_soon(ctx);   /* who saw it LIVE has its message's header in sight, be it that whoever closes it is not there yet */
     census(ctx, index, &c);
     if (ld_acq(&ctx->header->closing)) c.delayed = 0;   /* the broker ends: their time will not come */
     return c.ready + c.unsettled + c.delayed + c.parked + c.moving + c.fresh == 0;

@@ -5,6 +5,7 @@
 
 #define CENSUS_COUNTERS (sizeof(shmq_counters) / 8)
 
+int census_counts(unsigned state);
 void census(shmq_ctx *ctx, uint32_t home, shmq_census *out);
 int census_drained(shmq_ctx *ctx, uint32_t index);
 int census_settled(shmq_ctx *ctx, uint32_t index);

@@ -113,6 +113,7 @@ struct shmq_ctx {
     uint32_t provider, mapped, used;
     shmq_header *header;
     uint32_t fences;         /* operations have a fence, since others may not use membarrier; decided at attach, for good */
+    uint32_t at;             /* the record that the operation may touch, or OP_ANY; as in me->era */
     shmq_owner *owners, *me;
     shmq_au64 *timers, *l1, *l0;
     shmq_queue *queues;
@@ -156,6 +157,7 @@ struct shmq_ctx {
     keyed_block scratch[SHMQ_HELD];   /* recovery sorts here */
     parked_line lines[LINES];
     keyed_block pick[LINE];        /* of which a line is made */
+    uint8_t leaving[SHMQ_QUEUES];   /* records that are collected (life.c) */
     uint32_t deep;           /* queues in which room is being made, one in the course of the other: room.c */
     shmq_queue *making[MOST_DEEP];
 };
@@ -305,16 +307,39 @@ static inline int ctx_enter(shmq_ctx *ctx) {
 /* The number of a queue's record. */
 static inline uint32_t queue_index(const shmq_ctx *ctx, const local_queue *q) { return (uint32_t)(q->shared - ctx->queues); }
 
-/* op: odd while inside an operation on rings. A deleted queue's record is re-used only after every living owner was seen
- * outside, or moved on (see shmq_queue_collect); the barrier is on the slow side (membarrier). Plain stores of one writer. Where
- * somebody may not use membarrier, each side has a fence of its own (barrier.c, I2). */
+/* op: odd while inside an operation on rings; era: when it began, and which record it may touch. A deleted queue's record is re-used
+ * only after every operation that may touch it is over (life.c, I3); the barrier is on the slow side (membarrier). Plain stores of
+ * one writer. Where somebody may not use membarrier, each side has a fence of its own (barrier.c, I2). */
+#define OP_ANY UINT32_C(0xffff)
+#define OP_FAN UINT32_C(0x8000)   /* of that topic, and of its subscriptions that were made before the era */
 static inline void op_fence(shmq_ctx *ctx) {
     if (RARE(ctx->fences)) fence_sc();
     else fence_here();
 }
-static inline void op_begin(shmq_ctx *ctx) {
-    st_rlx(&ctx->me->op, ld_rlx(&ctx->me->op) + 1);
+/* An operation on that record alone, or on that topic (OP_FAN). Before it looks into others: op_widen. */
+static inline void op_begin_at(shmq_ctx *ctx, uint32_t index) {
+    ctx->at = index;
+    st_rel(&ctx->me->era, ld_acq(&ctx->header->era) << 16 | index);   /* ERA */
+    st_rel(&ctx->me->op, ld_rlx(&ctx->me->op) + 1);
     op_fence(ctx);
+}
+static inline void op_begin(shmq_ctx *ctx) { op_begin_at(ctx, OP_ANY); }
+static inline void op_widen(shmq_ctx *ctx) {
+    ctx->at = OP_ANY;
+    st_rel(&ctx->me->era, ld_rlx(&ctx->me->era) | OP_ANY);
+    op_fence(ctx);
+}
+/* Does an operation on that topic reach the record? Asked by who is about to look into it, and by who collects it. */
+static inline int op_in_fan(const shmq_queue *rec, uint32_t index, uint32_t topic) {
+    return index == topic || rec->options.kind == SHMQ_KIND_PATTERN
+           || (rec->options.kind == SHMQ_KIND_SUBSCRIPTION && (rec->options.topic & SHMQ_INDEX_MASK) == topic);
+}
+static inline int op_reaches(const shmq_ctx *ctx, uint32_t index) {
+    return ctx->at == index || ctx->at == OP_ANY || ((ctx->at & OP_FAN) && op_in_fan(&ctx->queues[index], index, ctx->at & ~OP_FAN));
+}
+/* Before a look into a record that the operation may not have begun on. */
+static inline void op_touch(shmq_ctx *ctx, uint32_t index) {
+    if (!op_reaches(ctx, index)) op_widen(ctx);
 }
 static inline void op_end(shmq_ctx *ctx) {
     fence_here();

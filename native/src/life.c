@@ -6,10 +6,21 @@
  * I1  Records are made and collected under header.admin (admin.c). The word is stored last by create: a record whose creator died stays
  *     FREE, whatever else stands in it.
  * I2  Ring space belongs to a queue exactly while its record is not FREE: there is no allocator state that could leak.
- * I3  A record is re-used only after (a) every living owner was seen outside an operation after DELETING became visible (barrier.c; where
- *     there is no barrier yet, records wait), so that nobody publishes or takes there, (b) no block in any live state calls it home, and
- *     (c) the same as (a) after RETIRING, so that no recovery looks into its rings either.
+ * I3  A record is re-used only after (a) every operation that may touch it, and began before DELETING was in everybody's sight, is over,
+ *     so that nobody publishes or takes there, (b) no block in any live state calls it home, and (c) the same as (a) after RETIRING, so
+ *     that no recovery looks into its rings either.
  *     So no process can act on a ring of one queue in the name of another, or touch a ring whose memory is gone.
+ *
+ *         collector                                          an operation
+ *         sees the word (DELETING)                           e = header.era
+ *         barrier                                            owner.era = e | which record
+ *         E = ++header.era, record.ended = E                 owner.op odd
+ *         looks at each owner's op and era                   looks at the word of each record before its rings
+ *
+ *     Which operations the record waits for (may_touch): op is odd, e < E, and the record is the one, or any. After the barrier no such
+ *     operation is hidden in a store buffer; one with e >= E has read E, so it sees the word (ERA). A stopped process holds back the
+ *     records that its operation may touch, and no others. A topic's publisher may touch its subscriptions that were made before e
+ *     (record.born): its list is of that time, or it says that it may touch any (topic.c).
  * I4  A subscription that ends with its owner, or whose topic is gone, is deleted by whoever notices: recovery, and each collection.
  *
  * Who dies where: before the word: nothing was made. After DELETING: any later collection goes on.
@@ -242,6 +253,8 @@ static void write_subscription(shmq_ctx *ctx, shmq_queue *rec, const void *filte
 static int64_t go_live(shmq_ctx *ctx, const plan *p) {
     shmq_queue *rec = &ctx->queues[p->index];
     uint64_t gen = queue_gen(ld_acq(&rec->word)) & (QREF_GEN >> 1);
+    st_rlx(&rec->ended, 0);
+    st_rlx(&rec->born, add(&ctx->header->era, 1) + 1);   /* before the word: who has it in a list has this era, or a later one */
     CRASH_POINT("create");
     st_rel(&rec->word, queue_make(gen + 1, SHMQ_Q_LIVE));
     if (p->index == p->hwm) st32_rel(&ctx->header->queue_hwm, p->hwm + 1);
@@ -254,8 +267,8 @@ static int64_t go_live(shmq_ctx *ctx, const plan *p) {
     return (int64_t)((gen + 1) << 16 | p->index);
 }
 
-int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size,
-                     int ephemeral) {
+static int64_t create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size,
+                      int ephemeral) {
     size_t length = strnlen(name, SHMQ_NAME_MAX + 1);
     plan p = { 0 };
     int64_t rc = sound(ctx, length, options, filter_size);
@@ -271,6 +284,13 @@ int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *
     }
     admin_leave(ctx);
     return rc;
+}
+
+int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size,
+                     int ephemeral) {
+    int64_t rc = create(ctx, name, options, filter, filter_size, ephemeral);
+    if (rc != SHMQ_E_QUEUES || shmq_queue_collect(ctx) <= 0) return rc;   /* of what was deleted some may be had by now */
+    return create(ctx, name, options, filter, filter_size, ephemeral);
 }
 
 int64_t shmq_queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options) {
@@ -315,25 +335,23 @@ int queue_turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
     }
     add32(&ctx->header->topology, 1);
     /* no barrier: stores are in sight in nanoseconds */
-    if (barrier_everywhere(ctx) != 0) nanosleep(&(struct timespec){ 0, 10000000 }, NULL);
+    if (state == SHMQ_Q_CLOSED && barrier_everywhere(ctx) != 0) nanosleep(&(struct timespec){ 0, 10000000 }, NULL);
     /* whoever saw it LIVE has its message's header in sight now: census_drained can trust its scan */
     waiter_announce_all(rec);
     return SHMQ_OK;
 }
 
-int shmq_queue_close(shmq_ctx *ctx, uint64_t qref) {
-    int rc = admin_enter(ctx);
-    if (rc != SHMQ_OK) return rc;
-    rc = queue_turn(ctx, qref, SHMQ_Q_CLOSED);
-    admin_leave(ctx);
-    return rc;
+/* Not under header.admin: its barrier may take milliseconds. */
+static int turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
+    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
+    if (!ld32_rlx(&ctx->attached)) return SHMQ_E_DETACHED;
+    return queue_turn(ctx, qref, state);
 }
 
+int shmq_queue_close(shmq_ctx *ctx, uint64_t qref) { return turn(ctx, qref, SHMQ_Q_CLOSED); }
+
 int shmq_queue_delete(shmq_ctx *ctx, uint64_t qref) {
-    int rc = admin_enter(ctx);
-    if (rc != SHMQ_OK) return rc;
-    rc = queue_turn(ctx, qref, SHMQ_Q_DELETING);
-    admin_leave(ctx);
+    int rc = turn(ctx, qref, SHMQ_Q_DELETING);
     if (rc == SHMQ_OK) shmq_queue_collect(ctx);
     return rc;
 }
@@ -381,84 +399,154 @@ void life_end_mine(shmq_ctx *ctx) {
 
 /* ---- the record becomes FREE (I3) ---- */
 
-/* Free what a deleted queue still has ready or delayed. Called under the ctx lock. */
-static void discard_home(shmq_ctx *ctx, uint32_t home) {
-    for (block_walk walk = { 0 }; block_next(ctx, &walk);) {
-        uint32_t idx = walk.idx;
-        shmq_block *b = block_at(ctx, idx);
-        uint64_t c = ld_acq(&b->ctl);
-        unsigned st = ctl_state(c);
-        if ((st != SHMQ_READY && st != SHMQ_DELAYED) || fate_home(ld_rlx(&b->fate)) != home) continue;
-        uint64_t pos = ld_rlx(&b->pos), own = ctl_next(c, st == SHMQ_READY ? SHMQ_OWNED : SHMQ_MOVE, ctx->self);
-        local_ring *r = st == SHMQ_READY ? queue_ring(ctx, pos_ring(pos)) : NULL;
-        if (!cas(&b->ctl, c, own)) continue;   /* as a taker does: own it, clear its slot, then the rest */
-        if (r) ring_clear(r, pos_position(pos), idx);
-        local_queue *q;
-        if (st == SHMQ_READY && queue_open_local(ctx, home, &q) == SHMQ_OK) queue_bytes_out(q, size_at(ctx, b));
-        free_whole(ctx, idx, own);
-    }
+/* End a message that is ready or delayed. 0 = it is in somebody's hands. Called under the ctx lock. */
+static int discard(shmq_ctx *ctx, uint32_t idx, uint64_t c) {
+    shmq_block *b = block_at(ctx, idx);
+    unsigned st = ctl_state(c), home = fate_home(ld_rlx(&b->fate));
+    if (st != SHMQ_READY && st != SHMQ_DELAYED) return 0;
+    uint64_t pos = ld_rlx(&b->pos), own = ctl_next(c, st == SHMQ_READY ? SHMQ_OWNED : SHMQ_MOVE, ctx->self);
+    local_ring *r = st == SHMQ_READY ? queue_ring(ctx, pos_ring(pos)) : NULL;
+    if (!cas(&b->ctl, c, own)) return 0;   /* as a taker does: own it, clear its slot, then the rest */
+    if (r) ring_clear(r, pos_position(pos), idx);
+    local_queue *q;
+    if (st == SHMQ_READY && queue_open_local(ctx, home, &q) == SHMQ_OK) queue_bytes_out(q, size_at(ctx, b));
+    free_whole(ctx, idx, own);
+    return 1;
 }
 
 /* Drop all that is ready or delayed: shutdown(immediate). What consumers hold is theirs to settle. */
 int shmq_queue_discard(shmq_ctx *ctx, uint64_t qref) {
-    local_queue *q;
+    local_queue *q = NULL;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     op_begin(ctx);
     rc = queue_local(ctx, qref, &q);
     if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) rc = SHMQ_GONE;
-    if (rc == SHMQ_OK) discard_home(ctx, qref_index(qref));
+    for (block_walk walk = { 0 }; rc == SHMQ_OK && block_next(ctx, &walk);)
+        if (fate_home(ld_rlx(&block_at(ctx, walk.idx)->fate)) == qref_index(qref))
+            discard(ctx, walk.idx, ld_acq(&block_at(ctx, walk.idx)->ctl));
     op_end(ctx);
     ctx_unlock(ctx);
     if (rc == SHMQ_OK) waiter_announce_all(q->shared);
     return rc;
 }
 
-/* Is some living process inside an operation that may have begun before the last barrier? */
-static int somebody_inside(shmq_ctx *ctx) {
+/* Records that were seen on their way out before a barrier: the barrier counts for them as long as they have that word. */
+#define LOT 256
+typedef struct {
+    uint64_t word;
+    uint32_t index;
+} leaving;
+
+static uint32_t on_their_way(shmq_ctx *ctx, uint32_t *from, leaving *out) {
+    uint32_t queues = queues_used(ctx), n = 0;
+    for (; *from < queues && n < LOT; ++*from) {
+        uint64_t w = ld_acq(&ctx->queues[*from].word);
+        if (queue_state(w) == SHMQ_Q_DELETING || queue_state(w) == SHMQ_Q_RETIRING) out[n++] = (leaving){ w, *from };
+    }
+    return n;
+}
+
+/* May that attachment be in an operation that looks into the record, and began before it was out of everybody's sight? */
+static int may_touch(shmq_ctx *ctx, shmq_owner *o, uint32_t index) {
+    shmq_queue *rec = &ctx->queues[index];
+    uint64_t op = ld_acq(&o->op);
+    if (owner_state(ld_acq(&o->word)) != SHMQ_OWNER_ALIVE || !(op & 1)) return 0;
+    uint64_t era = ld_acq(&o->era);
+    uint32_t at = (uint32_t)(era & OP_ANY);
+    if (ld_acq(&o->op) != op || era >> 16 >= ld_rlx(&rec->ended)) return 0;   /* it has moved on; or it began afterwards (ERA) */
+    if (at == OP_ANY || MUTANT(102)) return 1;
+    if (!(at & OP_FAN)) return at == index;
+    return op_in_fan(rec, index, at & ~OP_FAN) && (index == (at & ~OP_FAN) || era >> 16 >= ld_rlx(&rec->born));
+}
+
+static int somebody_may_touch(shmq_ctx *ctx, uint32_t index) {
     uint32_t owners = owners_used(ctx);
-    for (uint32_t o = 0; o < owners; o++)
-        if (o != ctx->self && owner_state(ld_acq(&ctx->owners[o].word)) == SHMQ_OWNER_ALIVE && (ld_acq(&ctx->owners[o].op) & 1)) return 1;
+    for (uint32_t o = 0; o < owners && !MUTANT(101); o++)
+        if (may_touch(ctx, &ctx->owners[o], index)) return 1;
     return 0;
+}
+
+/* Is it out of everybody's sight since `era`, or since one before? */
+static int out_of_sight(shmq_ctx *ctx, const leaving *l, uint64_t era) {
+    shmq_queue *rec = &ctx->queues[l->index];
+    if (ld_acq(&rec->word) != l->word) return 0;   /* others have got on with it */
+    if (ld_rlx(&rec->ended) == 0) st_rel(&rec->ended, era);
+    return !somebody_may_touch(ctx, l->index);
+}
+
+/* I3 (b), for all that ctx->leaving marks, in one pass, which is final: nobody publishes there any more, and a message keeps its block.
+ * What is ready or delayed ends; a home of others is marked 2. */
+static void clear_out(shmq_ctx *ctx) {
+    ctx_lock(ctx);
+    op_begin(ctx);
+    for (block_walk walk = { 0 }; block_next(ctx, &walk);) {
+        shmq_block *b = block_at(ctx, walk.idx);
+        uint64_t c = ld_acq(&b->ctl);
+        unsigned st = ctl_state(c), home = fate_home(ld_rlx(&b->fate));
+        if (home >= SHMQ_QUEUES || !ctx->leaving[home]) continue;
+        /* NEW as well: of the dead it may be published yet (forwards, shares), and must not get into the next queue of this number */
+        int living = census_counts(st) || (st == SHMQ_NEW && !MUTANT(56));
+        if (living && !discard(ctx, walk.idx, c)) ctx->leaving[home] = 2;
+    }
+    op_end(ctx);
+    ctx_unlock(ctx);
+}
+
+/* DELETING --> RETIRING: 1 = it is. */
+static int retire(shmq_ctx *ctx, leaving *l) {
+    shmq_queue *rec = &ctx->queues[l->index];
+    uint64_t next = queue_make(queue_gen(l->word), SHMQ_Q_RETIRING);
+    if (!MUTANT(103)) st_rel(&rec->ended, 0); /* of DELETING; RETIRING has its own */
+    CRASH_POINT("retire");
+    if (!cas(&rec->word, l->word, next)) return 0;
+    l->word = next;
+    return 1;
+}
+
+/* RETIRING --> FREE: 1 = it is. */
+static int set_free(shmq_ctx *ctx, const leaving *l) {
+    shmq_queue *rec = &ctx->queues[l->index];
+    for (unsigned n = 0; n < QUEUE_PLACES; n++) ring_punch(ctx, *queue_place(rec, n), n == QUEUE_PLACES - 1 ? &rec->options : NULL);
+    CRASH_POINT("collect");
+    return cas(&rec->word, l->word, queue_make(queue_gen(l->word), SHMQ_Q_FREE));
+}
+
+/* One step of each, after a barrier of its own, for which the lock is not held. How many have become FREE; *turned: RETIRING. */
+static int step_on(shmq_ctx *ctx, leaving *l, uint32_t n, uint32_t *turned) {
+    if (barrier_everywhere(ctx) != 0) return 0; /* no barrier, no re-use: all stay as they are */
+    int done = 0, rc = admin_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    if (!MUTANT(104)) add32(&ctx->header->topology, 1); /* whoever deleted it may have died before that */
+    uint64_t era = add(&ctx->header->era, 1) + 1; /* ERA: who begins in it has seen these words */
+    memset(ctx->leaving, 0, sizeof ctx->leaving);
+    int some = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!out_of_sight(ctx, &l[i], era)) continue;
+        if (queue_state(l[i].word) == SHMQ_Q_RETIRING) done += set_free(ctx, &l[i]);
+        else some = ctx->leaving[l[i].index] = 1;
+    }
+    if (some) clear_out(ctx);
+    for (uint32_t i = 0; some && i < n; i++)
+        if (ctx->leaving[l[i].index] == 1) *turned += (uint32_t)retire(ctx, &l[i]);
+    admin_leave(ctx);
+    return done;
 }
 
 /* I3: finish deletions. Returns how many records became FREE; others are tried again by the next caller. */
 int shmq_queue_collect(shmq_ctx *ctx) {
-    int done = 0, rc = admin_enter(ctx), fenced = 0, turned = 0;
+    leaving lot[LOT];
+    int done = 0, rc = admin_enter(ctx);
     if (rc != SHMQ_OK) return rc;
-    shmq_topic_sweep(ctx);   /* in here nobody writes a record that it reads */
-    uint32_t queues = queues_used(ctx);
-    for (uint32_t i = 0; i < queues; i++) {
-        uint64_t w = ld_acq(&ctx->queues[i].word);
-        if (queue_state(w) != SHMQ_Q_DELETING && queue_state(w) != SHMQ_Q_RETIRING) continue;
-        if (!fenced++ && barrier_everywhere(ctx) != 0) {   /* no barrier, no re-use: all stay as they are */
-            admin_leave(ctx);
-            return 0;
-        }
-        if (queue_state(w) == SHMQ_Q_RETIRING) continue;
-        int busy = somebody_inside(ctx);   /* one who still publishes or takes there */
-        shmq_census c;
-        ctx_lock(ctx);
-        op_begin(ctx);
-        discard_home(ctx, i);
-        census(ctx, i, &c);
-        op_end(ctx);
-        ctx_unlock(ctx);
-        /* NEW as well: of the dead it may be published yet (forwards, shares), and must not get into the next queue of this
-         * number */
-        if (!busy && c.ready + c.unsettled + c.delayed + c.parked + c.moving + (MUTANT(56) ? 0 : c.fresh) == 0)
-            turned |= cas(&ctx->queues[i].word, w, queue_make(queue_gen(w), SHMQ_Q_RETIRING));
-    }
-    if (turned && barrier_everywhere(ctx) != 0) fenced = 0;   /* one for all of them: each takes milliseconds */
-    for (uint32_t i = 0; fenced && i < queues; i++) {
-        shmq_queue *rec = &ctx->queues[i];
-        uint64_t w = ld_acq(&rec->word);
-        /* a recoverer that saw it DELETING may still look into its rings */
-        if (queue_state(w) != SHMQ_Q_RETIRING || somebody_inside(ctx)) continue;
-        for (unsigned n = 0; n < QUEUE_PLACES; n++) ring_punch(ctx, *queue_place(rec, n), n == QUEUE_PLACES - 1 ? &rec->options : NULL);
-        CRASH_POINT("collect");
-        if (cas(&rec->word, w, queue_make(queue_gen(w), SHMQ_Q_FREE))) done++;
-    }
+    shmq_topic_sweep(ctx); /* in here nobody writes a record that it reads */
     admin_leave(ctx);
+    for (uint32_t from = 0, n; (n = on_their_way(ctx, &from, lot)) > 0;) {
+        uint32_t turned = 0;
+        for (int step = 0; step < 2; step++) {
+            if ((rc = step_on(ctx, lot, n, &turned)) < 0) return done ? done : rc;
+            done += rc;
+            if (turned == 0) break;
+        }
+    }
     return done;
 }

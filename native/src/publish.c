@@ -194,7 +194,7 @@ int shmq_publish(shmq_ctx *ctx, uint64_t qref, shmq_message *m) {
     shmq_au32 *evt = NULL;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
-    op_begin(ctx);
+    op_begin_at(ctx, qref_index(qref));
     rc = queue_local(ctx, qref, &q);
     if (rc == SHMQ_OK) {
         hash128 key;
@@ -217,7 +217,7 @@ int shmq_publish_many(shmq_ctx *ctx, uint64_t qref, shmq_message *m, uint32_t n)
     uint32_t done = 0;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
-    op_begin(ctx);
+    op_begin_at(ctx, qref_index(qref));
     rc = queue_local(ctx, qref, &q);
     uint64_t now = clock_now(ctx);
     hash128 key[2];
@@ -273,7 +273,7 @@ int shmq_loan_publish(shmq_ctx *ctx, uint64_t qref, shmq_delivery *loan, shmq_me
     uint64_t expires = 0;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
-    op_begin(ctx);
+    op_begin_at(ctx, qref_index(qref));
     rc = queue_local(ctx, qref, &q);
     if (rc == SHMQ_OK && !loan_ours(ctx, loan)) rc = SHMQ_STALE;
     if (rc == SHMQ_OK) {

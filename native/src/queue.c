@@ -59,6 +59,7 @@ int queue_ring_open(shmq_ctx *ctx, shmq_queue *rec, uint32_t index, unsigned lan
 
 int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     if (index >= queues_used(ctx)) return SHMQ_E_NOTFOUND;
+    if (!MUTANT(106)) op_touch(ctx, index);
     shmq_queue *rec = &ctx->queues[index];
     local_queue *q = &ctx->local[index];
     uint64_t w = ld_acq(&rec->word);
@@ -185,6 +186,7 @@ local_queue *queue_dead(shmq_ctx *ctx, local_queue *q) {
         if (queue_open_local(ctx, q->options.dead_letter, &dead) == SHMQ_OK && queue_gen(dead->live) == queue_gen(q->options.dead_word)
             && queue_status(dead) != SHMQ_GONE)
             return dead == q ? NULL : dead;
+        op_widen(ctx);
         int64_t found = MUTANT(77) ? SHMQ_E_NOTFOUND : queue_find(ctx, q->dead_name, NULL);
         if (found < 0) return NULL;
         q->options.dead_letter = qref_index((uint64_t)found);

@@ -25,6 +25,10 @@
  */
 #include "ring.h"
 #include "arena.h"
+#ifdef SHMQ_CRASHPOINTS
+#include <stdio.h>
+#include <stdlib.h>
+#endif
 
 /* a - b, as far as slots can tell: a slot keeps 40 bits of the round, so positions are circular in 40 + lg bits. */
 static int64_t gap(local_ring *r, uint64_t a, uint64_t b) { return (int64_t)((a - b) << (24 - r->lg)) >> (24 - r->lg); }
@@ -136,7 +140,19 @@ static uint64_t walk_head(local_ring *r, uint64_t to) {
     return h;
 }
 
+/* The test build says so when an operation uses the ring of a record that it does not reach (life.c, I3). */
+#ifdef SHMQ_CRASHPOINTS
+static void in_reach(shmq_ctx *ctx, const local_ring *r) {
+    if (!(ld_rlx(&ctx->me->op) & 1) || op_reaches(ctx, r->ring / SHMQ_LANES)) return;
+    fprintf(stderr, "VIOLATION: an operation that may touch record %u uses ring %u\n", ctx->at, r->ring);
+    abort();
+}
+#else
+#define in_reach(ctx, r) ((void)0)
+#endif
+
 int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint64_t max_depth) {
+    in_reach(ctx, r);
     shmq_block *b = block_at(ctx, idx);
     uint64_t t = tail_hint(r);   /* I3 */
     int rc;
@@ -192,6 +208,7 @@ static inline void fetch_ahead(shmq_ctx *ctx, local_ring *r, uint64_t h) {
 
 /* The first takeable block, without taking it: the caller CASes its ctl from out->ctl, then calls ring_taken. */
 int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out) {
+    in_reach(ctx, r);
     uint64_t h = head_hint(r);
     for (int rebuilt = 0;; rebuilt = 1) {
         for (uint64_t n = 0; n < RING_TURNS(r); n++) {

@@ -55,7 +55,8 @@ uint64_t shmq_fingerprint(void) {
         offsetof(shmq_header, payload_bytes), offsetof(shmq_queue, chunks), offsetof(shmq_queue, options), offsetof(shmq_queue, evt),
         offsetof(shmq_queue, space), offsetof(shmq_queue, ends),
         offsetof(shmq_queue, place), offsetof(shmq_block, fate), offsetof(shmq_block, size), offsetof(shmq_owner, start),
-        offsetof(shmq_header, fences), TABLE_OF_IDS };
+        offsetof(shmq_header, fences), offsetof(shmq_header, era), offsetof(shmq_owner, era), offsetof(shmq_queue, born),
+        TABLE_OF_IDS };
     /* clang-format on */
     uint64_t h = hash64(UINT64_C(0xcbf29ce484222325), words, sizeof words);
     h = hash64(h, STRIDE, sizeof STRIDE);

@@ -68,7 +68,7 @@ int settle_leave(shmq_ctx *ctx, shmq_delivery *d, uint64_t *move) {
 int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
     int rc = ctx_enter(ctx), done = 0;
     if (rc != SHMQ_OK) return rc;
-    op_begin(ctx);
+    op_begin_at(ctx, n == 1 ? d->queue % SHMQ_QUEUES : OP_ANY);
     for (uint32_t i = 0; i < n; i++, d++) {
         if (!settle_holds(ctx, d)) {
             d->ctl = 0;
@@ -116,7 +116,7 @@ enum verdict { NACK, REJECT, RELEASE };
 static int settle(shmq_ctx *ctx, shmq_delivery *d, enum verdict v, uint64_t delay_ns, const void *extra, uint32_t extra_size) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
-    op_begin(ctx);
+    op_begin_at(ctx, d->queue % SHMQ_QUEUES);
     rc = SHMQ_STALE;
     if (settle_holds(ctx, d)) {
         shmq_block *b = block_at(ctx, d->idx);

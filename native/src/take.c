@@ -188,7 +188,7 @@ int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_d
     uint32_t freed = 0;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
-    op_begin(ctx);
+    op_begin_at(ctx, qref_index(qref));
     rc = queue_local(ctx, qref, &q);
     if (rc == SHMQ_OK) {
         if ((flags & SHMQ_TAKE_AHEAD) && !mark_rlx(&q->shared->ahead)) mark_rel(&q->shared->ahead, 1);

@@ -95,6 +95,8 @@ static fan_list *subscriptions(shmq_ctx *ctx, uint64_t tref, const shmq_queue *t
     }
     l->topic = tref;
     l->topology = topology;
+    /* some may have been made since the operation began: then it reaches further than its era says (life.c, I3) */
+    if (ctx->at != OP_ANY && !MUTANT(105) && ld_acq(&ctx->header->era) != ld_rlx(&ctx->me->era) >> 16) op_widen(ctx);
     return l;
 }
 
@@ -314,7 +316,7 @@ int shmq_topic_publish_many(shmq_ctx *ctx, uint64_t tref, shmq_message *m, uint3
     local_queue *t = NULL;
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
-    op_begin(ctx);
+    op_begin_at(ctx, qref_index(tref) | OP_FAN);
     rc = queue_local(ctx, tref, &t);
     if (rc == SHMQ_OK && t->options.kind != SHMQ_KIND_TOPIC) rc = SHMQ_E_ARG;
     uint64_t now = clock_now(ctx);

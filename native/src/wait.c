@@ -26,7 +26,7 @@
 
 static int items_ready(shmq_ctx *ctx, local_queue *q) {
     if (ctx_enter(ctx) != SHMQ_OK) return 1;   /* look again, and hear why */
-    op_begin(ctx);
+    op_begin_at(ctx, queue_index(ctx, q));
     int ready = queue_status(q) == SHMQ_GONE || !take_none_left(ctx, q);
     op_end(ctx);
     ctx_unlock(ctx);
@@ -35,7 +35,7 @@ static int items_ready(shmq_ctx *ctx, local_queue *q) {
 
 static int space_for(shmq_ctx *ctx, local_queue *q, uint32_t n) {
     if (ctx_enter(ctx) != SHMQ_OK) return 1;
-    op_begin(ctx);
+    op_begin_at(ctx, queue_index(ctx, q));
     if (queue_status(q) != SHMQ_OK) {
         op_end(ctx);
         ctx_unlock(ctx);
@@ -79,7 +79,7 @@ typedef struct {
  * at->live == 0: from the first one that it has not taken. */
 static uint32_t come(shmq_ctx *ctx, local_queue *q, place *at, uint32_t n, uint32_t most) {
     if (ctx_enter(ctx) != SHMQ_OK) return most;
-    op_begin(ctx);
+    op_begin_at(ctx, queue_index(ctx, q));
     if (at->live == 0) *at = (place){ q->live, q->work.head };
     if (q->live != at->live || queue_status(q) != SHMQ_OK) n = most;
     while (n < most && ring_passed(&q->work, at->from + n)) n++;

@@ -178,13 +178,13 @@ TEST(outstanding, "a deleted queue's record waits for deliveries that are still 
 TEST(busy, "a record is not used again while somebody is inside an operation that may have seen it") {
     shmq_ctx *c = segment(64 << 20, 1 << 20), *b = join();
     uint64_t q = QUEUE(c, "q", 10);
-    st_rlx(&b->me->op, ld_rlx(&b->me->op) + 1);   /* as if b were in the middle of one */
+    op_begin(b);
     EQ(shmq_queue_delete(c, q), SHMQ_OK);
     EQ(shmq_queue_collect(c), 0);
-    st_rlx(&b->me->op, ld_rlx(&b->me->op) + 1);
+    op_end(b);
     EQ(shmq_queue_collect(c), 1);
     q = QUEUE(c, "q", 10);
-    st_rlx(&b->me->op, ld_rlx(&b->me->op) + 1);
+    op_begin(b);
     EQ(shmq_queue_delete(c, q), SHMQ_OK);
     EQ(shmq_queue_collect(c), 0);
     die(b);   /* the dead are in no operation */

@@ -26,6 +26,21 @@ static void refuse(unsigned number, unsigned error) {
     CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
 }
 
+/* The same, where the first argument is that one. */
+static void refuse_argument(unsigned number, unsigned first, unsigned error) {
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, first, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { .len = 6, .filter = code };
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+}
+
 static unsigned queue_is(shmq_ctx *c, uint64_t q) { return queue_state(ld_acq(&c->queues[qref_index(q)].word)); }
 
 TEST(format, "a broker made where membarrier is refused uses records of deleted queues again") {
@@ -63,6 +78,38 @@ TEST(late, "where membarrier is refused later, records wait for those who attach
     EQ(shmq_detach(c), SHMQ_OK);
     EQ(shmq_queue_collect(after), 1);
     EQ(queue_is(after, q), SHMQ_Q_FREE);
+}
+
+TEST(unreached, "a process that may not register for the fast barrier says so, and deletions use the slow one") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20);
+    EQ(ld32_acq(&c->header->unreached), 0);
+    uint64_t q = QUEUE(c, "q", 10);
+    pid_t pid = fork();
+    if (pid == 0) {
+        refuse_argument(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, EPERM);
+        shmq_ctx *other = join();
+        EQ(ld32_acq(&other->header->unreached), 1);
+        EQ(put(other, q, 7), SHMQ_OK);
+        EQ(shmq_detach(other), SHMQ_OK);
+        _exit(0);
+    }
+    int status = 1;
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+    EQ(ld32_acq(&c->header->unreached), 1);
+    EQ(get(c, q), 7);
+    EQ(shmq_queue_delete(c, q), SHMQ_OK);
+    EQ(queue_is(c, q), SHMQ_Q_FREE);
+    EQ(ld32_acq(&c->header->fences), 0);
+}
+
+TEST(no_slow_one, "where the slow barrier is refused, the fast one is enough as long as it reaches everybody") {
+    refuse_argument(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, EINVAL);
+    shmq_ctx *c = segment(64 << 20, 1 << 20);
+    EQ(c->fences, 0);
+    uint64_t q = QUEUE(c, "q", 10);
+    EQ(shmq_queue_delete(c, q), SHMQ_OK);
+    EQ(queue_is(c, q), SHMQ_Q_FREE);
+    EQ(ld32_acq(&c->header->fences), 0);
 }
 
 static void *sleeper(void *x) {

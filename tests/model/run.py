@@ -48,6 +48,9 @@ ORDER = ("NM=3", "NACKS=1", "MAXC=0", "NA=1", "NC=2")
 DEDUP_2 = ("K1=1", "STEP=2")
 DEDUP_1 = ("K1=1", "NE=1")
 DEDUP_LATE = ("NE=1", "LASTG=5", "STEP=2", "MAXC=1", "NPUB=2")
+ERA = ("OPS=1",)
+ERA_FAN = ("KIND0=FANS", "KIND1=ON_B", "OPS=1", "MAXG=3")
+ERA_ALONE = ("KIND0=FANS", "NU=1", "MAXG=3")
 PARK_1 = ("NM=2", "NC=1", "MAXC=1")
 PARK_HANDS = ("NM=2", "NC=1", "MAXC=2", "DIED")
 PARK_AGAIN = ("NM=4", "NB=2", "MAXC=0", "WAITING")
@@ -107,6 +110,11 @@ MODELS = [
     Job("park: 1 message, 2 consumers, 1 crash", "park", ("NM=1", "MAXC=1")),
     Job("park: the first in dead hands, a recoverer dies", "park", PARK_HANDS),
     Job("park: 4 messages, 2 blocks that are used again", "park", PARK_AGAIN),
+    Job("era: a publisher that goes on to another queue, a recoverer", "era", ERA),
+    Job("era: a topic's publisher, a queue's", "era", (*ERA_FAN, "MAXC=0")),
+    Job("era: a topic's publisher alone, 3 lives", "era", ERA_ALONE),
+    Job("era: a publisher alone, 3 lives", "era", ("NU=1", "MAXG=3")),
+    Job("era: a recoverer alone, 3 lives", "era", ("KIND0=RECOVERS", "NU=1", "MAXG=3")),
 ]
 
 MUTANTS = [
@@ -190,6 +198,13 @@ MUTANTS = [
     ("SEND_UNASKED", "share", ()),
     ("OWN_UNKNOWN", "share", ()),
     ("DUPLICATE_NOT_COUNTED", "share", ("MAXC=0",)),
+    ("NO_BARRIER", "era", ERA),
+    ("LOOK_FIRST", "era", ERA),
+    ("NOT_SAID", "era", ERA),
+    ("ENDED_STAYS", "era", ERA),
+    ("FAN_IS_NARROW", "era", ERA_FAN),
+    ("LIST_OF_LATER", "era", ERA_FAN),
+    ("TOPOLOGY_UNSAID", "era", ERA_ALONE),
     ("TAKES_LATER_ONES", "park", ("NM=3", "MAXC=0")),
     ("USED_AGAIN", "park", PARK_AGAIN),
     ("NOTES_OF_OTHERS", "park", ("NM=5", *PARK_AGAIN[1:])),

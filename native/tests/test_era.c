@@ -1,0 +1,145 @@
+/* test_era.c: a record is used again when no operation may touch it any more; a stopped process holds back what it may touch, no more. */
+#include "harness.h"
+#include "queue.h"
+#include "topic.c"   /* instead of the library's: a publisher that stops with its list half read */
+
+#define INDEX(q) qref_index(q)
+
+static unsigned record_is(shmq_ctx *c, uint64_t q) { return queue_state(ld_acq(&c->queues[INDEX(q)].word)); }
+static uint64_t subscription(shmq_ctx *c, const char *name, uint64_t t, uint32_t kind) {
+    shmq_queue_options o = { .kind = kind, .topic = t, .max_depth = 10, .max_retries = 3, .dead_letter = SHMQ_NO_QUEUE };
+    int64_t q = shmq_topic_subscribe(c, name, &o, NULL, 0, 0);
+    CHECK(q > 0);
+    return (uint64_t)q;
+}
+static void many_lives(shmq_ctx *c) {   /* more than there are records */
+    for (int i = 0; i < 3 * SHMQ_QUEUES; i++) {
+        uint64_t q = QUEUE(c, "brief", 10);
+        EQ(put(c, q, 7), SHMQ_OK);
+        EQ(shmq_queue_delete(c, q), SHMQ_OK);
+        EQ(record_is(c, q), SHMQ_Q_FREE);
+    }
+}
+
+TEST(elsewhere, "who is stopped inside an operation on one queue holds back the record of that queue, and no other") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20), *b = join();
+    uint64_t here = QUEUE(c, "here", 10), other = QUEUE(c, "other", 10);
+    op_begin_at(b, INDEX(here));
+    EQ(shmq_queue_delete(c, other), SHMQ_OK);
+    EQ(record_is(c, other), SHMQ_Q_FREE);
+    many_lives(c);
+    EQ(shmq_queue_delete(c, here), SHMQ_OK);
+    EQ(record_is(c, here), SHMQ_Q_DELETING);
+    many_lives(c);
+    EQ(shmq_queue_collect(c), 0);
+    EQ(record_is(c, here), SHMQ_Q_DELETING);
+    op_end(b);
+    EQ(shmq_queue_collect(c), 1);
+}
+
+TEST(wider, "an operation that goes on to another queue holds back that one as well, from before it looks there") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20), *b = join();
+    uint64_t here = QUEUE(c, "here", 10), next = QUEUE(c, "next", 10);
+    local_queue *q;
+    op_begin_at(b, INDEX(here));
+    EQ(queue_open_local(b, INDEX(here), &q), SHMQ_OK);
+    EQ(b->at, INDEX(here));
+    EQ(queue_open_local(b, INDEX(next), &q), SHMQ_OK);
+    EQ(shmq_queue_delete(c, next), SHMQ_OK);
+    EQ(record_is(c, next), SHMQ_Q_DELETING);
+    op_end(b);
+    EQ(shmq_queue_collect(c), 1);
+}
+
+TEST(afterwards,
+     "an operation that began when the deletion was in sight does not hold the record back; one that saw it DELETING does so once more") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20), *b = join();
+    uint64_t q = QUEUE(c, "q", 10);
+    EQ(put(c, q, 1), SHMQ_OK);
+    shmq_delivery d = take1(c, q);
+    EQ(shmq_queue_delete(c, q), SHMQ_OK);   /* somebody has a message still */
+    EQ(record_is(c, q), SHMQ_Q_DELETING);
+    op_begin(b);
+    EQ(shmq_ack(c, &d, 1), 1);
+    EQ(shmq_queue_collect(c), 0);
+    EQ(record_is(c, q), SHMQ_Q_RETIRING);   /* b may be a recoverer that looks into its rings */
+    EQ(shmq_queue_collect(c), 0);
+    op_end(b);
+    op_begin(b);
+    EQ(shmq_queue_collect(c), 1);
+    op_end(b);
+}
+
+TEST(ours, "a thread of the collector's own process is as good a reason to wait as any other") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(c, "q", 10), w = ld_acq(&c->queues[INDEX(q)].word);
+    op_begin_at(c, INDEX(q));
+    CHECK(cas(&c->queues[INDEX(q)].word, w, queue_make(queue_gen(w), SHMQ_Q_RETIRING)));
+    EQ(shmq_queue_collect(c), 0);
+    op_end(c);
+    EQ(shmq_queue_collect(c), 1);
+}
+
+TEST(fans_out, "who is stopped while it publishes to a topic holds back the subscriptions of that time, and none that came since") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20), *b = join();
+    uint64_t t = QUEUE(c, "/t", 10, .kind = SHMQ_KIND_TOPIC), u = QUEUE(c, "/u", 10, .kind = SHMQ_KIND_TOPIC);
+    uint64_t s = subscription(c, "/t/s", t, SHMQ_KIND_SUBSCRIPTION), p = subscription(c, "/*/p", 0, SHMQ_KIND_PATTERN);
+    uint64_t v = subscription(c, "/u/v", u, SHMQ_KIND_SUBSCRIPTION);
+    op_begin_at(b, INDEX(t) | OP_FAN);
+    EQ(subscriptions(b, t, &b->queues[INDEX(t)])->n, 2);
+    EQ(shmq_queue_delete(c, v), SHMQ_OK);
+    EQ(record_is(c, v), SHMQ_Q_FREE);
+    for (int i = 0; i < 3 * SHMQ_QUEUES; i++) {
+        uint64_t brief = subscription(c, "/t/brief", t, SHMQ_KIND_SUBSCRIPTION);
+        EQ(shmq_queue_delete(c, brief), SHMQ_OK);
+        EQ(record_is(c, brief), SHMQ_Q_FREE);
+    }
+    EQ(shmq_queue_delete(c, s), SHMQ_OK);
+    EQ(shmq_queue_delete(c, p), SHMQ_OK);
+    EQ(shmq_queue_delete(c, t), SHMQ_OK);
+    EQ(record_is(c, s), SHMQ_Q_DELETING);
+    EQ(record_is(c, p), SHMQ_Q_DELETING);
+    EQ(record_is(c, t), SHMQ_Q_DELETING);
+    op_end(b);
+    EQ(shmq_queue_collect(c), 3);
+}
+
+TEST(late_list, "a publisher whose list has subscriptions of after its beginning holds those back as well") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20), *b = join();
+    uint64_t t = QUEUE(c, "/t", 10, .kind = SHMQ_KIND_TOPIC);
+    op_begin_at(b, INDEX(t) | OP_FAN);
+    uint64_t s = subscription(c, "/t/s", t, SHMQ_KIND_SUBSCRIPTION);
+    EQ(subscriptions(b, t, &b->queues[INDEX(t)])->n, 1);
+    EQ(shmq_queue_delete(c, s), SHMQ_OK);
+    EQ(record_is(c, s), SHMQ_Q_DELETING);
+    op_end(b);
+    EQ(shmq_queue_collect(c), 1);
+}
+
+TEST(half_deleted, "who collects says that subscriptions have changed: the one that deleted may have died before it could") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20);
+    uint64_t t = QUEUE(c, "/t", 10, .kind = SHMQ_KIND_TOPIC), s = subscription(c, "/t/s", t, SHMQ_KIND_SUBSCRIPTION);
+    uint64_t w = ld_acq(&c->queues[INDEX(s)].word);
+    EQ(subscriptions(c, t, &c->queues[INDEX(t)])->n, 1);
+    CHECK(cas(&c->queues[INDEX(s)].word, w, queue_make(queue_gen(w), SHMQ_Q_DELETING)));
+    uint32_t topology = ld32_acq(&c->header->topology);
+    EQ(shmq_queue_collect(c), 1);
+    CHECK(ld32_acq(&c->header->topology) != topology);
+}
+
+TEST(full, "where all records are taken, what was deleted is collected before a queue is refused") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20), *b = join();
+    uint64_t q[SHMQ_QUEUES];
+    char name[16];
+    for (int i = 0; i < SHMQ_QUEUES; i++) {
+        snprintf(name, sizeof name, "q%d", i);
+        q[i] = QUEUE(c, name, 1);
+    }
+    op_begin(b);
+    for (int i = 0; i < SHMQ_QUEUES; i++) EQ(shmq_queue_delete(c, q[i]), SHMQ_OK);
+    shmq_queue_options o = { .max_depth = 1, .dead_letter = SHMQ_NO_QUEUE };
+    EQ(shmq_queue_create(c, "one more", &o), SHMQ_E_QUEUES);
+    op_end(b);
+    QUEUE(c, "one more", 1);
+}
+MAIN
