@@ -66,7 +66,7 @@ uint64_t publish_footprint(uint64_t size, uint32_t meta_size) { return meta_size
 
 /* The key of the id that a message is to be published with, where it counts; NULL: none. */
 const hash128 *publish_key(shmq_ctx *ctx, local_queue *q, const shmq_message *m, hash128 *key) {
-    if (!ids_asked(q, m)) return NULL;
+    if (!m->dedup || !ids_asked(q, m)) return NULL;
     key->lo = ids_spot(ctx, m);
     ids_prefetch(q, key->lo);
     key->hi = hash_sip(ctx->secret, m->dedup, m->dedup_size);

@@ -158,11 +158,7 @@ int queue_level_ready(shmq_ctx *ctx, local_queue *q, unsigned level) {
     return queue_lanes_open(ctx, q, 1u << level) & 1u << level ? SHMQ_OK : SHMQ_E_CORRUPT;
 }
 
-void queue_bytes_in(local_queue *q, uint64_t size) {
-    if (q->max_bytes) add(&q->shared->bytes, size);
-}
-void queue_bytes_out(local_queue *q, uint64_t size) {
-    if (!q->max_bytes) return;
+void queue_bytes_less(local_queue *q, uint64_t size) {
     for (uint64_t b = ld_rlx(&q->shared->bytes); !cas(&q->shared->bytes, b, b > size ? b - size : 0); b = ld_rlx(&q->shared->bytes)) {}
 }
 

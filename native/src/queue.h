@@ -18,8 +18,13 @@ int queue_count_here(shmq_ctx *ctx, uint32_t index);
 int queue_level_ready(shmq_ctx *ctx, local_queue *q, unsigned level);
 uint32_t queue_lanes_open(shmq_ctx *ctx, local_queue *q, uint32_t lanes);
 local_ring *queue_ring(shmq_ctx *ctx, unsigned ring);
-void queue_bytes_in(local_queue *q, uint64_t size);
-void queue_bytes_out(local_queue *q, uint64_t size);
+void queue_bytes_less(local_queue *q, uint64_t size);
+static inline void queue_bytes_in(local_queue *q, uint64_t size) {
+    if (RARE(q->max_bytes)) add(&q->shared->bytes, size);
+}
+static inline void queue_bytes_out(local_queue *q, uint64_t size) {
+    if (RARE(q->max_bytes)) queue_bytes_less(q, size);
+}
 
 static inline uint32_t qref_index(uint64_t qref) { return (uint32_t)(qref & SHMQ_INDEX_MASK); }
 static inline uint64_t qref_gen(uint64_t qref) { return qref >> 16; }

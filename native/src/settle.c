@@ -86,10 +86,9 @@ int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
         if (q->live && leased && figures_timed(ctx, leased)) figures_acked(ctx, q, leased, d->idx, d->ctl);
         d->ctl = 0;
         if (RARE(q->lanes & SHMQ_LANES_ORDERED) && q->live && queue_status(q) != SHMQ_GONE) order_settled(q, d);
-        if (q->live && leased) {
-            bump(&q->counters->acked, 1);
-            settle_left(q);
-        } else if (q->live) settle_left(q);
+        if (!q->live) continue;
+        if (leased) bump(&q->counters->acked, 1);
+        settle_left(q);
     }
     op_end(ctx);
     ctx_unlock(ctx);
