@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from shmq._aio import task_number, wait_in_thread
 from shmq._client import ADAPTIVE, client_of, context_of, record_of
 from shmq._native import ConsumerBase, ffi, lib
+from shmq._native.settling import settle_all
 from shmq._values import parse_choice, parse_count
-from shmq.delivery import ACK, NACK, Delivery, error_headers
+from shmq.delivery import ACK, NACK, Delivery, error_headers, give_back
 from shmq.errors import (
     BrokerNotRunning,
     InvalidOption,
@@ -209,14 +210,27 @@ class Consumer(ConsumerBase):
             time.sleep(pause)
             pause = min(pause * 2, 0.01)
 
+    def release_many(self, deliveries: Iterable[Delivery], /) -> int:
+        """Give all of ``deliveries`` back at once, as `Delivery.release` does; return how many.
+
+        Raises: StaleDelivery when the lease of any has moved on; the others are given back all the same.
+        """
+        given, stale, rc = settle_all(deliveries, give_back, Delivery, "release_many", "given back")
+        if rc != lib.SHMQ_OK:
+            self._many_failed("release_many", "given back", rc, given, stale)
+        return given
+
     def _ack_many_failed(self, rc: int, acked: int, stale: int) -> NoReturn:
-        what = f"ack_many on queue {self.queue_name!r}"
+        self._many_failed("ack_many", "acked", rc, acked, stale)
+
+    def _many_failed(self, call: str, done: str, rc: int, settled: int, stale: int) -> NoReturn:
+        what = f"{call} on queue {self.queue_name!r}"
         if rc != lib.SHMQ_STALE:
             self._client.check(rc, what)
         raise StaleDelivery(
             explain(
                 what,
-                f"{stale} deliveries whose lease has moved on (the other {acked} are acked)",
+                f"{stale} deliveries whose lease has moved on (the other {settled} are {done})",
                 "leases that are still held",
                 "do not settle twice; touch() a delivery that takes long, or raise ack_timeout",
             )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmq._client import client_of, record_of
@@ -35,7 +35,7 @@ from shmq.serializers import CONTENT_TYPE, Serializer, find, find_by_content_typ
 if TYPE_CHECKING:
     from shmq.keywords import HeaderValue
 
-__all__ = ["Delivery", "attempts_of", "is_settled", "meta_of", "reason_of", "settle"]
+__all__ = ["Delivery", "attempts_of", "give_back", "is_settled", "meta_of", "reason_of", "settle"]
 
 ACK, NACK, REJECT, RELEASE = (
     lib.SHMQ_ACK, lib.SHMQ_NACK, lib.SHMQ_REJECTED, lib.SHMQ_RELEASE,
@@ -60,12 +60,13 @@ meta_of: Callable[[Any], bytes | None] = attrgetter("_meta")  # its headers, enc
 reason_of: Callable[[Any], int] = attrgetter("_reason")
 attempts_of: Callable[[Any], int] = attrgetter("_died_attempts")
 is_settled: Callable[[Any], bool] = attrgetter("_settled")
+give_back: Callable[[Any], int] = methodcaller("_settle", RELEASE, 0, None)
 
 
 class Delivery(DeliveryBase):
     """One delivered message and the right to settle it.
 
-    Exactly one of `ack`, `nack`, `reject` and `forward` settles it. Whoever does nothing keeps the message
+    Exactly one of `ack`, `nack`, `reject`, `release` and `forward` settles it. Whoever does nothing keeps the message
     until the consumer closes or its process ends; then another consumer gets it, with `attempt` + 1.
     """
 
@@ -98,6 +99,16 @@ class Delivery(DeliveryBase):
         Raises: StaleDelivery when the lease has moved on or was settled before.
         """
         self._settle_or_raise(REJECT, 0, _as_error(reason))
+
+    def release(self) -> None:
+        """Give the message back at once: the next consumer gets it, before all that is new.
+
+        There is no backoff. An attempt counts; past `max_retries` the message goes to the dead-letter
+        queue instead. Blocks on nothing.
+
+        Raises: StaleDelivery when the lease has moved on or was settled before.
+        """
+        self._settle_or_raise(RELEASE, 0, None)
 
     def forward(
         self,

@@ -498,6 +498,10 @@ class Calls:
             with queue.subscribe() as consumer:
                 consumer.ack_many(consumer.get_many(4, timeout=0))
 
+        def release_many() -> None:
+            with queue.subscribe() as consumer:
+                consumer.release_many(consumer.get_many(4, timeout=0))
+
         return [
             ("publish", lambda: queue.publish(b"p" * rnd.choice((10, 3000)), timeout=0.001, **fields)),
             ("publish plain", lambda: queue.publish(b"plain", timeout=0)),
@@ -508,6 +512,7 @@ class Calls:
             ("quick loan", quick_loan),
             ("get_many", many),
             ("ack_many", ack_many),
+            ("release_many", release_many),
             ("auto", lambda: consume("auto", 1)),
             ("none", lambda: consume("none", 1)),
             ("ahead", lambda: consume("manual", 4)),

@@ -214,7 +214,7 @@ class Machine(TopicRules, CareRules):
     @precondition(lambda self: any(hand.had for hand in self.hands))
     @rule(
         pick=picks,
-        how=st.sampled_from(["ack", "ack", "nack", "nack", "nack", "reject", "touch"]),
+        how=st.sampled_from(["ack", "ack", "nack", "nack", "nack", "reject", "release", "touch"]),
         delay=st.sampled_from([None, None, 0, UNIT]),
         text=st.sampled_from([None, "boom"]),
     )
@@ -243,6 +243,9 @@ class Machine(TopicRules, CareRules):
             if delay is None:
                 delay = min(shelf.retry_backoff * 2**note.attempts, shelf.retry_backoff_max)
             shelf.come_back(note, True, delay)
+        elif how == "release":
+            shelf.counts["returned"] += 1
+            shelf.come_back(note, True)
         elif shelf.gone:
             shelf.release(note)
         else:

@@ -59,6 +59,7 @@ def consumers(queue: shmq.Queue) -> None:
         many = consumer.get_many(10, timeout=0)
         assert_type(many, "list[shmq.Delivery]")
         assert_type(consumer.ack_many(many), int)
+        assert_type(consumer.release_many(many), int)
         assert_type(consumer.unsettled, int)
         assert_type(consumer.closed, bool)
 

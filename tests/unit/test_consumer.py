@@ -222,6 +222,39 @@ def test_auto_of_one_thread_leaves_the_others_alone(rig: Rig) -> None:
         assert queue.stats().acked == 1
 
 
+# ---- release_many ---------------------------------------------------------------------------------
+
+
+def test_release_many_gives_all_back_at_once_and_counts_attempts(rig: Rig) -> None:
+    queue = rig.queue(retry_backoff=30, max_retries=1, dead_letter=rig.queue("dead").name)
+    queue.publish_many([b"%d" % i for i in range(50)])
+    consumer, other = queue.subscribe(), queue.subscribe()
+    assert consumer.release_many(consumer.get_many(50)) == 50
+    again = other.get_many(50)
+    assert [d.payload for d in again] == [b"%d" % i for i in range(50)]
+    assert {d.attempt for d in again} == {2}
+    assert queue.stats().nacked == 0
+    again[0].release()
+    assert other.release_many(again[1:]) == 49
+    assert queue.depth() == 0
+    assert queue.stats().dead_lettered == 50
+
+
+def test_release_many_says_how_many_were_stale(rig: Rig) -> None:
+    queue = rig.queue()
+    queue.publish_many([b"a", b"b"])
+    consumer = queue.subscribe()
+    deliveries = consumer.get_many(2)
+    with pytest.raises(StaleDelivery, match=r"1 deliveries whose lease .* other 2 are given back"):
+        consumer.release_many([*deliveries, deliveries[0]])
+    assert queue.depth() == 2
+    with pytest.raises(StaleDelivery):
+        deliveries[0].release()
+    with pytest.raises(TypeError, match=r"release_many: found int at position 1.*nothing was"):
+        consumer.release_many([consumer.get(), 1])  # type: ignore[list-item]
+    assert consumer.unsettled == 1
+
+
 # ---- ack_many -----------------------------------------------------------------------------------
 
 

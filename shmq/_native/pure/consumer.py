@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmq._native._shmq import ffi, lib
 from shmq._native.pure.delivery import DeliveryBase, Lease, end_of_views
+from shmq._native.settling import settle_all
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -178,23 +179,10 @@ class ConsumerBase:
 
         Raises: StaleDelivery when the lease of any has moved on; the others are acked all the same.
         """
-        deliveries = list(deliveries)
-        for i, delivery in enumerate(deliveries):
-            if not isinstance(delivery, DeliveryBase):
-                raise TypeError(
-                    f"ack_many: found {type(delivery).__name__} at position {i}, expected a "
-                    f"Delivery; nothing was acked"
-                )
-        acked = stale = 0
-        for delivery in deliveries:
-            rc = delivery._settle(ACK, 0, None)
-            if rc >= 0:
-                acked += 1
-            elif rc == lib.SHMQ_STALE:
-                stale += 1
-            else:
-                return self._ack_many_failed(rc, acked, stale)
-        return self._ack_many_failed(lib.SHMQ_STALE, acked, stale) if stale else acked
+        acked, stale, rc = settle_all(
+            deliveries, lambda d: d._settle(ACK, 0, None), DeliveryBase, "ack_many", "acked"
+        )
+        return acked if rc == lib.SHMQ_OK else self._ack_many_failed(rc, acked, stale)
 
     # ---- taking ----
 
