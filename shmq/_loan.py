@@ -109,13 +109,18 @@ class Loan:
 def publish_lent(queue: Queue, own: Any, m: Any, deadline: int) -> None:
     """Publish the block that ``own`` names, wait for room until ``deadline``; the block goes back if that fails."""
     client = client_of(queue)
-    last = False
     try:
-        while (rc := lib.shmq_loan_publish(client.ctx, record_of(queue), own, m)) < 0:
-            last = wait_for_room(queue, rc, deadline, last)
+        _publish_in_time(queue, client, own, m, deadline)
     except BaseException:
         lib.shmq_loan_abort(client.ctx, own)
         raise
+
+
+def _publish_in_time(queue: Queue, client: Client, own: Any, m: Any, deadline: int) -> None:
+    # Not in the `try`: in Python 3.12 an interrupt at the loop's end would pass by its handler.
+    last = False
+    while (rc := lib.shmq_loan_publish(client.ctx, record_of(queue), own, m)) < 0:
+        last = wait_for_room(queue, rc, deadline, last)
 
 
 def refuse_referred(name: str) -> NoReturn:
