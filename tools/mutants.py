@@ -112,6 +112,9 @@ WHAT = {
     104: "who collects does not say that subscriptions have changed",
     105: "a publisher has subscriptions in its list that were made after its era",
     106: "an operation goes on to another record without saying so",
+    107: "what came back is taken in the order of its coming back",
+    108: "a purge goes on in a queue that was deleted between two of its operations",
+    109: "a process that detaches does not wait for its thread that collects",
 }
 
 
@@ -120,7 +123,7 @@ QUICK = {
     **dict.fromkeys((20, 21, 22, 23, 58, 59), "test_dedup"),
     **dict.fromkeys((24, 25, 26, 27), "test_forward"),
     **dict.fromkeys((94,), "test_ring"),
-    **dict.fromkeys((30, 98), "test_level"),
+    **dict.fromkeys((30, 98, 107), "test_level"),
     **dict.fromkeys((99,), "test_waiter"),
     **dict.fromkeys((32, 33, 34, 35, 36, 38), "test_order"),
     **dict.fromkeys((29, 40, 41, 42, 43, 44, 45, 46), "test_topic"),
@@ -136,6 +139,7 @@ QUICK = {
     **dict.fromkeys((73,), "test_enospc"),
     **dict.fromkeys((74, 75, 76, 100), "test_refused"),
     **dict.fromkeys((101, 102, 103, 104, 105, 106), "test_era"),
+    **dict.fromkeys((108, 109), "test_between"),
     **dict.fromkeys((66, 67, 68, 69, 70, 71), "test_memory"),
 }
 

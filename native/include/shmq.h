@@ -180,8 +180,9 @@ typedef struct {             /* the first pages of a segment */
     shmq_au64 closing;       /* 1 = graceful shutdown has begun */
     shmq_au64 user_word;     /* defaults of upper floors; bit 62: no latencies are measured */
     uint64_t secret[2];      /* keys the hashes of keys and deduplication ids; written by format */
+    uint8_t pad7[16];
     shmq_au64 era;           /* grows when a record is made, and when one that is deleted is out of everybody's sight (life.c) */
-    uint8_t pad1[72];
+    uint8_t pad1[56];
     shmq_au64 next_id;       /* message ids are handed out from here in lots */
     uint8_t pad2[120];
     shmq_au32 attach_evt;    /* changes with every attach, detach and declared death */

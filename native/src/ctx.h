@@ -335,7 +335,9 @@ static inline int op_in_fan(const shmq_queue *rec, uint32_t index, uint32_t topi
            || (rec->options.kind == SHMQ_KIND_SUBSCRIPTION && (rec->options.topic & SHMQ_INDEX_MASK) == topic);
 }
 static inline int op_reaches(const shmq_ctx *ctx, uint32_t index) {
-    return ctx->at == index || ctx->at == OP_ANY || ((ctx->at & OP_FAN) && op_in_fan(&ctx->queues[index], index, ctx->at & ~OP_FAN));
+    if (ctx->at == index || ctx->at == OP_ANY) return 1;
+    if (!(ctx->at & OP_FAN) || !op_in_fan(&ctx->queues[index], index, ctx->at & ~OP_FAN)) return 0;
+    return index == (ctx->at & ~OP_FAN) || ld_rlx(&ctx->me->era) >> 16 >= ld_rlx(&ctx->queues[index].born);
 }
 /* Before a look into a record that the operation may not have begun on. */
 static inline void op_touch(shmq_ctx *ctx, uint32_t index) {

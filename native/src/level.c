@@ -17,6 +17,8 @@
  *     there are processes publishing at that moment.
  * I5  Without memory for the ring of its level, a message goes to the lowest: later than its priority promises, but not refused.
  * I6  When it comes back it has its level, which may then be in no process's lanes: the redelivery ring is looked through for all levels.
+ * I7  What comes back is taken in the order of publish among the first AGAIN_LOOK of it, not in that of coming back: two consumers that
+ *     give back what they had, in whatever order, leave the queue as it was. A look at more would make each take longer.
  *
  * Who dies where: before the bit: memory and `ready`, which the next one finds. After it: an empty ring more to look into.
  * A stopped one delays nobody: the place is fixed at create, reserving twice is harmless, the bit is one OR.
@@ -25,6 +27,8 @@
 #include "order.h"
 #include "queue.h"
 #include "ring.h"
+
+#define AGAIN_LOOK 32
 
 /* The first redelivered message of a level (I2). */
 static int again_find(shmq_ctx *ctx, local_queue *q, unsigned level, ring_item *out) {
@@ -39,6 +43,23 @@ static int again_find(shmq_ctx *ctx, local_queue *q, unsigned level, ring_item *
         at++;
     }
     return SHMQ_EMPTY;
+}
+
+/* Of what came back, the one that was published first (I7): among AGAIN_LOOK of them from *out on, those of its level; level < 0: all. */
+void level_oldest_again(shmq_ctx *ctx, local_queue *q, int level, ring_item *out) {
+    uint64_t at = out->position, first = ld_rlx(&block_at(ctx, out->idx)->published_ns), id = ld_rlx(&block_at(ctx, out->idx)->id);
+    for (unsigned n = 1; n < AGAIN_LOOK && !MUTANT(107); n++) {
+        ring_item other;
+        at++;
+        if (ring_next(ctx, &q->again, &at, &other) != SHMQ_OK) return;
+        shmq_block *b = block_at(ctx, other.idx);
+        uint64_t its = ld_rlx(&b->published_ns), its_id = ld_rlx(&b->id);
+        int fits = level < 0 || level_of(q, fate_prio(ld_rlx(&b->fate))) == (unsigned)level;
+        if (!fits || its > first || (its == first && its_id > id) || !ring_still(&q->again, &other)) continue;
+        first = its;
+        id = its_id;
+        *out = other;
+    }
 }
 
 /* Since when a message waits: published, or due later. */
@@ -57,6 +78,7 @@ int level_find(shmq_ctx *ctx, local_queue *q, uint32_t lanes, local_ring **from,
         if (!open && (!again || MUTANT(98))) continue;
         ring_item first, head;
         int back = again ? again_find(ctx, q, level, &first) : SHMQ_EMPTY, rc = back;
+        if (back == SHMQ_OK) level_oldest_again(ctx, q, (int)level, &first);
         if (!open) rc = SHMQ_EMPTY;
         else if (back != SHMQ_OK || aging) rc = ring_find(ctx, level_ring(q, level), &head);
         if (back != SHMQ_OK && rc != SHMQ_OK) {

@@ -3,6 +3,7 @@
 #define SHMQ_LEVEL_H
 #include "ring.h"
 
+void level_oldest_again(shmq_ctx *ctx, local_queue *q, int level, ring_item *out);
 int level_find(shmq_ctx *ctx, local_queue *q, uint32_t lanes, local_ring **from, ring_item *out);
 int level_lowest(shmq_ctx *ctx, local_queue *q, uint32_t lanes, local_ring **from, ring_item *out);
 int level_open(shmq_ctx *ctx, local_queue *q, unsigned priority, local_ring **r);

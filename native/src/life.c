@@ -289,7 +289,8 @@ static int64_t create(shmq_ctx *ctx, const char *name, const shmq_queue_options 
 int64_t queue_create(shmq_ctx *ctx, const char *name, const shmq_queue_options *options, const void *filter, uint32_t filter_size,
                      int ephemeral) {
     int64_t rc = create(ctx, name, options, filter, filter_size, ephemeral);
-    if (rc != SHMQ_E_QUEUES || shmq_queue_collect(ctx) <= 0) return rc;   /* of what was deleted some may be had by now */
+    if ((rc != SHMQ_E_QUEUES && rc != SHMQ_E_NOMEM) || shmq_queue_collect(ctx) < 0) return rc;
+    /* of what was deleted some may be had by now, whoever collected it */
     return create(ctx, name, options, filter, filter_size, ephemeral);
 }
 
@@ -467,6 +468,19 @@ static int somebody_may_touch(shmq_ctx *ctx, uint32_t index) {
     return 0;
 }
 
+/* The era from which on nobody begins who may touch these records: known for those that have one, else a new one. */
+static uint64_t new_era(shmq_ctx *ctx, const leaving *l, uint32_t n) {
+    int some = 0, fans = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        shmq_queue *rec = &ctx->queues[l[i].index];
+        if (ld_acq(&rec->word) != l[i].word || ld_rlx(&rec->ended)) continue;
+        some = 1;
+        fans |= queue_state(l[i].word) == SHMQ_Q_DELETING && rec->options.kind >= SHMQ_KIND_SUBSCRIPTION;
+    }
+    if (fans && !MUTANT(104)) add32(&ctx->header->topology, 1);   /* before the era. Whoever deleted it may have died before that */
+    return some ? add(&ctx->header->era, 1) + 1 : 0;   /* ERA: who begins in it has seen these words */
+}
+
 /* Is it out of everybody's sight since `era`, or since one before? */
 static int out_of_sight(shmq_ctx *ctx, const leaving *l, uint64_t era) {
     shmq_queue *rec = &ctx->queues[l->index];
@@ -478,7 +492,6 @@ static int out_of_sight(shmq_ctx *ctx, const leaving *l, uint64_t era) {
 /* I3 (b), for all that ctx->leaving marks, in one pass, which is final: nobody publishes there any more, and a message keeps its block.
  * What is ready or delayed ends; a home of others is marked 2. */
 static void clear_out(shmq_ctx *ctx) {
-    ctx_lock(ctx);
     op_begin(ctx);
     for (block_walk walk = { 0 }; block_next(ctx, &walk);) {
         shmq_block *b = block_at(ctx, walk.idx);
@@ -490,7 +503,6 @@ static void clear_out(shmq_ctx *ctx) {
         if (living && !discard(ctx, walk.idx, c)) ctx->leaving[home] = 2;
     }
     op_end(ctx);
-    ctx_unlock(ctx);
 }
 
 /* DELETING --> RETIRING: 1 = it is. */
@@ -512,15 +524,11 @@ static int set_free(shmq_ctx *ctx, const leaving *l) {
     return cas(&rec->word, l->word, queue_make(queue_gen(l->word), SHMQ_Q_FREE));
 }
 
-/* One step of each, after a barrier of its own, for which the lock is not held. How many have become FREE; *turned: RETIRING. */
-static int step_on(shmq_ctx *ctx, leaving *l, uint32_t n, uint32_t *turned) {
-    if (barrier_everywhere(ctx) != 0) return 0; /* no barrier, no re-use: all stay as they are */
-    int done = 0, rc = admin_enter(ctx);
-    if (rc != SHMQ_OK) return rc;
-    if (!MUTANT(104)) add32(&ctx->header->topology, 1); /* whoever deleted it may have died before that */
-    uint64_t era = add(&ctx->header->era, 1) + 1; /* ERA: who begins in it has seen these words */
+/* One step of each. How many have become FREE; *turned: RETIRING. */
+static int step_all(shmq_ctx *ctx, leaving *l, uint32_t n, uint32_t *turned) {
+    uint64_t era = new_era(ctx, l, n);
+    int done = 0, some = 0;
     memset(ctx->leaving, 0, sizeof ctx->leaving);
-    int some = 0;
     for (uint32_t i = 0; i < n; i++) {
         if (!out_of_sight(ctx, &l[i], era)) continue;
         if (queue_state(l[i].word) == SHMQ_Q_RETIRING) done += set_free(ctx, &l[i]);
@@ -529,8 +537,22 @@ static int step_on(shmq_ctx *ctx, leaving *l, uint32_t n, uint32_t *turned) {
     if (some) clear_out(ctx);
     for (uint32_t i = 0; some && i < n; i++)
         if (ctx->leaving[l[i].index] == 1) *turned += (uint32_t)retire(ctx, &l[i]);
-    admin_leave(ctx);
     return done;
+}
+
+/* The same after a barrier, for which no lock is held. Then under both: other threads of this process are in no operation, and none
+ * detaches it, so that the record of this process, and header.admin, stay its own. */
+static int step_on(shmq_ctx *ctx, leaving *l, uint32_t n, uint32_t *turned) {
+    if (barrier_everywhere(ctx) != 0) return 0; /* no barrier, no re-use: all stay as they are */
+    int done = 0, rc = admin_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    if (MUTANT(109)) done = step_all(ctx, l, n, turned);
+    else if ((rc = ctx_enter(ctx)) == SHMQ_OK) {
+        if (ld_acq(&ctx->header->admin) == ctx->self_word) done = step_all(ctx, l, n, turned);
+        ctx_unlock(ctx);
+    }
+    admin_leave(ctx);
+    return rc == SHMQ_OK ? done : rc;
 }
 
 /* I3: finish deletions. Returns how many records became FREE; others are tried again by the next caller. */

@@ -258,6 +258,7 @@ void ring_taken(local_ring *r, const ring_item *item) {
 /* The first takeable block from *at on, without moving head; *at moves to its position, or to where the ring ends. Positions
  * below the true tail are never filled again: a walk may start where an earlier one has seen nothing. */
 int ring_next(shmq_ctx *ctx, local_ring *r, uint64_t *at, ring_item *out) {
+    in_reach(ctx, r);
     uint64_t h = later_of(r, *at, head_hint(r));
     for (uint64_t n = 0; n < RING_TURNS(r); n++) {
         shmq_au64 *slot = &r->slots[h & r->mask];

@@ -238,6 +238,7 @@ int shmq_settle_viewed(shmq_ctx *ctx, shmq_delivery *d) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     rc = SHMQ_STALE;
+    op_begin_at(ctx, d->queue % SHMQ_QUEUES);   /* the message keeps its queue's record, the operation does when it has gone */
     if (settle_holds(ctx, d) && d->held) {
         shmq_block *b = block_at(ctx, d->idx);
         uint64_t m = ctl_next(d->ctl, SHMQ_MOVE, ctx->self) | (uint64_t)SHMQ_FLAG_VIEWED << 56;
@@ -254,6 +255,7 @@ int shmq_settle_viewed(shmq_ctx *ctx, shmq_delivery *d) {
         }   /* stale: the entry stays too, the view still reads the block */
         d->ctl = 0;
     }
+    op_end(ctx);
     ctx_unlock(ctx);
     return rc;
 }

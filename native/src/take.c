@@ -92,8 +92,9 @@ static void unheld(shmq_ctx *ctx, uint32_t entry, uint32_t idx) {
 static int take_next(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *item) {
     uint32_t lanes = queue_lanes(ctx, q);
     if (RARE(lanes)) return lanes & SHMQ_LANES_ORDERED ? order_find(ctx, q, from, item) : level_find(ctx, q, lanes, from, item);
-    int rc = queue_has_again(q) ? ring_find(ctx, *from = &q->again, item) : SHMQ_EMPTY;
-    return rc == SHMQ_OK ? rc : ring_find(ctx, *from = &q->work, item);
+    if (!queue_has_again(q) || ring_find(ctx, *from = &q->again, item) != SHMQ_OK) return ring_find(ctx, *from = &q->work, item);
+    level_oldest_again(ctx, q, -1, item);
+    return SHMQ_OK;
 }
 
 int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint32_t flags, shmq_delivery *out, uint32_t *freed) {
@@ -271,7 +272,7 @@ int64_t shmq_purge(shmq_ctx *ctx, uint64_t qref) {
     }
     if (freed && rc != SHMQ_GONE) {   /* some may have begun to wait meanwhile */
         op_begin(ctx);
-        route_parked(ctx, q, UINT32_MAX);
+        if (queue_status(q) != SHMQ_GONE || MUTANT(108)) route_parked(ctx, q, UINT32_MAX);   /* deleted since the operation before */
         op_end(ctx);
     }
     shmq_au32 *space = freed && q ? &q->shared->space : NULL, *evt = space && ld_rlx(&q->shared->word) != q->live ? &q->shared->evt : NULL;

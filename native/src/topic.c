@@ -95,8 +95,12 @@ static fan_list *subscriptions(shmq_ctx *ctx, uint64_t tref, const shmq_queue *t
     }
     l->topic = tref;
     l->topology = topology;
-    /* some may have been made since the operation began: then it reaches further than its era says (life.c, I3) */
-    if (ctx->at != OP_ANY && !MUTANT(105) && ld_acq(&ctx->header->era) != ld_rlx(&ctx->me->era) >> 16) op_widen(ctx);
+    /* Some may have been made since the operation began, and be gone by now: it says that it may touch any, and looks once more. */
+    if (ctx->at != OP_ANY && !MUTANT(105) && ld_acq(&ctx->header->era) != ld_rlx(&ctx->me->era) >> 16) {
+        op_widen(ctx);
+        l->topic = 0;
+        return subscriptions(ctx, tref, topic);
+    }
     return l;
 }
 

@@ -253,8 +253,11 @@ int shmq_wait_settled(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns) {
     if (status == SHMQ_GONE) return SHMQ_GONE;
     uint32_t seen = waiter_prepare(&q->shared->space);
     if ((rc = ctx_enter(ctx)) != SHMQ_OK) return rc;
-    int over = take_none_left(ctx, q) && census_settled(ctx, qref_index(qref));
+    op_begin_at(ctx, qref_index(qref));
+    int gone = queue_status(q) == SHMQ_GONE, over = !gone && take_none_left(ctx, q) && census_settled(ctx, qref_index(qref));
+    op_end(ctx);
     ctx_unlock(ctx);
+    if (gone) return SHMQ_GONE;
     if (over || (ld32_acq(&q->shared->marks) & SHMQ_TERMINATED)) return SHMQ_OK;
     uint64_t before = shmq_now();
     rc = waiter_sleep(&q->shared->space, seen, deadline_ns, SLICE);

@@ -1,7 +1,22 @@
 /* test_era.c: a record is used again when no operation may touch it any more; a stopped process holds back what it may touch, no more. */
 #include "harness.h"
 #include "queue.h"
+
+static void (*list_made)(void);   /* called once, when a publisher has made its list */
+static int guard(int n) {
+    void (*now)(void) = list_made;
+    int gone = MUTANT(n);
+    if (n == 105 && now) {
+        list_made = NULL;
+        now();
+    }
+    return gone;
+}
+#undef MUTANT
+#define MUTANT(n) guard(n)
 #include "topic.c"   /* instead of the library's: a publisher that stops with its list half read */
+#undef MUTANT
+#define MUTANT(n) 0
 
 #define INDEX(q) qref_index(q)
 
@@ -114,6 +129,30 @@ TEST(late_list, "a publisher whose list has subscriptions of after its beginning
     EQ(record_is(c, s), SHMQ_Q_DELETING);
     op_end(b);
     EQ(shmq_queue_collect(c), 1);
+}
+
+static shmq_ctx *maker;
+static uint64_t made, after;
+static void gone_again(void) {
+    EQ(shmq_queue_delete(maker, made), SHMQ_OK);
+    EQ(record_is(maker, made), SHMQ_Q_FREE);
+    char name[16];
+    for (int i = 0; i < 100 && INDEX(after) != INDEX(made); i++) {
+        snprintf(name, sizeof name, "q%d", i);
+        after = QUEUE(maker, name, 10);
+    }
+    EQ(INDEX(after), INDEX(made));
+}
+
+TEST(list_made_anew, "a message of a topic does not get into a queue that has the number of a subscription by now") {
+    shmq_ctx *c = maker = segment(64 << 20, 1 << 20), *b = join();
+    uint64_t t = QUEUE(c, "/t", 10, .kind = SHMQ_KIND_TOPIC);
+    op_begin_at(b, INDEX(t) | OP_FAN);
+    made = subscription(c, "/t/s", t, SHMQ_KIND_SUBSCRIPTION);
+    list_made = gone_again;
+    fan_list *l = subscriptions(b, t, &b->queues[INDEX(t)]);
+    EQ(l->n, 0);
+    op_end(b);
 }
 
 TEST(half_deleted, "who collects says that subscriptions have changed: the one that deleted may have died before it could") {

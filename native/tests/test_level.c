@@ -287,6 +287,38 @@ TEST(unopened, "what came back is found although the ring of its level cannot be
     nothing_left(c);
 }
 
+static void released(shmq_ctx *c, uint64_t q, uint32_t n,
+                     int step) {   /* all that is there, from the last one on: every step-th, then the rest */
+    shmq_delivery d[64];
+    EQ(shmq_take(c, q, 64, 0, d), (int)n);
+    for (int from = 0; from < step; from++)
+        for (int i = (int)n - 1 - from; i >= 0; i -= step) EQ(shmq_release(c, &d[i]), SHMQ_OK);
+}
+
+TEST(in_order, "what comes back goes in the order of publish within its level, whoever gave it back first") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20), *b = join();
+    uint64_t plain = QUEUE(c, "plain", 100, .max_retries = 100), q = QUEUE(c, "q", 100, .priorities = 10, .max_retries = 100);
+    for (uint64_t i = 0; i < 20; i++) EQ(put(i & 1 ? b : c, plain, i), SHMQ_OK);
+    for (int step = 1; step < 5; step++) released(b, plain, 20, step);
+    EQ(put(c, plain, 20), SHMQ_OK);
+    for (uint64_t i = 0; i <= 20; i++) EQ(get(c, plain), i);
+    for (uint64_t i = 0; i < 20; i++) EQ(at_level(c, q, i % 2 ? 7 : 2, i), SHMQ_OK);
+    for (int step = 1; step < 5; step++) released(b, q, 20, step);
+    for (uint64_t i = 1; i < 20; i += 2) EQ(get(b, q), i);
+    for (uint64_t i = 0; i < 20; i += 2) EQ(get(c, q), i);
+    nothing_left(c);
+}
+
+TEST(looks, "of very many that come back the first 32 are looked at") {
+    shmq_ctx *c = segment(64 << 20, 1 << 20);
+    uint64_t q = QUEUE(c, "q", 100);
+    for (uint64_t i = 0; i < 40; i++) EQ(put(c, q, i), SHMQ_OK);
+    released(c, q, 40, 1);   /* 39 first, 0 last */
+    for (uint64_t i = 8; i < 9; i--) EQ(get(c, q), i);   /* each that goes lets one more be seen */
+    for (uint64_t i = 9; i < 40; i++) EQ(get(c, q), i);
+    nothing_left(c);
+}
+
 TEST(memory, "levels go with their queue: deleted and made anew, they are empty and unused") {
     shmq_ctx *c = segment(64 << 20, 1 << 20), *b = join();
     for (int round = 0; round < 20; round++) {

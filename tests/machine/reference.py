@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+AGAIN_LOOK = 32  # native/src/level.c
+
 
 @dataclass(eq=False)
 class Note:
@@ -183,9 +185,9 @@ class Shelf:
         best: tuple[float, Note] | None = None
         for level in range(self.priorities - 1, -1, -1):
             heads = [
-                next(note for note in ring if self.level(note) == level)
-                for ring in (self.back, self.new)
-                if any(self.level(note) == level for note in ring)
+                head
+                for head in (self._oldest_back(level), self._first_new(level))
+                if head is not None
             ]
             if not heads:
                 continue
@@ -195,6 +197,20 @@ class Shelf:
             if best is None or since < best[0]:
                 best = (since, heads[0])
         return best[1] if best else None
+
+    def _first_new(self, level: int) -> Note | None:
+        return next((note for note in self.new if self.level(note) == level), None)
+
+    def _oldest_back(self, level: int) -> Note | None:
+        """Of what came back, the one published first, among AGAIN_LOOK from the level's first on."""
+        first = next((i for i, note in enumerate(self.back) if self.level(note) == level), None)
+        if first is None:
+            return None
+        seen = self.back[first : first + AGAIN_LOOK]
+        return min(
+            (note for note in seen if self.level(note) == level),
+            key=lambda note: (note.published, note.id),
+        )
 
     def take(self, holder: Any, more: bool = False) -> Note | None:
         """``more``: than one, of a lot; what waits for room is sent on behind each lot."""

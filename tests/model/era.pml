@@ -44,7 +44,7 @@ byte st = LIVE, gen = 1;        /* B's word: one load, one CAS */
 byte memory = 1;                /* ghost: whose ring lies there; 0 = nobody's */
 byte era = 1, born = 1, ended = 0;
 byte topology = 1;
-bit sub[4];                     /* is the B of that life a subscription of the topic? Its options */
+bit sub[6];                     /* is the B of that life a subscription of the topic? Its options */
 byte op[NU], its_era[NU], its_at[NU];
 chan buffer[NU] = [3] of { byte, byte, byte };
 byte crashes;
@@ -110,7 +110,11 @@ proctype User(byte me; byte kind) {
 #ifndef MUT_LIST_OF_LATER
              if
              :: atomic { era == e -> skip }
-             :: atomic { era != e -> skip }; buffer[me]!0, e, AT_ANY
+             :: atomic { era != e -> skip }; buffer[me]!0, e, AT_ANY;
+#ifndef MUT_LIST_KEPT
+                atomic { t = topology };
+                atomic { listed = (st == LIVE && sub[gen]); listed_at = t }
+#endif
              fi
 #endif
           fi
@@ -218,7 +222,7 @@ over:
 
 init {
     atomic {
-        sub[1] = 1;             /* the first life of B is a subscription, the second a queue, the third a subscription again */
+        sub[1] = 1;             /* the second life of B, and the fourth, are a queue's */
         sub[3] = 1;
         run User(0, KIND0); run Drain(0);
 #if NU > 1

@@ -50,7 +50,7 @@ DEDUP_1 = ("K1=1", "NE=1")
 DEDUP_LATE = ("NE=1", "LASTG=5", "STEP=2", "MAXC=1", "NPUB=2")
 ERA = ("OPS=1",)
 ERA_FAN = ("KIND0=FANS", "KIND1=ON_B", "OPS=1", "MAXG=3")
-ERA_ALONE = ("KIND0=FANS", "NU=1", "MAXG=3")
+ERA_ALONE = ("KIND0=FANS", "NU=1", "MAXG=4")
 PARK_1 = ("NM=2", "NC=1", "MAXC=1")
 PARK_HANDS = ("NM=2", "NC=1", "MAXC=2", "DIED")
 PARK_AGAIN = ("NM=4", "NB=2", "MAXC=0", "WAITING")
@@ -112,7 +112,7 @@ MODELS = [
     Job("park: 4 messages, 2 blocks that are used again", "park", PARK_AGAIN),
     Job("era: a publisher that goes on to another queue, a recoverer", "era", ERA),
     Job("era: a topic's publisher, a queue's", "era", (*ERA_FAN, "MAXC=0")),
-    Job("era: a topic's publisher alone, 3 lives", "era", ERA_ALONE),
+    Job("era: a topic's publisher alone, 4 lives", "era", ERA_ALONE),
     Job("era: a publisher alone, 3 lives", "era", ("NU=1", "MAXG=3")),
     Job("era: a recoverer alone, 3 lives", "era", ("KIND0=RECOVERS", "NU=1", "MAXG=3")),
 ]
@@ -204,6 +204,7 @@ MUTANTS = [
     ("ENDED_STAYS", "era", ERA),
     ("FAN_IS_NARROW", "era", ERA_FAN),
     ("LIST_OF_LATER", "era", ERA_FAN),
+    ("LIST_KEPT", "era", ERA_ALONE),
     ("TOPOLOGY_UNSAID", "era", ERA_ALONE),
     ("TAKES_LATER_ONES", "park", ("NM=3", "MAXC=0")),
     ("USED_AGAIN", "park", PARK_AGAIN),
