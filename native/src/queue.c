@@ -57,9 +57,9 @@ int queue_ring_open(shmq_ctx *ctx, shmq_queue *rec, uint32_t index, unsigned lan
     return SHMQ_OK;
 }
 
-int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
+/* For an operation that reaches the record. */
+int queue_open_reached(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     if (index >= queues_used(ctx)) return SHMQ_E_NOTFOUND;
-    if (!MUTANT(106)) op_touch(ctx, index);
     shmq_queue *rec = &ctx->queues[index];
     local_queue *q = &ctx->local[index];
     uint64_t w = ld_acq(&rec->word);
@@ -108,6 +108,11 @@ int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
     *q = fresh;
     *out = q;
     return SHMQ_OK;
+}
+
+int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
+    if (index < queues_used(ctx) && !MUTANT(106)) op_touch(ctx, index);
+    return queue_open_reached(ctx, index, out);
 }
 
 /* The private ring for a ring number found in shared memory, or NULL when there is no such queue. */

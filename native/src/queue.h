@@ -11,6 +11,7 @@ uint64_t queue_place_bytes(shmq_ctx *ctx, shmq_ring_place p, uint32_t most);
 uint64_t queue_first_bytes(shmq_ring_place p);
 int queue_ring_open(shmq_ctx *ctx, shmq_queue *rec, uint32_t index, unsigned lane, local_ring *r);
 int64_t queue_find(shmq_ctx *ctx, const char *name, uint32_t *free_index);
+int queue_open_reached(shmq_ctx *ctx, uint32_t index, local_queue **out);
 int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out);
 local_queue *queue_dead(shmq_ctx *ctx, local_queue *q);
 int queue_again_ready(shmq_ctx *ctx, local_queue *q);

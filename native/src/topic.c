@@ -79,7 +79,7 @@ static int pattern_wants(const shmq_queue *sub, const shmq_queue *topic) {
     return slash && m > 1 && words_match(sub->name + 1, slash, topic->name + 1, topic->name + m);
 }
 
-/* I3 */
+/* I3. An operation on the topic reaches all of them (life.c, I3). */
 static fan_list *subscriptions(shmq_ctx *ctx, uint64_t tref, const shmq_queue *topic) {
     fan_list *l = &ctx->fans[qref_index(tref) % FANS];
     uint32_t topology = ld32_acq(&ctx->header->topology);
@@ -186,7 +186,7 @@ static void put_child(shmq_ctx *ctx, uint32_t d, uint32_t parent, uint32_t index
 static int launch(shmq_ctx *ctx, uint32_t index, uint32_t d, uint64_t ctl, const shmq_message *m, uint64_t *first) {
     local_queue *q;
     shmq_block *b = block_at(ctx, d);
-    if (queue_open_local(ctx, index, &q) != SHMQ_OK || queue_status(q) == SHMQ_GONE) {   /* unsubscribed meanwhile */
+    if (queue_open_reached(ctx, index, &q) != SHMQ_OK || queue_status(q) == SHMQ_GONE) {   /* unsubscribed meanwhile */
         free_block(ctx, d, ctl);
         return 0;
     }
@@ -216,7 +216,7 @@ int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, u
     fan_list *l = subscriptions(ctx, tref, t->shared);
     for (uint32_t i = 0; i < l->n; i++) {
         local_queue *q;
-        if (queue_open_local(ctx, l->to[i], &q) != SHMQ_OK) continue;
+        if (queue_open_reached(ctx, l->to[i], &q) != SHMQ_OK) continue;
         rc = admits(ctx, l->to[i], q, m, now);
         if (rc == SHMQ_FULL) {
             bump(&t->counters->full, 1);
@@ -378,7 +378,7 @@ int shmq_topic_subscribers(shmq_ctx *ctx, uint64_t tref, uint64_t *out, uint32_t
     if (rc == SHMQ_OK && t->options.kind != SHMQ_KIND_TOPIC) rc = SHMQ_E_ARG;
     fan_list *l = rc == SHMQ_OK ? subscriptions(ctx, tref, t->shared) : NULL;
     for (uint32_t i = 0; l && i < l->n; i++) {
-        if (queue_open_local(ctx, l->to[i], &q) != SHMQ_OK || queue_status(q) != SHMQ_OK || life_widowed(ctx, q->shared)) continue;
+        if (queue_open_reached(ctx, l->to[i], &q) != SHMQ_OK || queue_status(q) != SHMQ_OK || life_widowed(ctx, q->shared)) continue;
         if ((uint32_t)n < max) out[n] = qref_make(q->live, l->to[i]);
         n++;
     }
