@@ -163,7 +163,10 @@ class Queue(Sender, QueueBase):
         return self._call(lib.shmq_purge)
 
     def peek(self, n: int = 1) -> list[Message]:
-        """Return copies of up to ``n`` ready messages, those that are next first; changes nothing."""
+        """Return copies of up to ``n`` ready messages, those that are next first; changes nothing.
+
+        What came back is shown in the order of its coming back.
+        """
         parse_count(n, "n", 0, MAX_PEEK)
         cursor = ffi.new("uint64_t *")
         d = ffi.new("shmq_delivery *")
