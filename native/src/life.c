@@ -302,11 +302,13 @@ int64_t shmq_queue_open(shmq_ctx *ctx, const char *name) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     local_queue *q;
+    op_begin(ctx);
     int64_t found = queue_find(ctx, name, NULL);
     if (found >= 0) {
         rc = queue_open_local(ctx, qref_index((uint64_t)found), &q);
         if (rc != SHMQ_OK) found = rc;
     }
+    op_end(ctx);
     ctx_unlock(ctx);
     return found;
 }
@@ -373,10 +375,10 @@ static int topic_gone(shmq_ctx *ctx, uint64_t tref) {
 
 /* End what belonged to a process or a topic that is no more. Waits for nobody; the records are collected later. */
 int shmq_topic_sweep(shmq_ctx *ctx) {
-    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
-    if (!ld32_rlx(&ctx->attached)) return SHMQ_E_DETACHED;
+    int ended = 0, rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
+    op_begin(ctx);   /* once seen alive, a record stays what it is */
     uint32_t n = queues_used(ctx);
-    int ended = 0;
     for (uint32_t i = 0; i < n; i++) {
         shmq_queue *rec = &ctx->queues[i];
         uint64_t w = ld_acq(&rec->word);
@@ -384,18 +386,22 @@ int shmq_topic_sweep(shmq_ctx *ctx) {
         if (!life_widowed(ctx, rec) && !topic_gone(ctx, rec->options.topic)) continue;
         ended += queue_turn(ctx, qref_make(w, i), SHMQ_Q_DELETING) == SHMQ_OK;   /* of exactly that life of the record */
     }
+    op_end(ctx);
+    ctx_unlock(ctx);
     return ended;
 }
 
 /* A process that leaves takes its own with it. */
 void life_end_mine(shmq_ctx *ctx) {
     uint32_t n = queues_used(ctx);
+    op_begin(ctx);
     for (uint32_t i = 0; i < n; i++) {
         shmq_queue *rec = &ctx->queues[i];
         uint64_t w = ld_acq(&rec->word);
         if ((queue_state(w) == SHMQ_Q_LIVE || queue_state(w) == SHMQ_Q_CLOSED) && rec->ephemeral == ctx->self_word)
             queue_turn(ctx, qref_make(w, i), SHMQ_Q_DELETING);
     }
+    op_end(ctx);
 }
 
 /* ---- the record becomes FREE (I3) ---- */
@@ -558,10 +564,8 @@ static int step_on(shmq_ctx *ctx, leaving *l, uint32_t n, uint32_t *turned) {
 /* I3: finish deletions. Returns how many records became FREE; others are tried again by the next caller. */
 int shmq_queue_collect(shmq_ctx *ctx) {
     leaving lot[LOT];
-    int done = 0, rc = admin_enter(ctx);
-    if (rc != SHMQ_OK) return rc;
-    shmq_topic_sweep(ctx); /* in here nobody writes a record that it reads */
-    admin_leave(ctx);
+    int done = 0, rc = shmq_topic_sweep(ctx);
+    if (rc < 0) return rc;
     for (uint32_t from = 0, n; (n = on_their_way(ctx, &from, lot)) > 0;) {
         uint32_t turned = 0;
         for (int step = 0; step < 2; step++) {

@@ -111,8 +111,15 @@ int queue_open_reached(shmq_ctx *ctx, uint32_t index, local_queue **out) {
 }
 
 int queue_open_local(shmq_ctx *ctx, uint32_t index, local_queue **out) {
-    if (index < queues_used(ctx) && !MUTANT(106)) op_touch(ctx, index);
-    return queue_open_reached(ctx, index, out);
+    if (index >= queues_used(ctx)) return SHMQ_E_NOTFOUND;
+    if (ld_rlx(&ctx->me->op) & 1) {
+        if (!MUTANT(106)) op_touch(ctx, index);
+        return queue_open_reached(ctx, index, out);
+    }
+    op_begin_at(ctx, index);   /* of a call that is no operation: the record is that of one life while it is copied */
+    int rc = queue_open_reached(ctx, index, out);
+    op_end(ctx);
+    return rc;
 }
 
 /* The private ring for a ring number found in shared memory, or NULL when there is no such queue. */
