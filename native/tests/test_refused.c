@@ -13,6 +13,12 @@
 #define SYS_pidfd_open 434
 #endif
 
+static void filtered(struct sock_filter *code, unsigned short n) {
+    struct sock_fprog program = { .len = n, .filter = code };
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+}
+
 /* From here on this process, for good, is told `error` when it calls `number`. */
 static void refuse(unsigned number, unsigned error) {
     struct sock_filter code[] = {
@@ -21,9 +27,7 @@ static void refuse(unsigned number, unsigned error) {
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
-    struct sock_fprog program = { .len = 4, .filter = code };
-    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+    filtered(code, sizeof code / sizeof *code);
 }
 
 /* The same, where the first argument is that one. */
@@ -36,9 +40,7 @@ static void refuse_argument(unsigned number, unsigned first, unsigned error) {
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
-    struct sock_fprog program = { .len = 6, .filter = code };
-    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+    filtered(code, sizeof code / sizeof *code);
 }
 
 static unsigned queue_is(shmq_ctx *c, uint64_t q) { return queue_state(ld_acq(&c->queues[qref_index(q)].word)); }
