@@ -113,7 +113,6 @@ struct shmq_ctx {
     uint32_t provider, mapped, used;
     shmq_header *header;
     uint32_t fences;         /* operations have a fence, since others may not use membarrier; decided at attach, for good */
-    uint32_t at;             /* the record that the operation may touch, or OP_ANY; as in me->era */
     shmq_owner *owners, *me;
     shmq_au64 *timers, *l1, *l0;
     shmq_queue *queues;
@@ -318,30 +317,30 @@ static inline void op_fence(shmq_ctx *ctx) {
 }
 /* An operation on that record alone, or on that topic (OP_FAN). Before it looks into others: op_widen. */
 static inline void op_begin_at(shmq_ctx *ctx, uint32_t index) {
-    ctx->at = index;
     st_rel(&ctx->me->era, ld_acq(&ctx->header->era) << 16 | index);   /* ERA */
     st_rel(&ctx->me->op, ld_rlx(&ctx->me->op) + 1);
     op_fence(ctx);
 }
 static inline void op_begin(shmq_ctx *ctx) { op_begin_at(ctx, OP_ANY); }
 static inline void op_widen(shmq_ctx *ctx) {
-    ctx->at = OP_ANY;
     st_rel(&ctx->me->era, ld_rlx(&ctx->me->era) | OP_ANY);
     op_fence(ctx);
 }
-/* Does an operation on that topic reach the record? Asked by who is about to look into it, and by who collects it. */
-static inline int op_in_fan(const shmq_queue *rec, uint32_t index, uint32_t topic) {
-    return index == topic || rec->options.kind == SHMQ_KIND_PATTERN
-           || (rec->options.kind == SHMQ_KIND_SUBSCRIPTION && (rec->options.topic & SHMQ_INDEX_MASK) == topic);
-}
-static inline int op_reaches(const shmq_ctx *ctx, uint32_t index) {
-    if (ctx->at == index || ctx->at == OP_ANY) return 1;
-    if (!(ctx->at & OP_FAN) || !op_in_fan(&ctx->queues[index], index, ctx->at & ~OP_FAN)) return 0;
-    return index == (ctx->at & ~OP_FAN) || ld_rlx(&ctx->me->era) >> 16 >= ld_rlx(&ctx->queues[index].born);
+/* The record, OP_ANY, or a topic and OP_FAN. */
+static inline uint32_t op_at(uint64_t era) { return (uint32_t)(era & OP_ANY); }
+/* May an operation of that era look into the record? Asked by who is about to, and by who collects it. */
+static inline int op_reaches(uint64_t era, shmq_queue *rec, uint32_t index) {
+    uint32_t at = op_at(era), topic = at & ~OP_FAN;
+    if (at == index || at == OP_ANY) return 1;
+    if (!(at & OP_FAN)) return 0;
+    if (index == topic) return 1;
+    int its = rec->options.kind == SHMQ_KIND_PATTERN
+              || (rec->options.kind == SHMQ_KIND_SUBSCRIPTION && (rec->options.topic & SHMQ_INDEX_MASK) == topic);
+    return its && era >> 16 >= ld_rlx(&rec->born);
 }
 /* Before a look into a record that the operation may not have begun on. */
 static inline void op_touch(shmq_ctx *ctx, uint32_t index) {
-    if (!op_reaches(ctx, index)) op_widen(ctx);
+    if (!op_reaches(ld_rlx(&ctx->me->era), &ctx->queues[index], index)) op_widen(ctx);
 }
 static inline void op_end(shmq_ctx *ctx) {
     fence_here();

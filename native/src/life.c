@@ -460,11 +460,8 @@ static int may_touch(shmq_ctx *ctx, shmq_owner *o, uint32_t index) {
     uint64_t op = ld_acq(&o->op);
     if (owner_state(ld_acq(&o->word)) != SHMQ_OWNER_ALIVE || !(op & 1)) return 0;
     uint64_t era = ld_acq(&o->era);
-    uint32_t at = (uint32_t)(era & OP_ANY);
     if (ld_acq(&o->op) != op || era >> 16 >= ld_rlx(&rec->ended)) return 0;   /* it has moved on; or it began afterwards (ERA) */
-    if (at == OP_ANY || MUTANT(102)) return 1;
-    if (!(at & OP_FAN)) return at == index;
-    return op_in_fan(rec, index, at & ~OP_FAN) && (index == (at & ~OP_FAN) || era >> 16 >= ld_rlx(&rec->born));
+    return op_reaches(era, rec, index) || MUTANT(102);
 }
 
 static int somebody_may_touch(shmq_ctx *ctx, uint32_t index) {

@@ -96,7 +96,8 @@ static fan_list *subscriptions(shmq_ctx *ctx, uint64_t tref, const shmq_queue *t
     l->topic = tref;
     l->topology = topology;
     /* Some may have been made since the operation began, and be gone by now: it says that it may touch any, and looks once more. */
-    if (ctx->at != OP_ANY && !MUTANT(105) && ld_acq(&ctx->header->era) != ld_rlx(&ctx->me->era) >> 16) {
+    uint64_t mine = ld_rlx(&ctx->me->era);
+    if (op_at(mine) != OP_ANY && !MUTANT(105) && ld_acq(&ctx->header->era) != mine >> 16) {
         op_widen(ctx);
         l->topic = 0;
         return subscriptions(ctx, tref, topic);

@@ -58,7 +58,7 @@ TEST(wider, "an operation that goes on to another queue holds back that one as w
     local_queue *q;
     op_begin_at(b, INDEX(here));
     EQ(queue_open_local(b, INDEX(here), &q), SHMQ_OK);
-    EQ(b->at, INDEX(here));
+    EQ(op_at(ld_rlx(&b->me->era)), INDEX(here));
     EQ(queue_open_local(b, INDEX(next), &q), SHMQ_OK);
     EQ(shmq_queue_delete(c, next), SHMQ_OK);
     EQ(record_is(c, next), SHMQ_Q_DELETING);
