@@ -261,7 +261,7 @@ C_FLOORS = {
     # 2: the objects in shared memory, each by itself
     2: "arena fan free ring ids owner admin park sysv",
     # 3: a queue, as a whole
-    3: "queue order level room dedup census life",
+    3: "queue order level room dedup census span close collect life",
     # 4: where a message goes
     4: "route",
     # 5: what users and helpers call

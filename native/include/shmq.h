@@ -181,7 +181,7 @@ typedef struct {             /* the first pages of a segment */
     shmq_au64 user_word;     /* defaults of upper floors; bit 62: no latencies are measured */
     uint64_t secret[2];      /* keys the hashes of keys and deduplication ids; written by format */
     uint8_t pad7[16];
-    shmq_au64 era;           /* grows when a record is made, and when one that is deleted is out of everybody's sight (life.c) */
+    shmq_au64 era;           /* grows when a record is made, and when one that is deleted is out of everybody's sight (collect.c) */
     uint8_t pad1[56];
     shmq_au64 next_id;       /* message ids are handed out from here in lots */
     uint8_t pad2[120];
@@ -320,7 +320,7 @@ typedef struct {
         shmq_au64 word;
     } note[SHMQ_NOTES];   /* count:40 | idx+1:24 of the last that began to wait */
     shmq_au64 born;          /* header.era when it was made */
-    shmq_au64 ended;         /* which operations may still touch it: those that began before this era. 0 = not known yet (life.c) */
+    shmq_au64 ended;         /* which operations may still touch it: those that began before this era. 0 = not known yet (collect.c) */
     uint8_t pad6[1520];
 } shmq_queue;
 

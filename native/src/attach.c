@@ -15,7 +15,7 @@
 #include "barrier.h"
 #include "clock.h"
 #include "free.h"
-#include "life.h"
+#include "close.h"
 #include "owner.h"
 #include "route.h"
 #include <sys/mman.h>
@@ -125,7 +125,7 @@ int shmq_detach(shmq_ctx *ctx) {
     }
     if (ctx->bare) abandon(ctx);
     op_end(ctx);
-    life_end_mine(ctx);
+    close_mine(ctx);
     arena_return_all(ctx);
     CRASH_POINT("detach");
     st32_rel(&ctx->attached, 0);

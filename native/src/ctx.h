@@ -156,7 +156,7 @@ struct shmq_ctx {
     keyed_block scratch[SHMQ_HELD];   /* recovery sorts here */
     parked_line lines[LINES];
     keyed_block pick[LINE];        /* of which a line is made */
-    uint8_t leaving[SHMQ_QUEUES];   /* records that are collected (life.c) */
+    uint8_t leaving[SHMQ_QUEUES];   /* records that are collected (collect.c) */
     uint32_t deep;           /* queues in which room is being made, one in the course of the other: room.c */
     shmq_queue *making[MOST_DEEP];
 };
@@ -307,7 +307,7 @@ static inline int ctx_enter(shmq_ctx *ctx) {
 static inline uint32_t queue_index(const shmq_ctx *ctx, const local_queue *q) { return (uint32_t)(q->shared - ctx->queues); }
 
 /* op: odd while inside an operation on rings; era: when it began, and which record it may touch. A deleted queue's record is re-used
- * only after every operation that may touch it is over (life.c, I3); the barrier is on the slow side (membarrier). Plain stores of
+ * only after every operation that may touch it is over (collect.c, I1); the barrier is on the slow side (membarrier). Plain stores of
  * one writer. Where somebody may not use membarrier, each side has a fence of its own (barrier.c, I2). */
 #define OP_ANY UINT32_C(0xffff)
 #define OP_FAN UINT32_C(0x8000)   /* of that topic, and of its subscriptions that were made before the era */

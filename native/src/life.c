@@ -1,93 +1,23 @@
-/* life.c: the life of a queue: created, opened by name, closed, deleted, and its record used again.
+/* life.c: the life of a queue: created, opened by name, deleted.
  *
  *   word  gen:56 | state:8       FREE --create--> LIVE --close--> CLOSED --delete--> DELETING --> RETIRING --> FREE(gen)
- *                                  LIVE ------------------------delete----^
+ *                                  LIVE ------------------------delete----^          (close.c)     (collect.c)
  *
  * I1  Records are made and collected under header.admin (admin.c). The word is stored last by create: a record whose creator died stays
  *     FREE, whatever else stands in it.
- * I2  Ring space belongs to a queue exactly while its record is not FREE: there is no allocator state that could leak.
- * I3  A record is re-used only after (a) every operation that may touch it, and began before DELETING was in everybody's sight, is over,
- *     so that nobody publishes or takes there, (b) no block in any live state calls it home, and (c) the same as (a) after RETIRING, so
- *     that no recovery looks into its rings either.
- *     So no process can act on a ring of one queue in the name of another, or touch a ring whose memory is gone.
- *
- *         collector                                          an operation
- *         sees the word (DELETING)                           e = header.era
- *         barrier                                            owner.era = e | which record
- *         E = ++header.era, record.ended = E                 owner.op odd
- *         looks at each owner's op and era                   looks at the word of each record before its rings
- *
- *     Which operations the record waits for (may_touch): op is odd, e < E, and the record is the one, or any. After the barrier no such
- *     operation is hidden in a store buffer; one with e >= E has read E, so it sees the word (ERA). A stopped process holds back the
- *     records that its operation may touch, and no others. A topic's publisher may touch its subscriptions that were made before e
- *     (record.born): its list is of that time, or it says that it may touch any (topic.c).
- * I4  A subscription that ends with its owner, or whose topic is gone, is deleted by whoever notices: recovery, and each collection.
  *
  * Who dies where: before the word: nothing was made. After DELETING: any later collection goes on.
  */
-#define _GNU_SOURCE
 #include "life.h"
 #include "admin.h"
 #include "arena.h"
-#include "barrier.h"
 #include "census.h"
-#include "free.h"
+#include "close.h"
 #include "ids.h"
 #include "queue.h"
 #include "ring.h"
+#include "span.h"
 #include "waiter.h"
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <time.h>
-
-/* ---- memory for rings ---- */
-
-/* For a segment whose pages cannot be punched: a fresh ring is a zero page, however it comes. What has no memory is reserved first. */
-static void ring_wipe(shmq_ctx *ctx, shmq_ring_place p, uint64_t bytes) {
-    for (uint64_t at = p.offset, end = p.offset + bytes; at < end; at += RING_CHUNK * 8) {
-        uint64_t n = end - at < RING_CHUNK * 8 ? end - at : RING_CHUNK * 8;
-        if (shmq_reserve(ctx, at, n) == SHMQ_OK) memset(ctx->base + at, 0, n);
-    }
-}
-
-static void ring_punch(shmq_ctx *ctx, shmq_ring_place p, const shmq_queue_options *ids) {
-    uint64_t bytes = queue_place_bytes(ctx, p, ids ? IDS_LG : 24);
-    if (bytes == 0) return;
-    int fd = segment_fd(ctx);
-    int bad = fd >= 0 ? fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)p.offset, (off_t)bytes)
-                      : madvise(ctx->base + p.offset, bytes, MADV_REMOVE);
-    if (bad && ids) {
-        if (ids_bytes(ids) && ids_bytes(ids) <= bytes) ids_forget(ctx->base + p.offset, ids);
-    } else if (bad && p.ready) ring_wipe(ctx, p, bytes);
-}
-
-/* First fit between the rings of all records that are not FREE (I2). CORRUPT: of one of them nobody can tell what is its own. */
-static int ring_space(shmq_ctx *ctx, uint64_t bytes, uint64_t also_at, uint64_t also_bytes, uint64_t *found) {
-    uint64_t at = ctx->geometry.rings, end = at + ctx->geometry.rings_size;
-    uint32_t n = queues_used(ctx);
-    for (int moved = 1; moved;) {
-        moved = 0;
-        if (also_bytes && at < also_at + also_bytes && also_at < at + bytes) {
-            at = also_at + also_bytes;
-            moved = 1;
-        }
-        for (uint32_t i = 0; i < n; i++) {
-            if (queue_state(ld_acq(&ctx->queues[i].word)) == SHMQ_Q_FREE) continue;
-            for (unsigned n_th = 0; n_th < QUEUE_PLACES; n_th++) {
-                shmq_ring_place *its = queue_place(&ctx->queues[i], n_th), p = *its;
-                if (p.offset == 0) continue;
-                uint64_t size = queue_place_bytes(ctx, p, IDS_LG);
-                if (size == 0)
-                    return fail(ctx, SHMQ_E_CORRUPT, WHAT_QUEUE, (uint64_t)((uint8_t *)its - ctx->base), p.offset, ctx->geometry.rings, 0);
-                if (at >= p.offset + size || p.offset >= at + bytes) continue;
-                at = p.offset + size;
-                moved = 1;
-            }
-        }
-    }
-    *found = at;
-    return at + bytes <= end ? SHMQ_OK : SHMQ_FULL;
-}
 
 /* Here nobody has the ctx lock. */
 static int reserve(shmq_ctx *ctx, uint64_t offset, uint64_t length) {
@@ -111,8 +41,6 @@ static uint32_t lg_for(uint64_t n) {
     while ((UINT64_C(1) << lg) < n) lg++;
     return lg;
 }
-
-/* ---- creating and opening ---- */
 
 /* Is that the word of a queue that can be told by its name? */
 static int dead_letter_sound(shmq_ctx *ctx, const shmq_queue_options *options) {
@@ -174,7 +102,7 @@ static int find_span(shmq_ctx *ctx, const shmq_queue_options *options, plan *p) 
     p->levels = ordered || options->priorities < 1 ? 1 : options->priorities;
     p->keys = (shmq_ring_place){ .lg = !ordered ? 0 : options->order == SHMQ_STRICT ? 9 : 12, .ready = (uint32_t)ordered };
     p->span = p->levels * bytes[0] + bytes[1] + (ordered ? UINT64_C(8) << p->keys.lg : 0);
-    int rc = ring_space(ctx, p->span, 0, 0, &at);
+    int rc = span_find(ctx, p->span, 0, 0, &at);
     if (rc == SHMQ_FULL) return fail(ctx, SHMQ_E_QUEUES, WHAT_QUEUE, 1, p->span, ctx->geometry.rings_size, 0);
     if (rc != SHMQ_OK) return rc;
     p->work = (shmq_ring_place){ at, lg[0], 1 };
@@ -190,14 +118,14 @@ static int reserve_all(shmq_ctx *ctx, const shmq_queue_options *options, plan *p
     int rc = reserve(ctx, (uint64_t)((uint8_t *)&ctx->queues[p->index] - ctx->base), sizeof *ctx->queues);
     if (rc == SHMQ_OK) rc = reserve(ctx, (uint64_t)((uint8_t *)census_base(ctx, p->index) - ctx->base), sizeof(shmq_counters));
     for (int i = 0; i < 2 && rc == SHMQ_OK; i++) {
-        if (ring[i]->lg > RING_LONG) ring_punch(ctx, *ring[i], NULL);
+        if (ring[i]->lg > RING_LONG) span_punch(ctx, *ring[i], NULL);
         rc = reserve(ctx, ring[i]->offset, queue_first_bytes(*ring[i]));
     }
     if (rc == SHMQ_OK && p->keys.ready) rc = reserve(ctx, p->keys.offset, UINT64_C(8) << p->keys.lg);
     p->ids_bytes = ids_bytes(options);
     if (rc != SHMQ_OK || p->ids_bytes == 0) return rc;
     p->ids = (shmq_ring_place){ .lg = lg_for(p->ids_bytes / 8), .ready = 1 };
-    rc = ring_space(ctx, UINT64_C(8) << p->ids.lg, p->work.offset, p->span, &p->ids.offset);
+    rc = span_find(ctx, UINT64_C(8) << p->ids.lg, p->work.offset, p->span, &p->ids.offset);
     if (rc == SHMQ_FULL) return fail(ctx, SHMQ_E_NOMEM, WHAT_DEDUP, 0, p->ids_bytes, ctx->geometry.rings_size, 0);
     return rc == SHMQ_OK ? reserve(ctx, p->ids.offset, SHMQ_PAGE) : rc;
 }
@@ -323,253 +251,8 @@ int64_t shmq_queue_adopt(shmq_ctx *ctx, uint32_t index) {
     return out;
 }
 
-/* ---- closing and deleting ---- */
-
-/* Safe without header.admin too: creators touch FREE records only, collectors those that are being deleted. */
-int queue_turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
-    uint32_t i = qref_index(qref);
-    if (i >= queues_used(ctx)) return SHMQ_GONE;
-    shmq_queue *rec = &ctx->queues[i];
-    for (;;) {
-        uint64_t w = ld_acq(&rec->word);
-        if (queue_gen(w) != qref_gen(qref) || queue_state(w) == SHMQ_Q_FREE || queue_state(w) == SHMQ_Q_RETIRING) return SHMQ_GONE;
-        if (queue_state(w) == SHMQ_Q_DELETING) return state == SHMQ_Q_DELETING ? SHMQ_OK : SHMQ_GONE;
-        if (queue_state(w) == state || cas(&rec->word, w, queue_make(queue_gen(w), state))) break;
-    }
-    add32(&ctx->header->topology, 1);
-    /* no barrier: stores are in sight in nanoseconds */
-    if (state == SHMQ_Q_CLOSED && barrier_everywhere(ctx) != 0) nanosleep(&(struct timespec){ 0, 10000000 }, NULL);
-    /* whoever saw it LIVE has its message's header in sight now: census_drained can trust its scan */
-    waiter_announce_all(rec);
-    return SHMQ_OK;
-}
-
-/* Not under header.admin: its barrier may take milliseconds. */
-static int turn(shmq_ctx *ctx, uint64_t qref, unsigned state) {
-    if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
-    if (!ld32_rlx(&ctx->attached)) return SHMQ_E_DETACHED;
-    return queue_turn(ctx, qref, state);
-}
-
-int shmq_queue_close(shmq_ctx *ctx, uint64_t qref) { return turn(ctx, qref, SHMQ_Q_CLOSED); }
-
 int shmq_queue_delete(shmq_ctx *ctx, uint64_t qref) {
-    int rc = turn(ctx, qref, SHMQ_Q_DELETING);
+    int rc = close_turn(ctx, qref, SHMQ_Q_DELETING);
     if (rc == SHMQ_OK) shmq_queue_collect(ctx);
     return rc;
-}
-
-/* ---- subscriptions that end without anybody's asking (I4) ---- */
-
-/* Has the process that it ends with ended? Its record is FREE, DEAD or somebody else's then. */
-int life_widowed(shmq_ctx *ctx, const shmq_queue *rec) {
-    return rec->ephemeral && ld_acq(&ctx->owners[rec->ephemeral_owner % (uint32_t)ctx->geometry.processes].word) != rec->ephemeral
-           && !MUTANT(45);
-}
-
-static int topic_gone(shmq_ctx *ctx, uint64_t tref) {
-    if (tref == 0) return 0;
-    uint64_t w = qref_index(tref) < queues_used(ctx) ? ld_acq(&ctx->queues[qref_index(tref)].word) : 0;
-    return queue_gen(w) != qref_gen(tref) || (queue_state(w) != SHMQ_Q_LIVE && queue_state(w) != SHMQ_Q_CLOSED);
-}
-
-/* End what belonged to a process or a topic that is no more. Waits for nobody; the records are collected later. */
-int shmq_topic_sweep(shmq_ctx *ctx) {
-    int ended = 0, rc = ctx_enter(ctx);
-    if (rc != SHMQ_OK) return rc;
-    op_begin(ctx);   /* once seen alive, a record stays what it is */
-    uint32_t n = queues_used(ctx);
-    for (uint32_t i = 0; i < n; i++) {
-        shmq_queue *rec = &ctx->queues[i];
-        uint64_t w = ld_acq(&rec->word);
-        if ((queue_state(w) != SHMQ_Q_LIVE && queue_state(w) != SHMQ_Q_CLOSED) || rec->options.kind < SHMQ_KIND_SUBSCRIPTION) continue;
-        if (!life_widowed(ctx, rec) && !topic_gone(ctx, rec->options.topic)) continue;
-        ended += queue_turn(ctx, qref_make(w, i), SHMQ_Q_DELETING) == SHMQ_OK;   /* of exactly that life of the record */
-    }
-    op_end(ctx);
-    ctx_unlock(ctx);
-    return ended;
-}
-
-/* A process that leaves takes its own with it. */
-void life_end_mine(shmq_ctx *ctx) {
-    uint32_t n = queues_used(ctx);
-    op_begin(ctx);
-    for (uint32_t i = 0; i < n; i++) {
-        shmq_queue *rec = &ctx->queues[i];
-        uint64_t w = ld_acq(&rec->word);
-        if ((queue_state(w) == SHMQ_Q_LIVE || queue_state(w) == SHMQ_Q_CLOSED) && rec->ephemeral == ctx->self_word)
-            queue_turn(ctx, qref_make(w, i), SHMQ_Q_DELETING);
-    }
-    op_end(ctx);
-}
-
-/* ---- the record becomes FREE (I3) ---- */
-
-/* End a message that is ready or delayed. 0 = it is in somebody's hands. Called under the ctx lock. */
-static int discard(shmq_ctx *ctx, uint32_t idx, uint64_t c) {
-    shmq_block *b = block_at(ctx, idx);
-    unsigned st = ctl_state(c), home = fate_home(ld_rlx(&b->fate));
-    if (st != SHMQ_READY && st != SHMQ_DELAYED) return 0;
-    uint64_t pos = ld_rlx(&b->pos), own = ctl_next(c, st == SHMQ_READY ? SHMQ_OWNED : SHMQ_MOVE, ctx->self);
-    local_ring *r = st == SHMQ_READY ? queue_ring(ctx, pos_ring(pos)) : NULL;
-    if (!cas(&b->ctl, c, own)) return 0;   /* as a taker does: own it, clear its slot, then the rest */
-    if (r) ring_clear(r, pos_position(pos), idx);
-    local_queue *q;
-    if (st == SHMQ_READY && queue_open_local(ctx, home, &q) == SHMQ_OK) queue_bytes_out(q, size_at(ctx, b));
-    free_whole(ctx, idx, own);
-    return 1;
-}
-
-/* Drop all that is ready or delayed: shutdown(immediate). What consumers hold is theirs to settle. */
-int shmq_queue_discard(shmq_ctx *ctx, uint64_t qref) {
-    local_queue *q = NULL;
-    int rc = ctx_enter(ctx);
-    if (rc != SHMQ_OK) return rc;
-    op_begin(ctx);
-    rc = queue_local(ctx, qref, &q);
-    if (rc == SHMQ_OK && queue_status(q) == SHMQ_GONE) rc = SHMQ_GONE;
-    for (block_walk walk = { 0 }; rc == SHMQ_OK && block_next(ctx, &walk);)
-        if (fate_home(ld_rlx(&block_at(ctx, walk.idx)->fate)) == qref_index(qref))
-            discard(ctx, walk.idx, ld_acq(&block_at(ctx, walk.idx)->ctl));
-    op_end(ctx);
-    ctx_unlock(ctx);
-    if (rc == SHMQ_OK) waiter_announce_all(q->shared);
-    return rc;
-}
-
-/* Records that were seen on their way out before a barrier: the barrier counts for them as long as they have that word. */
-#define LOT 256
-typedef struct {
-    uint64_t word;
-    uint32_t index;
-} leaving;
-
-static uint32_t on_their_way(shmq_ctx *ctx, uint32_t *from, leaving *out) {
-    uint32_t queues = queues_used(ctx), n = 0;
-    for (; *from < queues && n < LOT; ++*from) {
-        uint64_t w = ld_acq(&ctx->queues[*from].word);
-        if (queue_state(w) == SHMQ_Q_DELETING || queue_state(w) == SHMQ_Q_RETIRING) out[n++] = (leaving){ w, *from };
-    }
-    return n;
-}
-
-/* May that attachment be in an operation that looks into the record, and began before it was out of everybody's sight? */
-static int may_touch(shmq_ctx *ctx, shmq_owner *o, uint32_t index) {
-    shmq_queue *rec = &ctx->queues[index];
-    uint64_t op = ld_acq(&o->op);
-    if (owner_state(ld_acq(&o->word)) != SHMQ_OWNER_ALIVE || !(op & 1)) return 0;
-    uint64_t era = ld_acq(&o->era);
-    if (ld_acq(&o->op) != op || era >> 16 >= ld_rlx(&rec->ended)) return 0;   /* it has moved on; or it began afterwards (ERA) */
-    return op_reaches(era, rec, index) || MUTANT(102);
-}
-
-static int somebody_may_touch(shmq_ctx *ctx, uint32_t index) {
-    uint32_t owners = owners_used(ctx);
-    for (uint32_t o = 0; o < owners && !MUTANT(101); o++)
-        if (may_touch(ctx, &ctx->owners[o], index)) return 1;
-    return 0;
-}
-
-/* The era from which on nobody begins who may touch these records: known for those that have one, else a new one. */
-static uint64_t new_era(shmq_ctx *ctx, const leaving *l, uint32_t n) {
-    int some = 0, fans = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        shmq_queue *rec = &ctx->queues[l[i].index];
-        if (ld_acq(&rec->word) != l[i].word || ld_rlx(&rec->ended)) continue;
-        some = 1;
-        fans |= queue_state(l[i].word) == SHMQ_Q_DELETING && rec->options.kind >= SHMQ_KIND_SUBSCRIPTION;
-    }
-    if (fans && !MUTANT(104)) add32(&ctx->header->topology, 1);   /* before the era. Whoever deleted it may have died before that */
-    return some ? add(&ctx->header->era, 1) + 1 : 0;   /* ERA: who begins in it has seen these words */
-}
-
-/* Is it out of everybody's sight since `era`, or since one before? */
-static int out_of_sight(shmq_ctx *ctx, const leaving *l, uint64_t era) {
-    shmq_queue *rec = &ctx->queues[l->index];
-    if (ld_acq(&rec->word) != l->word) return 0;   /* others have got on with it */
-    if (ld_rlx(&rec->ended) == 0) st_rel(&rec->ended, era);
-    return !somebody_may_touch(ctx, l->index);
-}
-
-/* I3 (b), for all that ctx->leaving marks, in one pass, which is final: nobody publishes there any more, and a message keeps its block.
- * What is ready or delayed ends; a home of others is marked 2. */
-static void clear_out(shmq_ctx *ctx) {
-    op_begin(ctx);
-    for (block_walk walk = { 0 }; block_next(ctx, &walk);) {
-        shmq_block *b = block_at(ctx, walk.idx);
-        uint64_t c = ld_acq(&b->ctl);
-        unsigned st = ctl_state(c), home = fate_home(ld_rlx(&b->fate));
-        if (home >= SHMQ_QUEUES || !ctx->leaving[home]) continue;
-        /* NEW as well: of the dead it may be published yet (forwards, shares), and must not get into the next queue of this number */
-        int living = census_counts(st) || (st == SHMQ_NEW && !MUTANT(56));
-        if (living && !discard(ctx, walk.idx, c)) ctx->leaving[home] = 2;
-    }
-    op_end(ctx);
-}
-
-/* DELETING --> RETIRING: 1 = it is. */
-static int retire(shmq_ctx *ctx, leaving *l) {
-    shmq_queue *rec = &ctx->queues[l->index];
-    uint64_t next = queue_make(queue_gen(l->word), SHMQ_Q_RETIRING);
-    if (!MUTANT(103)) st_rel(&rec->ended, 0); /* of DELETING; RETIRING has its own */
-    CRASH_POINT("retire");
-    if (!cas(&rec->word, l->word, next)) return 0;
-    l->word = next;
-    return 1;
-}
-
-/* RETIRING --> FREE: 1 = it is. */
-static int set_free(shmq_ctx *ctx, const leaving *l) {
-    shmq_queue *rec = &ctx->queues[l->index];
-    for (unsigned n = 0; n < QUEUE_PLACES; n++) ring_punch(ctx, *queue_place(rec, n), n == QUEUE_PLACES - 1 ? &rec->options : NULL);
-    CRASH_POINT("collect");
-    return cas(&rec->word, l->word, queue_make(queue_gen(l->word), SHMQ_Q_FREE));
-}
-
-/* One step of each. How many have become FREE; *turned: RETIRING. */
-static int step_all(shmq_ctx *ctx, leaving *l, uint32_t n, uint32_t *turned) {
-    uint64_t era = new_era(ctx, l, n);
-    int done = 0, some = 0;
-    memset(ctx->leaving, 0, sizeof ctx->leaving);
-    for (uint32_t i = 0; i < n; i++) {
-        if (!out_of_sight(ctx, &l[i], era)) continue;
-        if (queue_state(l[i].word) == SHMQ_Q_RETIRING) done += set_free(ctx, &l[i]);
-        else some = ctx->leaving[l[i].index] = 1;
-    }
-    if (some) clear_out(ctx);
-    for (uint32_t i = 0; some && i < n; i++)
-        if (ctx->leaving[l[i].index] == 1) *turned += (uint32_t)retire(ctx, &l[i]);
-    return done;
-}
-
-/* The same after a barrier, for which no lock is held. Then under both: other threads of this process are in no operation, and none
- * detaches it, so that the record of this process, and header.admin, stay its own. */
-static int step_on(shmq_ctx *ctx, leaving *l, uint32_t n, uint32_t *turned) {
-    if (barrier_everywhere(ctx) != 0) return 0; /* no barrier, no re-use: all stay as they are */
-    int done = 0, rc = admin_enter(ctx);
-    if (rc != SHMQ_OK) return rc;
-    if (MUTANT(109)) done = step_all(ctx, l, n, turned);
-    else if ((rc = ctx_enter(ctx)) == SHMQ_OK) {
-        if (ld_acq(&ctx->header->admin) == ctx->self_word) done = step_all(ctx, l, n, turned);
-        ctx_unlock(ctx);
-    }
-    admin_leave(ctx);
-    return rc == SHMQ_OK ? done : rc;
-}
-
-/* I3: finish deletions. Returns how many records became FREE; others are tried again by the next caller. */
-int shmq_queue_collect(shmq_ctx *ctx) {
-    leaving lot[LOT];
-    int done = 0, rc = shmq_topic_sweep(ctx);
-    if (rc < 0) return rc;
-    for (uint32_t from = 0, n; (n = on_their_way(ctx, &from, lot)) > 0;) {
-        uint32_t turned = 0;
-        for (int step = 0; step < 2; step++) {
-            if ((rc = step_on(ctx, lot, n, &turned)) < 0) return done ? done : rc;
-            done += rc;
-            if (turned == 0) break;
-        }
-    }
-    return done;
 }

@@ -1,7 +1,7 @@
 /* queue.c: a queue as one process sees it: the private view of its record, opened once and checked.
  *
  *   record   word | options | name | evt | space | bytes | ring ends | ring places | name of its dead-letter queue      two pages, reserved at create
- *   view     rings, options, counters, copied while the word says LIVE or CLOSED           (ctx.local; life.c changes the word)
+ *   view     rings, options, counters, copied while the word says LIVE or CLOSED           (ctx.local; life.c, close.c and collect.c change the word)
  *
  * I1  A view is of exactly one life of the record: `live` and `closed` are its word in these states. It is void when the word is another.
  * I2  What the record says of rings and tables is checked before it is used; what does not fit is CORRUPT, and no view is made.

@@ -140,7 +140,7 @@ static uint64_t walk_head(local_ring *r, uint64_t to) {
     return h;
 }
 
-/* The test build says so when an operation uses the ring of a record that it does not reach (life.c, I3). */
+/* The test build says so when an operation uses the ring of a record that it does not reach (collect.c, I1). */
 #ifdef SHMQ_CRASHPOINTS
 static void in_reach(shmq_ctx *ctx, const local_ring *r) {
     if (!(ld_rlx(&ctx->me->op) & 1) || op_reaches(ld_rlx(&ctx->me->era), &ctx->queues[r->ring / SHMQ_LANES], r->ring / SHMQ_LANES)) return;

@@ -24,6 +24,7 @@
 #include "topic.h"
 #include "arena.h"
 #include "clock.h"
+#include "close.h"
 #include "dedup.h"
 #include "fan.h"
 #include "free.h"
@@ -79,7 +80,7 @@ static int pattern_wants(const shmq_queue *sub, const shmq_queue *topic) {
     return slash && m > 1 && words_match(sub->name + 1, slash, topic->name + 1, topic->name + m);
 }
 
-/* I3. An operation on the topic reaches all of them (life.c, I3). */
+/* I3. An operation on the topic reaches all of them (collect.c, I1). */
 static fan_list *subscriptions(shmq_ctx *ctx, uint64_t tref, const shmq_queue *topic) {
     fan_list *l = &ctx->fans[qref_index(tref) % FANS];
     uint32_t topology = ld32_acq(&ctx->header->topology);
@@ -146,7 +147,7 @@ static int filter_passes(const shmq_queue *sub, const uint8_t *meta, uint64_t me
 
 /* 1 = it gets the message, 0 = it does not, FULL = its policy is to wait. */
 static int admits(shmq_ctx *ctx, uint32_t index, local_queue *q, const shmq_message *m, uint64_t now) {
-    if (queue_status(q) != SHMQ_OK || life_widowed(ctx, q->shared)) return 0;
+    if (queue_status(q) != SHMQ_OK || close_widowed(ctx, q->shared)) return 0;
     if (q->shared->filter_size && !filter_passes(q->shared, m->meta, m->meta_size)) return 0;
     for (int tries = 0; !m->delay_ns && room_full(ctx, q, m->size, m->priority, 0); tries++) {
         if (tries == 0 && ids_asked(q, m) && ids_known(ctx, q, m, now)) break;   /* a duplicate needs no room */
@@ -379,7 +380,7 @@ int shmq_topic_subscribers(shmq_ctx *ctx, uint64_t tref, uint64_t *out, uint32_t
     if (rc == SHMQ_OK && t->options.kind != SHMQ_KIND_TOPIC) rc = SHMQ_E_ARG;
     fan_list *l = rc == SHMQ_OK ? subscriptions(ctx, tref, t->shared) : NULL;
     for (uint32_t i = 0; l && i < l->n; i++) {
-        if (queue_open_reached(ctx, l->to[i], &q) != SHMQ_OK || queue_status(q) != SHMQ_OK || life_widowed(ctx, q->shared)) continue;
+        if (queue_open_reached(ctx, l->to[i], &q) != SHMQ_OK || queue_status(q) != SHMQ_OK || close_widowed(ctx, q->shared)) continue;
         if ((uint32_t)n < max) out[n] = qref_make(q->live, l->to[i]);
         n++;
     }
@@ -402,7 +403,7 @@ int64_t shmq_member_turn(shmq_ctx *ctx, uint64_t member, uint64_t taken) {
     for (uint32_t i = 0; rc == SHMQ_OK && i < n; i++) {
         shmq_queue *rec = &ctx->queues[i];
         if (i == me || queue_state(ld_acq(&rec->word)) != SHMQ_Q_LIVE || rec->options.kind != SHMQ_KIND_MEMBER) continue;
-        if (rec->options.topic != ctx->queues[me].options.topic || life_widowed(ctx, rec)) continue;
+        if (rec->options.topic != ctx->queues[me].options.topic || close_widowed(ctx, rec)) continue;
         uint64_t had = ld_acq(&rec->bytes);
         if (had < least) least = had;
     }

@@ -4,7 +4,7 @@
 
 #define INDEX(q) qref_index(q)
 
-static void (*between)(int n);   /* called before each operation of take.c, and at each guard of life.c */
+static void (*between)(int n);   /* called before each operation of take.c, and at each guard of collect.c */
 static int guard(int n) {
     int gone = MUTANT(n);
     if (between) between(n);
@@ -19,9 +19,7 @@ static void before_operation(void) {
 #undef op_begin
 #undef MUTANT
 #define MUTANT(n) guard(n)
-#define sound sound_options
-#include "life.c"
-#undef sound
+#include "collect.c"
 #undef MUTANT
 #define MUTANT(n) 0
 
