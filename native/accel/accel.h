@@ -233,6 +233,7 @@ extern PyTypeObject LoanType;
 
 PyObject *call_slow(PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t n, PyObject *kwnames);
 bool wait_for_room(QueueObject *self);
+int wait_for_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline, uint64_t spin_ns, bool *last);   /* consumer.c */
 PyObject *queue_loan(QueueObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames);
 
 /* ---- compact.c ------------------------------------------------------------------------------------------------------------ */

@@ -191,6 +191,21 @@ static int recover(ConsumerObject *self, int rc, uint64_t deadline) {
     return result ? 0 : -1;
 }
 
+/* Wait for the first message, without the GIL. 1 = try again, -1 = raised; *last: the time is over, but for one more try. */
+int wait_for_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline, uint64_t spin_ns, bool *last) {
+    if (PyErr_CheckSignals() < 0) return -1;
+    int rc = shmq_glance(ctx, qref, deadline);
+    if (rc == SHMQ_OK) return 1;   /* an answer within a microsecond: dropping the GIL costs as much */
+    if (rc != SHMQ_TIMEOUT) {
+        Py_BEGIN_ALLOW_THREADS
+        rc = shmq_wait_items(ctx, qref, deadline, spin_ns);
+        Py_END_ALLOW_THREADS
+    }
+    if (rc == SHMQ_INTR) return PyErr_CheckSignals() < 0 ? -1 : 1;
+    if (rc == SHMQ_TIMEOUT) *last = true;
+    return 1;   /* whatever else it says, the next take says it too, after a look at what is there */
+}
+
 /* Wait after an attempt that gave `rc`. 1 = try again; 0 = the loop is over (looped and shut down and drained); -1 = raised. */
 static int wait_or_recover(ConsumerObject *self, int rc, uint64_t deadline, bool looped, bool *last) {
     if (rc == SHMQ_EMPTY) {
@@ -200,20 +215,7 @@ static int wait_or_recover(ConsumerObject *self, int rc, uint64_t deadline, bool
             PyErr_SetObject(PyTuple_GET_ITEM(self->empty, 0), PyTuple_GET_ITEM(self->empty, 1));
             return -1;
         }
-        if (PyErr_CheckSignals() < 0) return -1;
-        shmq_ctx *ctx = self->ctx;
-        uint64_t qref = self->qref, spin = self->spin_ns;
-        rc = shmq_glance(ctx, qref, deadline);
-        if (rc == SHMQ_OK) return 1;   /* an answer within a microsecond: dropping the GIL costs as much */
-        if (rc != SHMQ_TIMEOUT) {
-            Py_BEGIN_ALLOW_THREADS
-            rc = shmq_wait_items(ctx, qref, deadline, spin);
-            Py_END_ALLOW_THREADS
-        }
-        if (rc == SHMQ_INTR) return PyErr_CheckSignals() < 0 ? -1 : 1;
-        if (rc == SHMQ_TIMEOUT) *last = true;
-        /* Whatever else it says, the next take says it too, after a look at what is there. */
-        return 1;
+        return wait_for_items(self->ctx, self->qref, deadline, self->spin_ns, last);
     }
     if (looped && (rc == SHMQ_CLOSED || rc == SHMQ_CONSUMER_CLOSED)) return 0;
     return recover(self, rc, deadline) < 0 ? -1 : 1;

@@ -213,24 +213,6 @@ static int items_ring(ItemsObject *self) {
     return done ? 0 : -1;
 }
 
-/* After EMPTY: 1 = try again, 0 = the time is over, -1 = raised. */
-static int items_wait(ItemsObject *self, uint64_t deadline, bool *last) {
-    if (*last || deadline == 1) return 0;
-    if (PyErr_CheckSignals() < 0) return -1;
-    shmq_ctx *ctx = self->ctx;
-    uint64_t qref = self->qref;
-    int rc = shmq_glance(ctx, qref, deadline);
-    if (rc == SHMQ_OK) return 1;
-    if (rc != SHMQ_TIMEOUT) {
-        Py_BEGIN_ALLOW_THREADS
-        rc = shmq_wait_items(ctx, qref, deadline, UINT64_MAX);
-        Py_END_ALLOW_THREADS
-    }
-    if (rc == SHMQ_INTR) return PyErr_CheckSignals() < 0 ? -1 : 1;
-    if (rc == SHMQ_TIMEOUT) *last = true;
-    return 1;
-}
-
 static PyObject *items_get(ItemsObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
     PyObject *block, *timeout;
     if (!self->ctx || self->closed || !self->plain || items_arguments(args, n, kwnames, 0, &block, &timeout) < 0)
@@ -250,9 +232,10 @@ static PyObject *items_get(ItemsObject *self, PyObject *const *args, Py_ssize_t 
         if (rc != SHMQ_EMPTY) return call_slow((PyObject *)self, str.get_slow, args, n, kwnames);
         if (!known && items_deadline(block, timeout, &deadline) < 0) return NULL;
         known = true;
-        int again = items_wait(self, deadline, &last);
-        if (again < 0) return NULL;
-        if (again) continue;
+        if (!last && deadline != 1) {
+            if (wait_for_items(self->ctx, self->qref, deadline, UINT64_MAX, &last) < 0) return NULL;
+            continue;
+        }
         if (self->bell && items_ring(self) < 0) return NULL;
         return PyObject_CallMethodNoArgs((PyObject *)self, str.none);
     }
