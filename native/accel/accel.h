@@ -36,6 +36,7 @@
 #define META_SMALL 64     /* headers, ids and keys up to this size become an object only when they are looked at */
 #define BIG (256 * 1024)  /* copies from this size on are made without the GIL */
 #define POOL 256
+#define HOT __attribute__((hot))   /* as in atomic.h */
 
 enum lease_state { SETTLED = 0, LIVE = 1, VIEWED = 2, PENDING = 3 };  /* VIEWED: settled, views still read the block */
 

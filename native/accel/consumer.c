@@ -116,7 +116,7 @@ UNDER_LOCK(self, consumer_close, (ConsumerObject * self, PyObject *unused), (sel
 /* ---- Consumer: taking ------------------------------------------------------------------------------------------------ */
 
 /* Make `o`, which holds a taken delivery, the user's. Fails only for want of memory: then the delivery went back. */
-static int hand_out(ConsumerObject *self, DeliveryObject *o, unsigned long thread, bool looped) {
+HOT static int hand_out(ConsumerObject *self, DeliveryObject *o, unsigned long thread, bool looped) {
     if (delivery_copy(o, self->mode == SHMQ_ACK_NONE) < 0) {
         (void)shmq_release(self->ctx, &o->l.d);
         return -1;
@@ -129,7 +129,7 @@ static int hand_out(ConsumerObject *self, DeliveryObject *o, unsigned long threa
 }
 
 /* One delivery into o->l.d, without waiting: 1, or why not. */
-static int take_one(ConsumerObject *self, DeliveryObject *o) {
+HOT static int take_one(ConsumerObject *self, DeliveryObject *o) {
     if (self->closed) return SHMQ_CONSUMER_CLOSED;
     if (self->unsettled >= self->max_unsettled) return SHMQ_CONSUMER_LIMIT;
     if (self->mode == SHMQ_ACK_NONE) return shmq_take(self->ctx, self->qref, 1, SHMQ_TAKE_FREE, &o->l.d);
@@ -151,7 +151,7 @@ static int take_one(ConsumerObject *self, DeliveryObject *o) {
 }
 
 /* The same, and make it the user's. RAISED: it went back. */
-static int take_into(ConsumerObject *self, DeliveryObject *o, unsigned long thread, bool looped) {
+HOT static int take_into(ConsumerObject *self, DeliveryObject *o, unsigned long thread, bool looped) {
     int rc = take_one(self, o);
     if (rc <= 0) return rc;
     o->ctx = self->ctx;
@@ -221,7 +221,7 @@ static int wait_or_recover(ConsumerObject *self, int rc, uint64_t deadline, bool
     return recover(self, rc, deadline) < 0 ? -1 : 1;
 }
 
-static PyObject *consumer_get_until_inside(ConsumerObject *self, uint64_t deadline, bool looped) {
+HOT static PyObject *consumer_get_until_inside(ConsumerObject *self, uint64_t deadline, bool looped) {
     unsigned long thread = 0;
     bool last = false;
     if (!self->client) return PyErr_Format(PyExc_TypeError, "ConsumerBase: __init__ was not called");
@@ -253,7 +253,7 @@ static int get_arguments(PyObject *self, PyObject *const *args, Py_ssize_t n, Py
     return deadline_of(self, timeout, deadline);
 }
 
-static PyObject *consumer_get(ConsumerObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
+HOT static PyObject *consumer_get(ConsumerObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
     uint64_t deadline = 0;
     if ((n || kwnames) && get_arguments((PyObject *)self, args, n, kwnames, 0, &deadline) < 0) return NULL;
     return consumer_get_until(self, deadline, false);

@@ -35,7 +35,7 @@ static void make_orphan(ConsumerObject *c, DeliveryObject *self) {
     n->next->prev = n;
 }
 
-static void delivery_dealloc(DeliveryObject *self) {
+HOT static void delivery_dealloc(DeliveryObject *self) {
     ConsumerObject *c = self->consumer;
     if (c) LOCKED(c, make_orphan(c, self));
     Py_CLEAR(self->payload);

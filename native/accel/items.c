@@ -68,7 +68,7 @@ static int items_arguments(PyObject *const *args, Py_ssize_t n, PyObject *kwname
 
 /* ---- putting --------------------------------------------------------------------------------------------------------- */
 
-static bool items_encode(PyObject *x, shmq_message *m, compact_out *room) {
+HOT static bool items_encode(PyObject *x, shmq_message *m, compact_out *room) {
     *m = (shmq_message){ .ttl_ns = SHMQ_DELAY_DEFAULT };
     if (PyBytes_CheckExact(x)) {
         m->data = PyBytes_AS_STRING(x);
@@ -101,7 +101,7 @@ static int items_wait_room(ItemsObject *self, uint64_t deadline, bool *last) {
     return PyErr_CheckSignals() < 0 ? -1 : 1;
 }
 
-static PyObject *items_put(ItemsObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
+HOT static PyObject *items_put(ItemsObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
     uint8_t bytes[COMPACT_MOST];
     compact_out room = { bytes, bytes + sizeof bytes };
     PyObject *block, *timeout;
@@ -170,7 +170,7 @@ static int kind_of(const shmq_delivery *d) {
     return KIND_BYTES;   /* published by somebody else, with headers of their own */
 }
 
-static PyObject *items_decode(ItemsObject *self, const shmq_delivery *d) {
+HOT static PyObject *items_decode(ItemsObject *self, const shmq_delivery *d) {
     int kind = kind_of(d);
     if (kind == SHMQ_ITEM_COMPACT) {
         compact_in in = { d->data, d->data + d->size };
@@ -213,7 +213,7 @@ static int items_ring(ItemsObject *self) {
     return done ? 0 : -1;
 }
 
-static PyObject *items_get(ItemsObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
+HOT static PyObject *items_get(ItemsObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
     PyObject *block, *timeout;
     if (!self->ctx || self->closed || !self->plain || items_arguments(args, n, kwnames, 0, &block, &timeout) < 0)
         return call_slow((PyObject *)self, str.get_slow, args, n, kwnames);

@@ -5,7 +5,7 @@
 static int keep_for_views(shmq_ctx *ctx, lease *l) { return l->views ? shmq_view_keep(ctx, &l->d) : 0; }
 
 /* The lease after a call that gave rc: over, or as it was (`stays`). */
-static int lease_after(ConsumerObject *c, shmq_ctx *ctx, lease *l, int rc, int keep, bool stays) {
+HOT static int lease_after(ConsumerObject *c, shmq_ctx *ctx, lease *l, int rc, int keep, bool stays) {
     if (stays) {
         if (keep > 0) shmq_view_end(ctx, (uint32_t)keep, l->d.idx);
         return rc;
@@ -18,7 +18,7 @@ static int lease_after(ConsumerObject *c, shmq_ctx *ctx, lease *l, int rc, int k
 
 /* Settle a LIVE lease that is not in the hands of another call. Returns the core's result; unlinks unless the call failed
  * for a reason that leaves the lease as it is. */
-int lease_settle(ConsumerObject *c, shmq_ctx *ctx, lease *l, int kind, uint64_t delay_ns, const void *extra, uint32_t size) {
+HOT int lease_settle(ConsumerObject *c, shmq_ctx *ctx, lease *l, int kind, uint64_t delay_ns, const void *extra, uint32_t size) {
     int rc, keep = kind == SHMQ_ACK ? 0 : keep_for_views(ctx, l);
     if (keep < 0 && keep != SHMQ_STALE) return keep;
     switch (kind) {

@@ -39,7 +39,7 @@ PyObject *call_slow(PyObject *self, PyObject *name, PyObject *const *args, Py_ss
     return result;
 }
 
-static int send_one(QueueObject *self, shmq_message *m) {
+HOT static int send_one(QueueObject *self, shmq_message *m) {
     int rc;
     int (*publish)(shmq_ctx *, uint64_t, shmq_message *) = self->fans ? shmq_topic_publish : shmq_publish;
     if (m->size < BIG) return publish(self->ctx, self->qref, m);
@@ -72,7 +72,7 @@ static PyObject *publish_fields(QueueObject *self, PyObject *const *args, PyObje
     return rc >= 0 ? PyLong_FromUnsignedLongLong(m.id) : NULL;
 }
 
-static PyObject *queue_publish(QueueObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
+HOT static PyObject *queue_publish(QueueObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames) {
     if (n == 1 && PyBytes_CheckExact(args[0]) && self->ctx && kwnames) {
         PyObject *id = publish_fields(self, args, kwnames);
         if (id || PyErr_Occurred()) return id;

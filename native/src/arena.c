@@ -99,7 +99,7 @@ static int claim_as(shmq_ctx *ctx, uint32_t idx, unsigned flags, uint64_t *ctl) 
 static int claim(shmq_ctx *ctx, uint32_t idx, uint64_t *ctl) { return claim_as(ctx, idx, 0, ctl); }
 
 /* Take up to `want` of the hint bits `allowed` of word w; the lowest will be popped first. How many were got. */
-static uint32_t take_bits(shmq_ctx *ctx, magazine *m, uint32_t w, uint64_t allowed, uint32_t want) {
+HOT static uint32_t take_bits(shmq_ctx *ctx, magazine *m, uint32_t w, uint64_t allowed, uint32_t want) {
     uint64_t x = ld_acq(&ctx->l0[w]) & allowed, take = 0;
     for (uint32_t i = 0; i < want && x; i++, x &= x - 1) take |= x & -x;
     if (take) take &= and64(&ctx->l0[w], ~take);
@@ -401,7 +401,7 @@ static uint64_t lacking(shmq_ctx *ctx, uint64_t bytes) {
     return more > bytes && more < ctx->bound ? more : bytes;
 }
 
-int arena_alloc(shmq_ctx *ctx, uint64_t bytes, uint32_t *idx, uint64_t *ctl) {
+HOT int arena_alloc(shmq_ctx *ctx, uint64_t bytes, uint32_t *idx, uint64_t *ctl) {
     int k = arena_class_for(ctx, bytes), rc = SHMQ_E_NOMEM;
     if (k < 0) return fail(ctx, SHMQ_E_TOOBIG, WHAT_CLASS, 0, bytes, ctx->classes[SHMQ_CLASSES - 1].stride, 0);
     for (int tries = 0;; tries++) {

@@ -64,6 +64,8 @@ static inline uint32_t mark_rlx(const uint32_t *p) { return __atomic_load_n(p, _
 static inline void mark_rel(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 
 #define RARE(x) __builtin_expect(!!(x), 0)
+/* What runs for every message lies together. Where it lies otherwise is chance, which is worth five nanoseconds of a hundred. */
+#define HOT __attribute__((hot))
 
 /* A counter with one writer: the owner. Relaxed: nobody decides anything by it. */
 static inline void bump(shmq_au64 *p, uint64_t n) { st_rlx(p, ld_rlx(p) + n); }

@@ -84,7 +84,7 @@ __attribute__((noinline, cold)) static int free_flagged(shmq_ctx *ctx, uint32_t 
 }
 
 /* Free a block that the caller owns under exactly `ctl` (NEW, OWNED or MOVE). 0 = the lease had moved on, nothing done. */
-int free_block(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
+HOT int free_block(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     shmq_block *b = block_at(ctx, idx);
     if (ctl_flags(ctl)) return free_flagged(ctx, idx, ctl);
     if (!cas(&b->ctl, ctl, ctl_make(SHMQ_FREE, 0, 0, ctl_gen(ctl)))) return 0;   /* COMMIT ack */
@@ -156,7 +156,7 @@ void extra_attach(shmq_ctx *ctx, uint32_t idx, const void *bytes, uint32_t n) {
 }
 
 /* Free a block owned under exactly ctl, with what is attached to it. 0 = stale. */
-int free_whole(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
+HOT int free_whole(shmq_ctx *ctx, uint32_t idx, uint64_t ctl) {
     shmq_block *b = block_at(ctx, idx);
     if (ld32_rlx(&b->extra) >> 8) {
         if (ctl_state(ctl) != SHMQ_MOVE) {

@@ -130,7 +130,7 @@ void owner_ping(shmq_ctx *ctx) {
 }
 
 /* An unused held entry with memory behind it. Entries are re-used last in, first out: the hot ones stay hot. */
-int owner_held_get(shmq_ctx *ctx, uint32_t *entry) {
+HOT int owner_held_get(shmq_ctx *ctx, uint32_t *entry) {
     if (ctx->held_n) {
         *entry = ctx->held_free[--ctx->held_n];
         return SHMQ_OK;

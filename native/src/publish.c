@@ -30,7 +30,7 @@
 
 #define ID_LOT 4096
 
-uint64_t publish_id(shmq_ctx *ctx) {
+HOT uint64_t publish_id(shmq_ctx *ctx) {
     if (ctx->next_id == ctx->end_id) {
         ctx->next_id = add(&ctx->header->next_id, ID_LOT);
         ctx->end_id = ctx->next_id + ID_LOT;
@@ -39,7 +39,7 @@ uint64_t publish_id(shmq_ctx *ctx) {
 }
 
 /* Returns when the message expires, 0 = never. */
-uint64_t publish_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_message *m, local_queue *q, uint64_t now) {
+HOT uint64_t publish_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_message *m, local_queue *q, uint64_t now) {
     uint64_t ttl = m->ttl_ns == SHMQ_DELAY_DEFAULT ? q->options.ttl_ns : m->ttl_ns;
     uint64_t expires = ttl && ttl < UINT64_MAX - now ? now + ttl : 0;
     m->id = publish_id(ctx);
@@ -55,7 +55,7 @@ uint64_t publish_header(shmq_ctx *ctx, shmq_block *b, uint32_t index, shmq_messa
     return expires;
 }
 
-void publish_meta(uint8_t *payload, const shmq_message *m) {
+HOT void publish_meta(uint8_t *payload, const shmq_message *m) {
     if (m->meta_size == 0) return;
     uint8_t *at = payload + align8((uint32_t)m->size);
     memcpy(at, &m->meta_size, 4);
@@ -92,7 +92,7 @@ void publish_trailer(shmq_ctx *ctx, uint32_t idx, const shmq_message *m, const h
 }
 
 /* Put a complete NEW block on its way, unless `most` are there already. On FULL the caller still owns it. */
-int publish_launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uint64_t size, unsigned priority, uint64_t most) {
+HOT int publish_launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, uint64_t size, unsigned priority, uint64_t most) {
     shmq_block *b = block_at(ctx, idx);
     if (ld_rlx(&b->due_ns)) {   /* delayed: visible to the sidecar only */
         if (!cas(&b->ctl, ctl, ctl_to(ctl, SHMQ_DELAYED, 0))) return SHMQ_E_CORRUPT;   /* COMMIT delay */
@@ -126,7 +126,7 @@ int publish_room(shmq_ctx *ctx, local_queue *q, const shmq_message *m, const has
 }
 
 /* A complete NEW block without an id, visible from its slot CAS on (I1). An error: the caller owns it still. */
-static inline int launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, const shmq_message *m, uint64_t expires) {
+HOT static inline int launch(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t ctl, const shmq_message *m, uint64_t expires) {
     int rc;
     for (int tries = 0; (rc = publish_launch(ctx, q, idx, ctl, m->size, m->priority, q->most)) == SHMQ_FULL; tries++)
         if (tries == 64 || route_make_room(ctx, q) != SHMQ_OK) break;
@@ -165,7 +165,7 @@ static int launch_once(shmq_ctx *ctx, local_queue *q, uint32_t idx, uint64_t *ct
 }
 
 /* One message, and the key of its id if it has one; the caller holds the lock and is inside op. */
-static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, const hash128 *once, uint64_t now) {
+HOT static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_message *m, const hash128 *once, uint64_t now) {
     uint32_t idx;
     uint64_t ctl;
     int rc = queue_status(q);
@@ -189,7 +189,7 @@ static int publish_one(shmq_ctx *ctx, local_queue *q, uint64_t qref, shmq_messag
     return rc;
 }
 
-int shmq_publish(shmq_ctx *ctx, uint64_t qref, shmq_message *m) {
+HOT int shmq_publish(shmq_ctx *ctx, uint64_t qref, shmq_message *m) {
     local_queue *q;
     shmq_au32 *evt = NULL;
     int rc = ctx_enter(ctx);
@@ -211,7 +211,7 @@ int shmq_publish(shmq_ctx *ctx, uint64_t qref, shmq_message *m) {
     return rc;
 }
 
-int shmq_publish_many(shmq_ctx *ctx, uint64_t qref, shmq_message *m, uint32_t n) {
+HOT int shmq_publish_many(shmq_ctx *ctx, uint64_t qref, shmq_message *m, uint32_t n) {
     local_queue *q;
     shmq_au32 *evt = NULL;
     uint32_t done = 0;

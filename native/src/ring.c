@@ -151,7 +151,7 @@ static void in_reach(shmq_ctx *ctx, const local_ring *r) {
 #define in_reach(ctx, r) ((void)0)
 #endif
 
-int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint64_t max_depth) {
+HOT int ring_enqueue(shmq_ctx *ctx, local_ring *r, uint32_t idx, uint64_t ctl, uint64_t max_depth) {
     in_reach(ctx, r);
     shmq_block *b = block_at(ctx, idx);
     uint64_t t = tail_hint(r);   /* I3 */
@@ -207,7 +207,7 @@ static inline void fetch_ahead(shmq_ctx *ctx, local_ring *r, uint64_t h) {
 }
 
 /* The first takeable block, without taking it: the caller CASes its ctl from out->ctl, then calls ring_taken. */
-int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out) {
+HOT int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out) {
     in_reach(ctx, r);
     uint64_t h = head_hint(r);
     for (int rebuilt = 0;; rebuilt = 1) {
@@ -248,7 +248,7 @@ int ring_find(shmq_ctx *ctx, local_ring *r, ring_item *out) {
 }
 
 /* R1: the taker clears the slot right after its CAS to OWNED, before anything else can happen to the block. */
-void ring_taken(local_ring *r, const ring_item *item) {
+HOT void ring_taken(local_ring *r, const ring_item *item) {
     CRASH_POINT("taken");
     if (!MUTANT(1)) cas(&r->slots[item->position & r->mask], item->slot, slot_empty(slot_round(item->slot) + 1));
     if (item->position == r->head) r->head++;   /* else it was taken from the middle: those before it stay */

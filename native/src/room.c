@@ -24,7 +24,7 @@ static inline int full(shmq_ctx *ctx, local_queue *q, uint64_t size, unsigned pr
     return ring_full(&q->work, q->max_depth);
 }
 
-int room_full(shmq_ctx *ctx, local_queue *q, uint64_t size, unsigned priority, int counted) {
+HOT int room_full(shmq_ctx *ctx, local_queue *q, uint64_t size, unsigned priority, int counted) {
     int rc = full(ctx, q, size, priority, counted);
     if (RARE(rc)) q->wanted = size;
     return rc;

@@ -21,7 +21,7 @@
 #include "route.h"
 #include "waiter.h"
 
-int settle_holds(shmq_ctx *ctx, const shmq_delivery *d) {
+HOT int settle_holds(shmq_ctx *ctx, const shmq_delivery *d) {
     if (!block_known(ctx, d->idx) || ctl_state(d->ctl) != SHMQ_OWNED || ctl_owner(d->ctl) != ctx->self) return 0;
     if (d->held == 0) return 1;
     if (d->held > SHMQ_HELD || d->held > ctx->held_fresh) return 0;
@@ -30,7 +30,7 @@ int settle_holds(shmq_ctx *ctx, const shmq_delivery *d) {
 }
 
 /* I2. Call before the CAS that ends the lease. */
-static void let_go(shmq_ctx *ctx, shmq_delivery *d) {
+HOT static void let_go(shmq_ctx *ctx, shmq_delivery *d) {
     if (d->held == 0) return;
     st_rel(&ctx->held[d->held - 1].word, 0);
     st_rlx(&ctx->held[d->held - 1].deadline, 0);
@@ -46,7 +46,7 @@ static int stale(shmq_ctx *ctx, shmq_delivery *d, uint32_t held) {   /* held: wh
     return SHMQ_STALE;
 }
 
-void settle_left(local_queue *q) {   /* the last settled message of a closed queue ends its consumers' loops */
+HOT void settle_left(local_queue *q) {   /* the last settled message of a closed queue ends its consumers' loops */
     /* maybe the last one */
     if ((q->options.flags & SHMQ_JOINED) && waiter_present(&q->shared->space) && ring_seems_empty(&q->work))
         waiter_wake_all(&q->shared->space);
@@ -65,7 +65,7 @@ int settle_leave(shmq_ctx *ctx, shmq_delivery *d, uint64_t *move) {
     return SHMQ_OK;
 }
 
-int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
+HOT int shmq_ack(shmq_ctx *ctx, shmq_delivery *d, uint32_t n) {
     int rc = ctx_enter(ctx), done = 0;
     if (rc != SHMQ_OK) return rc;
     op_begin_at(ctx, n == 1 ? d->queue % SHMQ_QUEUES : OP_ANY);
@@ -188,7 +188,7 @@ int shmq_touch(shmq_ctx *ctx, shmq_delivery *d, uint64_t extend_ns) {
 }
 
 /* Hand out a delivery that was read ahead. STALE when it was given to another consumer meanwhile, or has expired. */
-int shmq_start(shmq_ctx *ctx, shmq_delivery *d) {
+HOT int shmq_start(shmq_ctx *ctx, shmq_delivery *d) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     rc = SHMQ_STALE;

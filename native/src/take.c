@@ -28,7 +28,7 @@
 #include "waiter.h"
 
 /* Read what the header says, checking every length: the memory is everybody's. 0 = fine. */
-static int describe(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, shmq_delivery *d) {
+HOT static int describe(shmq_ctx *ctx, uint32_t idx, uint64_t ctl, shmq_delivery *d) {
     shmq_block *b = block_at(ctx, idx), *at_payload = b;
     uint32_t of = idx;
     if (ctl_flags(ctl) & SHMQ_FLAG_CHILD) {   /* the payload is its parent's, who cannot go while this child lives */
@@ -89,7 +89,7 @@ static void unheld(shmq_ctx *ctx, uint32_t entry, uint32_t idx) {
 }
 
 /* What comes next, and from where; without taking it. */
-static int take_next(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *item) {
+HOT static int take_next(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *item) {
     uint32_t lanes = queue_lanes(ctx, q);
     if (RARE(lanes)) return lanes & SHMQ_LANES_ORDERED ? order_find(ctx, q, from, item) : level_find(ctx, q, lanes, from, item);
     if (!queue_has_again(q) || ring_find(ctx, *from = &q->again, item) != SHMQ_OK) return ring_find(ctx, *from = &q->work, item);
@@ -97,7 +97,7 @@ static int take_next(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item
     return SHMQ_OK;
 }
 
-int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint32_t flags, shmq_delivery *out, uint32_t *freed) {
+HOT int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint32_t flags, shmq_delivery *out, uint32_t *freed) {
     uint32_t n = 0, entry = 0;
     uint64_t now = 0, deadline = 0;
     int rc = SHMQ_EMPTY;
@@ -159,7 +159,7 @@ int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, uint3
     return n ? (int)n : rc == SHMQ_OK ? SHMQ_EMPTY : rc;
 }
 
-int take_none_left(shmq_ctx *ctx, local_queue *q) {
+HOT int take_none_left(shmq_ctx *ctx, local_queue *q) {
     uint32_t lanes = queue_lanes(ctx, q);
     if (lanes & SHMQ_LANES_ORDERED) return order_none_left(ctx, q);
     if (!ring_seems_empty(&q->work)) return 0;
@@ -183,7 +183,7 @@ shmq_au32 *take_space(shmq_ctx *ctx, local_queue *q, uint32_t freed, int leaving
     return &q->shared->space;
 }
 
-int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_delivery *out) {
+HOT int shmq_take(shmq_ctx *ctx, uint64_t qref, uint32_t max, uint32_t flags, shmq_delivery *out) {
     local_queue *q;
     shmq_au32 *space = NULL, *evt = NULL;
     uint32_t freed = 0;
