@@ -64,7 +64,7 @@ static int walk(shmq_ctx *ctx, local_queue *q, int claim, local_ring **from, rin
     uint64_t passed[SHMQ_KEY_LANES / 64];   /* I3 */
     int any = 0;   /* most walks pass nothing */
     for (int turn = 0; turn < 2; turn++) {
-        if (turn == 0 && !queue_has_again(q)) continue;
+        if (turn == 0 && (!queue_has_again(q) || ring_unmoved(&q->again))) continue;
         local_ring *r = turn == 0 ? &q->again : &q->work;
         uint64_t at = r->head;
         for (uint64_t n = 0; n < 8 * (r->mask + 1) + 65536 && ring_next(ctx, r, &at, out) == SHMQ_OK; n++) {

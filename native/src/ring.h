@@ -29,4 +29,9 @@ uint64_t ring_filled(local_ring *r);
 int ring_rebuild(local_ring *r);
 void ring_settle_in(local_ring *r);
 int ring_seems_empty(local_ring *r);
+/* Nothing has come since this process had taken all: what ring_find would say EMPTY to, for the price of one look. */
+static inline int ring_unmoved(local_ring *r) {
+    uint64_t s = ld_acq(&r->slots[r->head & r->mask]);
+    return slot_is_empty(s) && round_diff(slot_round(s), r->head >> r->lg) == 0;
+}
 #endif

@@ -92,7 +92,8 @@ static void unheld(shmq_ctx *ctx, uint32_t entry, uint32_t idx) {
 HOT static int take_next(shmq_ctx *ctx, local_queue *q, local_ring **from, ring_item *item) {
     uint32_t lanes = queue_lanes(ctx, q);
     if (RARE(lanes)) return lanes & SHMQ_LANES_ORDERED ? order_find(ctx, q, from, item) : level_find(ctx, q, lanes, from, item);
-    if (!queue_has_again(q) || ring_find(ctx, *from = &q->again, item) != SHMQ_OK) return ring_find(ctx, *from = &q->work, item);
+    if (!queue_has_again(q) || ring_unmoved(&q->again) || ring_find(ctx, *from = &q->again, item) != SHMQ_OK)
+        return ring_find(ctx, *from = &q->work, item);
     level_oldest_again(ctx, q, -1, item);
     return SHMQ_OK;
 }
