@@ -70,7 +70,7 @@ static uint64_t waits_since(shmq_ctx *ctx, uint32_t idx) {
 
 /* What a consumer gets next when several levels are in use; without taking it. */
 int level_find(shmq_ctx *ctx, local_queue *q, uint32_t lanes, local_ring **from, ring_item *out) {
-    int again = queue_has_again(q) && !ring_seems_empty(&q->again), found = SHMQ_EMPTY;
+    int again = queue_has_again(q) && !ring_unmoved(&q->again) && !ring_seems_empty(&q->again), found = SHMQ_EMPTY;
     int64_t aging = (int64_t)(q->options.aging_ns >> 60 ? UINT64_C(1) << 58 : q->options.aging_ns), best = 0;
     for (unsigned level = SHMQ_LEVELS; level-- > 0;) {
         /* I6 */
