@@ -41,7 +41,8 @@ def make(broker: shmq.Broker) -> None:
     broker.create_queue("slot", max_depth=BOUNDS["slot"], **FOREVER)
     broker.create_queue("spill", max_depth=BOUNDS["spill"], max_bytes=BYTES["spill"], **FOREVER)
     broker.create_queue("back", max_depth=32, **FOREVER)
-    broker.create_queue("lane", order="key", max_depth=192, **FOREVER)
+    # Those whose lane is in the hoarder's hands wait meanwhile: with 192 places they are all when it has some 1,130.
+    broker.create_queue("lane", order="key", max_depth=400, **FOREVER)
     broker.create_topic("nobody")
     how: dict[str, dict[str, Any]] = {
         "block": {"max_depth": BOUNDS["block.dead"]},
