@@ -67,6 +67,8 @@ PRIVATE = [
     "shmq_queue_info",
     "shmq_census",
     "shmq_audit_report",
+    "shmq_wait_one",
+    "shmq_wait_set",
 ]
 # Public numbers that lie in shared memory or are exchanged between processes.
 ENUMS = [

@@ -39,6 +39,7 @@ FLOORS = {
     "shmq._segment": 2,
     "shmq.settings": 2,
     "shmq._client": 2,
+    "shmq._hub": 2,
     "shmq._aio": 2,
     "shmq.serializers": 2,
     # 3: the nouns of a queue
@@ -269,7 +270,7 @@ C_FLOORS = {
     # 6: several of these at once
     6: "forward recover",
     # 7: a process, as a whole
-    7: "attach wait audit",
+    7: "attach wait many audit",
 }
 C_FLOOR = {name: floor for floor, names in C_FLOORS.items() for name in names.split()}
 

@@ -115,6 +115,8 @@ WHAT = {
     107: "what came back is taken in the order of its coming back",
     108: "a purge goes on in a queue that was deleted between two of its operations",
     109: "a process that detaches does not wait for its thread that collects",
+    110: "who waits for many does not look at the queues whose word has changed",
+    111: "who was woken and does not want it wakes nobody else",
 }
 
 
@@ -140,6 +142,7 @@ QUICK = {
     **dict.fromkeys((74, 75, 76, 100), "test_refused"),
     **dict.fromkeys((101, 102, 103, 104, 105, 106), "test_era"),
     **dict.fromkeys((108, 109), "test_between"),
+    **dict.fromkeys((110, 111), "test_many"),
     **dict.fromkeys((66, 67, 68, 69, 70, 71), "test_memory"),
 }
 

@@ -391,6 +391,28 @@ typedef struct {
     uint64_t id, published_ns, expires_ns, died_ns;
 } shmq_delivery;
 
+#define SHMQ_WAIT_MANY 127   /* queues in a set: futex_waitv takes 128 words, and one is the set's own */
+#define SHMQ_FOR_ITEMS 0
+#define SHMQ_FOR_SPACE 1
+#define SHMQ_FOR_CALL 2       /* for shmq_wake_queue, whatever is there */
+typedef struct {             /* one queue that is waited for. `seen` and `slice_ns` are the core's; a fresh entry has 0 there */
+    shmq_ctx *ctx;
+    uint64_t queue;
+    uint64_t slice_ns;
+    uint32_t what;           /* SHMQ_FOR_... */
+    uint32_t seen;
+    int32_t result;          /* out, where it is ready: as of shmq_wait_items or shmq_wait_space */
+    uint32_t reserved;
+} shmq_wait_one;
+typedef struct {             /* in private memory; all but `control` belongs to the thread that waits */
+    shmq_au32 control;       /* changes when that thread is to look up from its sleep */
+    uint32_t n;
+    uint64_t idle_ns;        /* the core's */
+    shmq_wait_one one[SHMQ_WAIT_MANY];
+    uint8_t ready[SHMQ_WAIT_MANY];   /* out: numbers of those that are, in their order */
+    uint8_t pad[1];
+} shmq_wait_set;
+
 typedef struct {
     uint64_t total, memory_used, memory_limit, blocks, free_blocks, next_id, created_ns;
     uint64_t owners, queues, corrupt, anonymous, closing, user_word, default_ttl_ns, max_message, provider;
@@ -524,6 +546,11 @@ int shmq_wait_settled(shmq_ctx *ctx, uint64_t queue, uint64_t deadline_ns);
 int shmq_wait_word(shmq_ctx *ctx, uint32_t which, uint32_t seen, uint64_t deadline_ns);
 uint32_t shmq_read_word(shmq_ctx *ctx, uint32_t which);
 int shmq_wake_queue(shmq_ctx *ctx, uint64_t queue);
+int shmq_pass(shmq_ctx *ctx, uint64_t queue, uint32_t what);
+int shmq_waits_many(void);
+int shmq_wait_many(shmq_wait_set *set, uint32_t seen, uint64_t deadline_ns);
+uint32_t shmq_wait_seen(shmq_wait_set *set);
+void shmq_wait_nudge(shmq_wait_set *set);
 #define SHMQ_WORD_ATTACH 0
 #define SHMQ_WORD_TIMER 1
 

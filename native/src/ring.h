@@ -31,7 +31,7 @@ void ring_settle_in(local_ring *r);
 int ring_seems_empty(local_ring *r);
 /* Nothing has come since this process had taken all: what ring_find would say EMPTY to, for the price of one look. */
 static inline int ring_unmoved(local_ring *r) {
-    uint64_t s = ld_acq(&r->slots[r->head & r->mask]);
+    uint64_t s = ld_sc(&r->slots[r->head & r->mask]);   /* EVT: before a sleep, after the bit was set */
     return slot_is_empty(s) && round_diff(slot_round(s), r->head >> r->lg) == 0;
 }
 #endif

@@ -163,9 +163,9 @@ HOT int take_some(shmq_ctx *ctx, local_queue *q, uint32_t index, uint32_t max, u
 HOT int take_none_left(shmq_ctx *ctx, local_queue *q) {
     uint32_t lanes = queue_lanes(ctx, q);
     if (lanes & SHMQ_LANES_ORDERED) return order_none_left(ctx, q);
-    if (!ring_seems_empty(&q->work)) return 0;
+    if (!ring_unmoved(&q->work) && !ring_seems_empty(&q->work)) return 0;
     if (lanes && !level_none_left(q, lanes)) return 0;
-    return !queue_has_again(q) || ring_seems_empty(&q->again);
+    return !queue_has_again(q) || ring_unmoved(&q->again) || ring_seems_empty(&q->again);
 }
 
 /* Producers sleep: is it time to wake one? In lots, since a wake-up costs more than a message; at once when this consumer is

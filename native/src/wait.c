@@ -4,6 +4,7 @@
  * consumer costs nothing and a busy one never pays a wake-up. Every sleep is bounded by a second; whoever has slept half that
  * long in vain, in one sleep or in many short ones, looks for dead processes itself, so that recovery needs no supervisor.
  */
+#include "wait.h"
 #include "census.h"
 #include "lease.h"
 #include "queue.h"
@@ -13,7 +14,6 @@
 #include "waiter.h"
 #include <sched.h>
 
-#define SLICE UINT64_C(1000000000)
 #define SPIN_MIN UINT64_C(2000)
 /* A consumer that is at it takes a lot in 5 to 15 microseconds; and one that is to wake us looks at the clock for each message:
  * 4.3 instead of 5.0 M/s, for as long as our spins are too short. */
@@ -24,7 +24,7 @@
 #define GATHER_REST 4095u
 #define GLANCES 48   /* 1.5 microseconds */
 
-static int items_ready(shmq_ctx *ctx, local_queue *q) {
+int wait_items_ready(shmq_ctx *ctx, local_queue *q) {
     if (ctx_enter(ctx) != SHMQ_OK) return 1;   /* look again, and hear why */
     op_begin_at(ctx, queue_index(ctx, q));
     int ready = queue_status(q) == SHMQ_GONE || !take_none_left(ctx, q);
@@ -47,7 +47,7 @@ static int space_for(shmq_ctx *ctx, local_queue *q, uint32_t n) {
     return ready;
 }
 
-static int space_ready(shmq_ctx *ctx, local_queue *q) { return space_for(ctx, q, 1); }
+int wait_space_ready(shmq_ctx *ctx, local_queue *q) { return space_for(ctx, q, 1); }
 
 /* Room for many: a producer that follows the consumer slot by slot takes its cache lines away for each message, and four
  * times as long for each (2.1 against 8 M/s, 64 B, two processes). */
@@ -124,7 +124,7 @@ static void gather(shmq_ctx *ctx, local_queue *q) {
     st32_rlx(&q->gather_skip, rest);
 }
 
-static int enter(shmq_ctx *ctx, uint64_t qref, local_queue **q, int *status) {
+int wait_enter(shmq_ctx *ctx, uint64_t qref, local_queue **q, int *status) {
     int rc = ctx_enter(ctx);
     if (rc != SHMQ_OK) return rc;
     rc = queue_local(ctx, qref, q);
@@ -147,8 +147,8 @@ static int spin_adaptive(shmq_ctx *ctx, local_queue *q, int (*ready)(shmq_ctx *,
 /* After a sleep of `ns`: when sleeping has led to nothing for long, somebody may be dead who could have ended it. */
 static void slept(shmq_ctx *ctx, local_queue *q, uint64_t ns, int in_vain) {
     uint64_t idle = in_vain ? ld_rlx(&q->idle_ns) + ns : 0;
-    st_rlx(&q->idle_ns, idle > SLICE / 2 ? 0 : idle);
-    if (idle > SLICE / 2) shmq_reap(ctx, 0);
+    st_rlx(&q->idle_ns, idle > WAIT_SLICE / 2 ? 0 : idle);
+    if (idle > WAIT_SLICE / 2) shmq_reap(ctx, 0);
 }
 
 /* The caller looks in vain and waits again, each time: other processes have it, or the ring is damaged. So "ready" after the
@@ -159,14 +159,10 @@ static int in_time(shmq_au32 *evt, int rc, uint64_t deadline_ns) {
     return SHMQ_TIMEOUT;
 }
 
-static int wait_items(shmq_ctx *ctx, uint64_t qref, local_queue *q, uint64_t deadline_ns, uint64_t spin_ns) {
-    int status, rc;
-    if (items_ready(ctx, q)) return SHMQ_OK;
-    if (spin_adaptive(ctx, q, items_ready, &q->spin_ns, SPIN_MIN, spin_ns, deadline_ns)) {
-        gather(ctx, q);
-        return SHMQ_OK;
-    }
-    if ((rc = ctx_enter(ctx)) != SHMQ_OK) return rc;
+/* Before a sleep: the value to sleep on, and for how long at most. EMPTY: nothing is there, sleep; else what the wait is over with. */
+int wait_prepare_items(shmq_ctx *ctx, uint64_t qref, local_queue *q, uint32_t *seen, uint64_t *slice) {
+    int rc = ctx_enter(ctx);
+    if (rc != SHMQ_OK) return rc;
     shmq_au32 *space = take_space(ctx, q, 0, 1);   /* what we owe, before we sleep */
     op_begin(ctx);
     int stolen = lease_steal(ctx, q, qref_index(qref));
@@ -174,24 +170,37 @@ static int wait_items(shmq_ctx *ctx, uint64_t qref, local_queue *q, uint64_t dea
     ctx_unlock(ctx);
     if (space) waiter_wake(space);
     if (stolen) return SHMQ_OK;
-    uint32_t seen = MUTANT(5) ? (ld32_sc(&q->shared->evt) | 1) : waiter_prepare(&q->shared->evt);
-    if (!MUTANT(9) && items_ready(ctx, q)) return SHMQ_OK;   /* EVT: bit set, then the ring */
-    status = queue_status(q);
+    *seen = MUTANT(5) ? (ld32_sc(&q->shared->evt) | 1) : waiter_prepare(&q->shared->evt);
+    if (!MUTANT(9) && wait_items_ready(ctx, q)) return SHMQ_OK;   /* EVT: bit set, then the ring */
+    int status = queue_status(q);
     if (status == SHMQ_GONE) return SHMQ_GONE;
-    uint64_t slice = SLICE;
+    *slice = WAIT_SLICE;
     if (status == SHMQ_CLOSED) {
         if ((rc = ctx_enter(ctx)) != SHMQ_OK) return rc;
         int over = census_drained(ctx, qref_index(qref));
         ctx_unlock(ctx);
         if (over) return SHMQ_CLOSED;
-        slice = 20000000;
+        *slice = 20000000;
     }
     bump(&q->counters->sleeps, 1);
+    return SHMQ_EMPTY;
+}
+
+static int wait_items(shmq_ctx *ctx, uint64_t qref, local_queue *q, uint64_t deadline_ns, uint64_t spin_ns) {
+    uint32_t seen;
+    uint64_t slice;
+    if (wait_items_ready(ctx, q)) return SHMQ_OK;
+    if (spin_adaptive(ctx, q, wait_items_ready, &q->spin_ns, SPIN_MIN, spin_ns, deadline_ns)) {
+        gather(ctx, q);
+        return SHMQ_OK;
+    }
+    int rc = wait_prepare_items(ctx, qref, q, &seen, &slice);
+    if (rc != SHMQ_EMPTY) return rc;
     uint64_t before = shmq_now();
     rc = waiter_sleep(&q->shared->evt, seen, deadline_ns, slice);
-    slept(ctx, q, shmq_now() - before, !items_ready(ctx, q));
+    slept(ctx, q, shmq_now() - before, !wait_items_ready(ctx, q));
     if (rc == SHMQ_OK) return SHMQ_OK;
-    if (items_ready(ctx, q)) waiter_wake(&q->shared->evt);   /* leaving without a message: pass the baton */
+    if (wait_items_ready(ctx, q)) waiter_wake(&q->shared->evt);   /* leaving without a message: pass the baton */
     return rc;
 }
 
@@ -199,7 +208,7 @@ static int wait_items(shmq_ctx *ctx, uint64_t qref, local_queue *q, uint64_t dea
  * A deadline of 1 asks what there is now: OK, if there is something, and nobody waits for it. */
 int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t spin_ns) {
     local_queue *q;
-    int status, rc = enter(ctx, qref, &q, &status);
+    int status, rc = wait_enter(ctx, qref, &q, &status);
     if (rc != SHMQ_OK) return rc;
     if (status == SHMQ_GONE) return SHMQ_GONE;
     rc = wait_items(ctx, qref, q, deadline_ns, spin_ns);
@@ -209,10 +218,10 @@ int shmq_wait_items(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
 /* Is something there, or does it come within a microsecond or two? For callers that hold a lock others want: no sleep, no yield. */
 int shmq_glance(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns) {
     local_queue *q;
-    int status, rc = enter(ctx, qref, &q, &status);
+    int status, rc = wait_enter(ctx, qref, &q, &status);
     if (rc != SHMQ_OK) return rc;
     for (int i = 0; i < GLANCES; i++) {
-        if (items_ready(ctx, q)) {
+        if (wait_items_ready(ctx, q)) {
             gather(ctx, q);
             return in_time(&q->shared->evt, SHMQ_OK, deadline_ns);
         }
@@ -221,26 +230,46 @@ int shmq_glance(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns) {
     return SHMQ_EMPTY;
 }
 
+/* Has nothing come while somebody slept in vain? A quick look at an open queue; 0 = look properly. */
+int wait_nothing_new(shmq_ctx *ctx, uint64_t qref, int space) {
+    local_queue *q;
+    if (ctx_enter(ctx) != SHMQ_OK) return 0;
+    op_begin_at(ctx, qref_index(qref));
+    int same = queue_local(ctx, qref, &q) == SHMQ_OK && queue_status(q) == SHMQ_OK
+               && (space ? !room_for(ctx, q, 1, q->wanted) : take_none_left(ctx, q) && !mark_acq(&q->shared->ahead));
+    op_end(ctx);
+    ctx_unlock(ctx);
+    return same;
+}
+
+/* The same for who waits for room. */
+int wait_prepare_space(shmq_ctx *ctx, local_queue *q, uint32_t *seen, uint64_t *slice) {
+    *seen = waiter_prepare(&q->shared->space);
+    if (wait_space_ready(ctx, q)) return SHMQ_OK;
+    int status = queue_status(q);
+    *slice = q->lot > 1 ? 20000000 : WAIT_SLICE;   /* a taker wakes in lots, and may stop half-way */
+    return status != SHMQ_OK ? status : SHMQ_EMPTY;
+}
+
 static int wait_space(shmq_ctx *ctx, local_queue *q, uint64_t deadline_ns, uint64_t spin_ns) {
-    int status, rc;
+    uint32_t seen;
+    uint64_t slice;
     if (space_lot(ctx, q)) return SHMQ_OK;
     if (spin_adaptive(ctx, q, space_lot, &q->room_ns, ROOM_MIN, spin_ns, deadline_ns)) return SHMQ_OK;
-    uint32_t seen = waiter_prepare(&q->shared->space);
-    if (space_ready(ctx, q)) return SHMQ_OK;
-    status = queue_status(q);
-    if (status != SHMQ_OK) return status;
+    int rc = wait_prepare_space(ctx, q, &seen, &slice);
+    if (rc != SHMQ_EMPTY) return rc;
     uint64_t before = shmq_now();
-    rc = waiter_sleep(&q->shared->space, seen, deadline_ns, q->lot > 1 ? 20000000 : SLICE);
-    slept(ctx, q, shmq_now() - before, !space_ready(ctx, q));
+    rc = waiter_sleep(&q->shared->space, seen, deadline_ns, slice);
+    slept(ctx, q, shmq_now() - before, !wait_space_ready(ctx, q));
     if (rc == SHMQ_OK) return SHMQ_OK;
-    if (space_ready(ctx, q)) waiter_wake(&q->shared->space);
+    if (wait_space_ready(ctx, q)) waiter_wake(&q->shared->space);
     return rc;
 }
 
 /* Wait until the queue may have room. A taker wakes us in lots; the bound on each sleep covers one that stops half-way. */
 int shmq_wait_space(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t spin_ns) {
     local_queue *q;
-    int status, rc = enter(ctx, qref, &q, &status);
+    int status, rc = wait_enter(ctx, qref, &q, &status);
     if (rc != SHMQ_OK || status != SHMQ_OK) return rc != SHMQ_OK ? rc : status;
     return in_time(&q->shared->space, wait_space(ctx, q, deadline_ns, spin_ns), deadline_ns);
 }
@@ -248,7 +277,7 @@ int shmq_wait_space(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns, uint64_t
 /* Wait until every message of a JOINED queue is settled. OK: they are; BUSY: something has changed, look again. */
 int shmq_wait_settled(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns) {
     local_queue *q;
-    int status, rc = enter(ctx, qref, &q, &status);
+    int status, rc = wait_enter(ctx, qref, &q, &status);
     if (rc != SHMQ_OK) return rc;
     if (status == SHMQ_GONE) return SHMQ_GONE;
     uint32_t seen = waiter_prepare(&q->shared->space);
@@ -260,7 +289,7 @@ int shmq_wait_settled(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns) {
     if (gone) return SHMQ_GONE;
     if (over || (ld32_acq(&q->shared->marks) & SHMQ_TERMINATED)) return SHMQ_OK;
     uint64_t before = shmq_now();
-    rc = waiter_sleep(&q->shared->space, seen, deadline_ns, SLICE);
+    rc = waiter_sleep(&q->shared->space, seen, deadline_ns, WAIT_SLICE);
     slept(ctx, q, shmq_now() - before, 1);
     return rc == SHMQ_OK ? SHMQ_BUSY : rc;
 }
@@ -273,12 +302,12 @@ uint32_t shmq_read_word(shmq_ctx *ctx, uint32_t which) {
 int shmq_wait_word(shmq_ctx *ctx, uint32_t which, uint32_t seen, uint64_t deadline_ns) {
     if (!ld32_rlx(&ctx->alive)) return SHMQ_E_FORKED;
     if (!ctx->mapped) return SHMQ_E_DETACHED;
-    return waiter_sleep(which == SHMQ_WORD_TIMER ? &ctx->header->timer_evt : &ctx->header->attach_evt, seen, deadline_ns, SLICE);
+    return waiter_sleep(which == SHMQ_WORD_TIMER ? &ctx->header->timer_evt : &ctx->header->attach_evt, seen, deadline_ns, WAIT_SLICE);
 }
 
 int shmq_wake_queue(shmq_ctx *ctx, uint64_t qref) {
     local_queue *q;
-    int status, rc = enter(ctx, qref, &q, &status);
+    int status, rc = wait_enter(ctx, qref, &q, &status);
     if (rc != SHMQ_OK) return rc;
     waiter_announce_all(q->shared);
     return SHMQ_OK;

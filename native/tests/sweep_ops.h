@@ -148,6 +148,15 @@ static void o_attach(plane *p) { p->rc = shmq_attach(&p->ctx, SHMQ_CLIENT); }
 static void o_detach(plane *p) { p->rc = shmq_detach(&p->ctx); }
 static void o_wait(plane *p) { p->rc = shmq_wait_items(&p->ctx, p->q, shmq_now() + 2000000, 0); }
 static void o_wait_space(plane *p) { p->rc = shmq_wait_space(&p->ctx, p->q, shmq_now() + 2000000, 0); }
+static void wait_many(plane *p, uint32_t what) {   /* and for what never comes */
+    shmq_wait_set set = {
+        .n = 2, .one = { { .ctx = &p->ctx, .queue = p->q, .what = SHMQ_FOR_CALL }, { .ctx = &p->ctx, .queue = p->q, .what = what } }
+    };
+    p->rc = shmq_wait_many(&set, 0, shmq_now() + 2000000);
+}
+static void o_wait_many(plane *p) { wait_many(p, SHMQ_FOR_ITEMS); }
+static void o_wait_many_space(plane *p) { wait_many(p, SHMQ_FOR_SPACE); }
+static void o_pass(plane *p) { p->rc = shmq_pass(&p->ctx, p->q, SHMQ_FOR_ITEMS); }
 static void o_depth(plane *p) { p->rc = shmq_depth(&p->ctx, p->q); }
 static void o_resync(plane *p) { p->rc = shmq_bytes_resync(&p->ctx, p->q); }
 
@@ -286,6 +295,11 @@ static const scenario OPS[] = {
     { "wait-items", SLOW | NOSTOP, w_empty, p_warm, o_wait, NULL },
     { "wait-items-waiter", SLOW | NOSTOP | WAITER, w_empty, p_warm, o_wait, NULL },
     { "wait-space", SLOW | NOSTOP, w_full, p_warm, o_wait_space, NULL },
+    { "wait-many", SLOW | NOSTOP, w_empty, p_warm, o_wait_many, NULL },
+    { "wait-many-space", SLOW | NOSTOP, w_full, p_warm, o_wait_many_space, NULL },
+    { "wait-many-waiter", SLOW | NOSTOP | WAITER, w_empty, p_warm, o_wait_many, NULL },
+    { "wait-many-steals", LIVE_X, w_x_ahead, p_warm, o_wait_many, NULL },
+    { "pass", WAITER, w_three, p_warm, o_pass, NULL },
     { "wait-steals", LIVE_X, w_x_ahead, p_warm, o_wait, NULL },
     { "depth", 0, w_again, p_warm, o_depth, NULL },
     { "bytes-resync", BYTES | SLOW, w_three, p_warm, o_resync, NULL },

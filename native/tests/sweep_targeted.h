@@ -1,5 +1,6 @@
 /* sweep_targeted.h: of the sweep: two processes, one interleaving. A part of sweep.c, for its size. */
 
+#define SYS_FUTEX_WAITV 449   /* headers may be older than the kernel */
 static scenario T = { "", 0, NULL, NULL, NULL, NULL };
 #define TARGET(label) \
     do { \
@@ -9,9 +10,14 @@ static scenario T = { "", 0, NULL, NULL, NULL, NULL };
 
 /* A waiter stopped at each instruction before it sleeps; a message comes; it must be awake well before its slice is over. */
 static void o_wait_long(plane *p) { p->rc = shmq_wait_items(&p->ctx, p->q, shmq_now() + UINT64_C(900000000), 0); }
-static int t_wait(void) {
+static void o_wait_many_long(plane *p) {
+    shmq_wait_set set = { .n = 2, .one = { { .ctx = &p->ctx, .queue = p->q2 }, { .ctx = &p->ctx, .queue = p->q } } };
+    int rc = shmq_wait_many(&set, 0, shmq_now() + UINT64_C(900000000));
+    p->rc = rc == 1 ? 0 : rc;
+}
+static int wakes(const char *name, void (*wait)(plane *)) {
     int bad = 0;
-    T = (scenario){ "no-lost-wake-up", 0, w_empty, p_warm, o_wait_long, NULL };
+    T = (scenario){ name, 0, w_empty, p_warm, wait, NULL };
     W.s = &T;
     build();
     start_child(&W.a, body_a);
@@ -26,7 +32,7 @@ static int t_wait(void) {
         struct user_regs_struct r;
         ptrace(PTRACE_GETREGS, W.a.pid, 0, &r);
         uint8_t *code = (uint8_t *)(uintptr_t)r.rip;   /* the same program at the same place in both processes; so is the vdso */
-        if (code[0] == 0x0f && code[1] == 0x05 && r.rax == 202) most = n;   /* about to sleep */
+        if (code[0] == 0x0f && code[1] == 0x05 && (r.rax == SYS_futex || r.rax == SYS_FUTEX_WAITV)) most = n;   /* about to sleep */
         seg_save(&W.pages, &seg_a);
         vm_save(&W.a, &snap_a);
         if (put(W.p, W.q, 20, 64, 0, 0) != 0) TARGET("publish");
@@ -73,6 +79,9 @@ static int t_wait(void) {
     demolish();
     return bad;
 }
+
+static int t_wait(void) { return wakes("no-lost-wake-up", o_wait_long); }
+static int t_wait_many(void) { return shmq_waits_many() ? wakes("no-lost-wake-up-of-many", o_wait_many_long) : 0; }
 
 /* All hints of a class are in a magazine: "no memory" only after a look at every block. */
 static int t_nomem(void) {
@@ -134,6 +143,7 @@ static const struct {
     int (*run)(void);
 } TARGETED[] = {
     { "no-lost-wake-up", t_wait },
+    { "no-lost-wake-up-of-many", t_wait_many },
     { "scan-before-no-memory", t_nomem },
     { "detach-leaves-nothing", t_detach },
 };

@@ -275,6 +275,10 @@ static void everything(shmq_ctx *c, uint64_t *s) {
         OP(shmq_wait_items(c, x, shmq_now() + 1000, 0));
         OP(shmq_wait_space(c, x, shmq_now() + 1000, 0));
         OP(shmq_wait_settled(c, x, shmq_now() + 1000));
+        OP(shmq_pass(c, x, (uint32_t)rnd(s) % 3));
+        shmq_wait_set set = { .n = 2,
+                              .one = { { .ctx = c, .queue = x }, { .ctx = c, .queue = q[rnd(s) % QS], .what = (uint32_t)rnd(s) % 3 } } };
+        OP(shmq_wait_many(&set, 0, shmq_now() + 1000));
         OP(shmq_glance(c, x, 0));
         OP(shmq_queue_mark(c, x, SHMQ_TRAVELLED));
         OP(shmq_refs(c, x));

@@ -66,6 +66,10 @@ class Lib:
     SHMQ_ITEM_ALIGN: Final[int]
     SHMQ_COUNTED: Final[int]
     SHMQ_JOINED: Final[int]
+    SHMQ_WAIT_MANY: Final[int]
+    SHMQ_FOR_ITEMS: Final[int]
+    SHMQ_FOR_SPACE: Final[int]
+    SHMQ_FOR_CALL: Final[int]
     SHMQ_TAKE_FREE: Final[int]
     SHMQ_TAKE_AHEAD: Final[int]
     SHMQ_DELAY_DEFAULT: Final[int]
@@ -452,6 +456,26 @@ class Lib:
     @staticmethod
     def shmq_wake_queue(ctx: CData, queue: int, /) -> int:
         """int shmq_wake_queue(shmq_ctx *ctx, uint64_t queue);"""
+
+    @staticmethod
+    def shmq_pass(ctx: CData, queue: int, what: int, /) -> int:
+        """int shmq_pass(shmq_ctx *ctx, uint64_t queue, uint32_t what);"""
+
+    @staticmethod
+    def shmq_waits_many() -> int:
+        """int shmq_waits_many(void);"""
+
+    @staticmethod
+    def shmq_wait_many(set: CData, seen: int, deadline_ns: int, /) -> int:
+        """int shmq_wait_many(shmq_wait_set *set, uint32_t seen, uint64_t deadline_ns);"""
+
+    @staticmethod
+    def shmq_wait_seen(set: CData, /) -> int:
+        """uint32_t shmq_wait_seen(shmq_wait_set *set);"""
+
+    @staticmethod
+    def shmq_wait_nudge(set: CData, /) -> None:
+        """void shmq_wait_nudge(shmq_wait_set *set);"""
 
     @staticmethod
     def shmq_timers_collect(ctx: CData, idx: CData, due: CData, max: int, scan: CData, /) -> int:

@@ -54,6 +54,10 @@ ERA_ALONE = ("KIND0=FANS", "NU=1", "MAXG=4")
 PARK_1 = ("NM=2", "NC=1", "MAXC=1")
 PARK_HANDS = ("NM=2", "NC=1", "MAXC=2", "DIED")
 PARK_AGAIN = ("NM=4", "NB=2", "MAXC=0", "WAITING")
+MANY = ("MAXC=1", "CANCELS=1")
+MANY_LINE = ("PLAIN=0", "PUBS0=2", "WANT0=2", "PUBS1=0", "WANT1=0", "MAXC=1", "CANCELS=1")
+MANY_LEAVES = ("WANT1=2", "MAXC=0", "CANCELS=1")
+MANY_CANCELS = ("PUBS0=2", "WANT0=2", "PUBS1=0", "WANT1=0", "MAXC=0", "CANCELS=2")
 WAIT = ("NC=2", "NPUB=2", "MAXC=1", "LEAVES=1")
 
 MODELS = [
@@ -72,6 +76,10 @@ MODELS = [
         "wait",
         ("NC=3", "NPUB=1", "BATCH=2", "MAXC=1", "LEAVES=1"),
     ),
+    Job("many: a task at each of 2 queues, a plain waiter, 1 crash", "many", MANY),
+    Job("many: 2 tasks at one queue, 1 crash", "many", MANY_LINE),
+    Job("many: 2 messages for a task and a plain waiter, 2 cancelled", "many", MANY_CANCELS),
+    Job("many: one leaves the set while another one is watched again", "many", MANY_LEAVES),
     Job("hints: 2 blocks", "hints", ("NB=2", "MAXC=2")),
     Job("hints: 3 blocks", "hints", ("NB=3", "MAXC=2")),
     Job("hints: 2 blocks, 3 rounds, 1 crash", "hints", ("NB=2", "ROUNDS=3", "MAXC=1")),
@@ -137,6 +145,11 @@ MUTANTS = [
     ("NO_ANNOUNCE", "wait", WAIT),
     ("FILTERED_ANNOUNCE", "wait", WAIT),
     ("NO_SECOND_WAKE", "wait", WAIT),
+    ("ARMS_BLINDLY", "many", MANY),
+    ("NO_PASS", "many", MANY_CANCELS),
+    ("LEAVES_SILENTLY", "many", MANY_LEAVES),
+    ("NO_REARM", "many", MANY_LINE),
+    ("NO_ANNOUNCE", "many", MANY),
     ("NO_CHAIN", "wait", ("NC=2", "NPUB=1", "BATCH=2", "MAXC=0", "LEAVES=0")),
     ("STORE_CLAIM", "hints", ()),
     ("NO_SCAN", "hints", ()),
