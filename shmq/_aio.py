@@ -1,29 +1,48 @@
-"""Waiting under asyncio.
+"""Waiting under asyncio and under trio. anyio runs on either of the two.
 
-The core's futexes cannot be waited on by an event loop, so each call that has to wait borrows a
-thread, only while it waits. Taking and publishing themselves happen in the loop's thread: a call
-that is cancelled has taken nothing and published nothing, it only waited.
+Taking and publishing themselves happen in the event loop's own thread, at once or not at all. Only the waiting in between
+is done elsewhere: by the threads of the hub, a few for all that a process waits for; or, on kernels that cannot wait for
+many, by a thread of its own for each wait. So a cancelled call has taken nothing and published nothing: it only waited.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
+import sys
 import threading
 import weakref
-from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from shmq._descriptors import scarce
+from shmq._hub import Wait, hub, works
+from shmq._native import lib
+from shmq._values import NS
 
-__all__ = ["task_number", "wait_in_thread"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-_tasks: weakref.WeakKeyDictionary[asyncio.Task[object], int] = weakref.WeakKeyDictionary()
+__all__ = ["CALL", "ITEMS", "SPACE", "Turn", "breathe", "pause", "task_number", "wake"]
+
+ITEMS = int(lib.SHMQ_FOR_ITEMS)
+SPACE = int(lib.SHMQ_FOR_SPACE)
+CALL = int(lib.SHMQ_FOR_CALL)
+
+_tasks: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 _numbers = itertools.count(1)
+
+
+def _trio() -> Any:
+    """Return trio, when it runs the calling task."""
+    trio = sys.modules.get("trio")
+    return trio if trio is not None and trio.lowlevel.in_trio_run() else None
 
 
 def task_number() -> int:
     """Return a number of the running task that no other task ever has, and no thread."""
-    task = asyncio.current_task()
+    trio = _trio()
+    task = trio.lowlevel.current_task() if trio else asyncio.current_task()
     if task is None:
         return 0
     number = _tasks.get(task)
@@ -32,29 +51,114 @@ def task_number() -> int:
     return number
 
 
-async def wait_in_thread(wait: Callable[[], int], wake: Callable[[], object]) -> int:
-    """Return what ``wait`` returns; it runs in a thread and must return soon after ``wake``.
+async def breathe() -> None:
+    """Let other tasks run, and cancellations arrive."""
+    trio = _trio()
+    await (trio.lowlevel.checkpoint() if trio else asyncio.sleep(0))
 
-    The thread is a daemon: it touches nothing but the core, and its closure keeps the mapping.
+
+async def pause(seconds: float) -> None:
+    """Sleep."""
+    trio = _trio()
+    await (trio.sleep(seconds) if trio else asyncio.sleep(seconds))
+
+
+class Turn:
+    """Waiting until there may be something, as often as it takes.
+
+    Whoever has waited looks at the queue next. If the block ends by an exception instead, what woke it is passed on.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[int] = loop.create_future()
 
-    def hand_over(result: int) -> None:
-        if not done.done():
-            done.set_result(result)
+    __slots__ = ("_wait",)
+
+    def __init__(self) -> None:
+        self._wait: Wait | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._over(pass_on=kind is not None)
+
+    def _over(self, *, pass_on: bool = False) -> None:
+        if self._wait is not None:
+            wait, self._wait = self._wait, None
+            hub().over(wait, pass_on=pass_on)
+
+    async def wait(self, client: object, ctx: Any, qref: int, what: int, deadline: int) -> None:
+        """Return when queue ``qref`` may be ready, or at ``deadline`` (ns of shmq_now; 0 = none).
+
+        ``what``: ITEMS, SPACE, or CALL, which only `wake` ends. ``client`` keeps the mapping of ``ctx``.
+        """
+        self._over()
+        trio = _trio()
+        if not works():
+            await _wait_in_thread(trio, client, ctx, qref, what, deadline)
+        elif trio:
+            event = trio.Event()
+            post = trio.lowlevel.current_trio_token().run_sync_soon
+            self._wait = hub().wait(client, ctx, qref, what, post, event.set)
+            with trio.move_on_after(_left(deadline) if deadline else float("inf")):
+                await event.wait()
+        else:
+            loop = asyncio.get_running_loop()
+            done: asyncio.Future[None] = loop.create_future()
+            tell = functools.partial(_tell, done)
+            self._wait = hub().wait(client, ctx, qref, what, loop.call_soon_threadsafe, tell)
+            timer = loop.call_later(_left(deadline), tell) if deadline else None
+            try:
+                await done
+            finally:
+                if timer is not None:
+                    timer.cancel()
+
+
+def wake(ctx: Any, qref: int) -> None:
+    """Have everybody look who waits for queue ``qref``, in this process at once."""
+    lib.shmq_wake_queue(ctx, qref)
+    hub().wake(ctx, qref)
+
+
+def _tell(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
+
+
+def _left(deadline: int) -> float:
+    return max(0.0, (deadline - int(lib.shmq_now())) / NS)
+
+
+async def _wait_in_thread(
+    trio: Any, client: object, ctx: Any, qref: int, what: int, deadline: int
+) -> None:
+    """`Turn.wait` on a kernel that cannot wait for many. The thread touches nothing but the core."""
+    call = lib.shmq_wait_space if what == SPACE else lib.shmq_wait_items
+
+    def wait() -> object:
+        # Naming client keeps its mapping while the wait lasts.
+        return call(ctx, qref, deadline, 0) if client is not None else 0
+
+    if trio:
+        try:
+            await trio.to_thread.run_sync(wait, abandon_on_cancel=True)
+        except trio.Cancelled:
+            lib.shmq_wake_queue(ctx, qref)
+            raise
+        return
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
 
     def run() -> None:
-        result = wait()
+        wait()
         try:
-            loop.call_soon_threadsafe(hand_over, result)
+            loop.call_soon_threadsafe(_tell, done)
         except RuntimeError:  # the loop is closed: nobody waits any more
             pass
 
     with scarce("waiting in asyncio"):
         threading.Thread(target=run, name="shmq-wait", daemon=True).start()
     try:
-        return await done
+        await done
     except asyncio.CancelledError:
-        wake()
+        lib.shmq_wake_queue(ctx, qref)
         raise

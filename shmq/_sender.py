@@ -7,12 +7,12 @@ is no room, the message has headers, or this process was forked, comes to the `_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
-from shmq._aio import wait_in_thread
+from shmq._aio import SPACE, Turn, breathe
 from shmq._client import ADAPTIVE, Client
-from shmq._native import SenderBase, lib
+from shmq._native import SenderBase, ffi, lib
 from shmq._values import NS
 from shmq.errors import MessageExpired, QueueFull, explain
 from shmq.message import Message, bytes_of, deadline_of, message_of
@@ -167,41 +167,48 @@ class Sender(SenderBase):
     ) -> int:
         """What `publish_many` is, where the accelerator leaves it."""
         deadline = deadline_of(timeout)
-        done = _done
+        sending, last, before = self._sending(messages, _done), False, -1
+        try:
+            while True:
+                rc, done = next(sending)
+                last = self._wait_for_room(rc, deadline, last and done == before, done)
+                before = done
+        except StopIteration as end:
+            return int(end.value)
+
+    def _sending(self, messages: Iterable[Any], done: int) -> Generator[tuple[int, int], None, int]:
+        """Publish ``messages``, as far as there is room; yield why it does not go on, and how many went.
+
+        Returns how many there were. If the iterable fails, or a message, what came before it goes all the same.
+        """
         waiting: list[bytes] = []
         try:
             for message in messages:
                 if type(message) is bytes:
                     waiting.append(message)
                     if len(waiting) >= CHUNK:
-                        done += self._send_all(waiting, deadline, done)
+                        done = yield from self._send_all(waiting, done)
                     continue
-                done += self._send_all(waiting, deadline, done)
+                done = yield from self._send_all(waiting, done)
                 args = self._encoded(message_of(message, {}))
-                last = False
                 while (rc := self._send(*args)) < 0:
-                    last = self._wait_for_room(rc, deadline, last, done)
+                    yield rc, done
                 done += 1
-        except QueueFull:
-            raise
         except Exception:
-            # The iterable or a message failed: what came before it goes all the same.
-            self._send_all(waiting, deadline, done)
+            yield from self._send_all(waiting, done)
             raise
-        return done + self._send_all(waiting, deadline, done)
+        return (yield from self._send_all(waiting, done))
 
-    def _send_all(self, items: list[bytes], deadline: int, done: int) -> int:
+    def _send_all(self, items: list[bytes], done: int) -> Generator[tuple[int, int], None, int]:
         sent = 0
-        last = False
         while sent < len(items):
             rc = self._send_many(items, sent)
             if rc > 0:
                 sent += rc
-                last = False
             else:
-                last = self._wait_for_room(rc, deadline, last, done + sent)
+                yield rc, done + sent
         items.clear()
-        return sent
+        return done + sent
 
     def _wait_for_room(self, rc: int, deadline: int, last: bool, done: int | None = None) -> bool:
         """Return for another attempt (whether it is the last one), or raise what ``rc`` stands for."""
@@ -240,15 +247,44 @@ class Sender(SenderBase):
         deadline = deadline_of(timeout)
         args = self._encoded(message_of(message, fields))
         last = False
-        while True:
-            rc = self._send(*args)
-            if rc >= 0:
-                return rc
-            if rc != lib.SHMQ_FULL or last or deadline == 1 or self._overflow == lib.SHMQ_REJECT:
-                last = self._wait_for_room(rc, deadline, last)
-                continue
-            rc = await wait_in_thread(self._space_wait(deadline), lambda: None)
-            last = rc == lib.SHMQ_TIMEOUT
+        with Turn() as turn:
+            while (rc := self._send(*args)) < 0:
+                last = await self._wait(turn, rc, deadline, last)
+            return rc
+
+    async def apublish_many(
+        self, messages: Iterable[Any], *, timeout: float | str | None = None
+    ) -> int:
+        """Like `publish_many`, without blocking the event loop. Cancelled, it has published some, in their order."""
+        deadline = deadline_of(timeout)
+        sending, last, before = self._sending(messages, 0), False, -1
+        with Turn() as turn:
+            try:
+                while True:
+                    rc, done = next(sending)
+                    last = await self._wait(turn, rc, deadline, last and done == before, done)
+                    before = done
+            except StopIteration as end:
+                return int(end.value)
+
+    async def _wait(
+        self, turn: Turn, rc: int, deadline: int, last: bool, done: int | None = None
+    ) -> bool:
+        """`_wait_for_room`, in an event loop."""
+        ends = last or deadline == 1 or self._overflow == lib.SHMQ_REJECT
+        if rc != lib.SHMQ_FULL or ends:
+            return self._wait_for_room(rc, deadline, last, done)
+        full, until = self._full_one(deadline)
+        if full > 0:
+            ctx = ffi.cast("shmq_ctx *", self._ctx)
+            await turn.wait(self._client, ctx, full, SPACE, until)
+        else:
+            await breathe()
+        return bool(deadline) and lib.shmq_now() >= deadline
+
+    def _full_one(self, deadline: int) -> tuple[int, int]:
+        """Return the record that had no room (0 = none any more), and until when to wait for it at most."""
+        return self._qref, deadline
 
     def _reattach(self) -> None:
         self._client.reattach()

@@ -9,15 +9,13 @@ Python code runs, so Ctrl-C anywhere loses nothing: `close` gives back whatever 
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shmq._aio import task_number, wait_in_thread
+from shmq._aio import ITEMS, Turn, breathe, pause, task_number, wake
 from shmq._client import ADAPTIVE, client_of, context_of, record_of
 from shmq._native import ConsumerBase, ffi, lib
 from shmq._native.settling import settle_all
@@ -30,6 +28,7 @@ from shmq.errors import (
     LimitReached,
     QueueClosed,
     QueueEmpty,
+    ShmqError,
     StaleDelivery,
     explain,
 )
@@ -245,6 +244,21 @@ class Consumer(ConsumerBase):
             self._recover(lib.SHMQ_TIMEOUT, 0)
         return delivery  # type: ignore[return-value]
 
+    async def aget_many(self, max_n: int, timeout: float | str | None = None) -> list[Delivery]:
+        """Like `get_many`, without blocking the event loop. Cancelling it takes nothing."""
+        parse_count(max_n, "max_n", 1, 1 << 62)
+        found = [await self.aget(timeout)]
+        me = task_number()
+        while len(found) < max_n:
+            try:
+                delivery = self._poll(me, False)
+            except ShmqError:  # whatever it is, the next call says it
+                break
+            if delivery is None:
+                break
+            found.append(delivery)
+        return found
+
     def __aiter__(self) -> Self:
         if self._mode == AUTO:
             self._settle_mine(NACK, 1, task_number(), None)
@@ -264,32 +278,34 @@ class Consumer(ConsumerBase):
             self._settle_mine(ACK, -1, me, None)
         self._passed += 1
         if self._passed % FAIRNESS == 0:
-            await asyncio.sleep(0)
-        pause = 0.0002
-        while True:
-            try:
-                delivery = self._poll(me, looped)
-            except LimitReached:
-                # Another task may settle; the core has no word to wait on for that.
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 0.01)
-                delivery = None
+            await breathe()
+        nap = 0.0002
+        with Turn() as turn:
+            while True:
+                try:
+                    delivery = self._poll(me, looped)
+                except (
+                    LimitReached,
+                    QueueEmpty,
+                ):  # max_unsettled: in the only thread, or beside others
+                    # Another task may settle; the core has no word to wait on for that.
+                    await pause(nap)
+                    nap = min(nap * 2, 0.01)
+                    if deadline and lib.shmq_now() >= deadline:
+                        return None
+                    continue
+                if delivery is not None:
+                    return delivery  # type: ignore[no-any-return]
                 if deadline and lib.shmq_now() >= deadline:
                     return None
-                continue
-            if delivery is not None:
-                return delivery  # type: ignore[no-any-return]
-            if deadline and lib.shmq_now() >= deadline:
-                return None
-            await wait_in_thread(self._item_wait(deadline), self._wake)
+                await self._wait(turn, deadline)
 
-    def _item_wait(self, deadline: int) -> Callable[[], int]:
-        client, qref, ctx = self._client, self._qref, ffi.cast("shmq_ctx *", self._ctx)
-        # Naming client keeps its mapping while the wait lasts.
-        return lambda: lib.shmq_wait_items(ctx, qref, deadline, 0) if client is not None else 0
+    async def _wait(self, turn: Turn, deadline: int) -> None:
+        ctx = ffi.cast("shmq_ctx *", self._ctx)
+        await turn.wait(self._client, ctx, self._qref, ITEMS, deadline)
 
     def _wake(self) -> None:
-        lib.shmq_wake_queue(ffi.cast("shmq_ctx *", self._ctx), self._qref)
+        wake(ffi.cast("shmq_ctx *", self._ctx), self._qref)
 
     async def __aenter__(self) -> Self:
         return self
@@ -322,6 +338,8 @@ class Consumer(ConsumerBase):
 def _others_could_settle() -> bool:
     me = threading.current_thread()
     return any(
-        thread is not me and not isinstance(thread, threading.Timer)
+        thread is not me
+        and not isinstance(thread, threading.Timer)
+        and not thread.name.startswith("shmq-")
         for thread in threading.enumerate()
     )

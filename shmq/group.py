@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import secrets
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from shmq._aio import CALL, Turn, wake
 from shmq._client import Client, record_of
 from shmq._locks import Lock
 from shmq._names import check_record_name, check_share_name
@@ -346,7 +347,7 @@ class _Turns(_Member):
 
     def _wake(self) -> None:
         super()._wake()
-        lib.shmq_wake_queue(ffi.cast("shmq_ctx *", self._ctx), self._member)
+        wake(ffi.cast("shmq_ctx *", self._ctx), self._member)
 
     def close(self) -> None:
         """Give back what is unsettled and leave the group; idempotent."""
@@ -371,6 +372,10 @@ class _Turns(_Member):
         """Return a list of one delivery: a turn is one message."""
         return [self.get(timeout=timeout)] if max_n else []
 
+    async def aget_many(self, max_n: int, timeout: float | str | None = None) -> list[Delivery]:
+        """Return a list of one delivery: a turn is one message."""
+        return [await self.aget(timeout)] if max_n else []
+
     def __next__(self) -> Delivery:
         with self._lock:
             self._await_turn(0)
@@ -386,16 +391,14 @@ class _Turns(_Member):
             self._took()
         return delivery
 
-    def _item_wait(self, deadline: int) -> Callable[[], int]:
-        wait = super()._item_wait(deadline)
-
-        def wait_for_both() -> int:
-            if self._is_my_turn():
-                return wait()
-            self._sleep(deadline, LOOK_MOST_NS)
-            return 0
-
-        return wait_for_both
+    async def _wait(self, turn: Turn, deadline: int) -> None:
+        if self._is_my_turn():
+            await super()._wait(turn, deadline)
+            return
+        until = lib.shmq_now() + LOOK_MOST_NS
+        until = min(until, deadline) if deadline else until
+        ctx = ffi.cast("shmq_ctx *", self._ctx)
+        await turn.wait(self._client, ctx, self._member, CALL, until)
 
 
 def _reopen(broker: str, name: str, queue: str, source: str, dispatch: str) -> ConsumerGroup:

@@ -143,6 +143,11 @@ class Topic(Sender):
         blocker = int(lib.shmq_topic_blocker(self._client.ctx, self._qref))
         return name_then(self._client, index_of(blocker), lib.shmq_now())
 
+    def _full_one(self, deadline: int) -> tuple[int, int]:
+        until = int(lib.shmq_now()) + SLICE_NS
+        blocker = int(lib.shmq_topic_blocker(ffi.cast("shmq_ctx *", self._ctx), self._qref))
+        return max(blocker, 0), min(until, deadline) if deadline else until
+
     def _space_wait(self, deadline: int, spin: int = 0) -> Callable[[], int]:
         client, qref, ctx = self._client, self._qref, ffi.cast("shmq_ctx *", self._ctx)
 

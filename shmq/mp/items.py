@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from shmq._aio import ITEMS, SPACE, Turn, breathe
 from shmq._client import ADAPTIVE, Client, client_of
 from shmq._native import ItemsBase, ffi, lib
 from shmq._native.structs import deadline_of
@@ -27,7 +28,7 @@ from shmq.consumer import Consumer
 from shmq.delivery import meta_of
 from shmq.errors import CorruptSegment, QueueClosed, QueueEmpty, QueueFull, explain
 from shmq.home import Parcel, home, parcel, unpack
-from shmq.mp import handles, pickling, waiting
+from shmq.mp import handles, pickling
 from shmq.mp.bell import Bell
 from shmq.options import MAX_DEPTH, QueueOptions
 from shmq.queue import Queue as BrokerQueue
@@ -408,37 +409,31 @@ class Items(Typed[T]):
     async def aput(self, obj: T, timeout: float | None = None) -> None:
         """Like `put`, without blocking the event loop. Cancelled, it has put nothing."""
         deadline = deadline_of(True, timeout)
-        await waiting.breathe()
-        while True:
-            try:
-                super().put(obj, False)
-                return
-            except QueueFull:
-                if deadline and lib.shmq_now() >= deadline:
-                    raise
-            await waiting.wait(self._wait(lib.shmq_wait_space, deadline), self._wake)
+        await breathe()
+        with Turn() as turn:
+            while True:
+                try:
+                    super().put(obj, False)
+                    return
+                except QueueFull:
+                    if deadline and lib.shmq_now() >= deadline:
+                        raise
+                await turn.wait(self._client, self._client.ctx, self._qref, SPACE, deadline)
 
     async def aget(self, timeout: float | None = None) -> T:
         """Like `get`, without blocking the event loop. Cancelled, it has taken nothing."""
         deadline = deadline_of(True, timeout)
         self._passed += 1
         if self._passed % FAIRNESS == 0:
-            await waiting.breathe()
-        while True:
-            try:
-                return super().get(False)
-            except QueueEmpty:
-                if deadline and lib.shmq_now() >= deadline:
-                    raise
-            await waiting.wait(self._wait(lib.shmq_wait_items, deadline), self._wake)
-
-    def _wait(self, call: Callable[..., int], deadline: int) -> Callable[[], int]:
-        client, qref, ctx = self._client, self._qref, self._client.ctx
-        # Naming client keeps its mapping while the wait lasts.
-        return lambda: call(ctx, qref, deadline, 0) if client is not None else 0
-
-    def _wake(self) -> None:
-        lib.shmq_wake_queue(self._client.ctx, self._qref)
+            await breathe()
+        with Turn() as turn:
+            while True:
+                try:
+                    return super().get(False)
+                except QueueEmpty:
+                    if deadline and lib.shmq_now() >= deadline:
+                        raise
+                await turn.wait(self._client, self._client.ctx, self._qref, ITEMS, deadline)
 
     def __aiter__(self) -> Items[T]:
         return self

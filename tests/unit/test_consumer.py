@@ -601,6 +601,25 @@ def test_async_max_unsettled_waits_for_other_tasks(rig: Rig) -> None:
     asyncio.run(main())
 
 
+def test_async_max_unsettled_waits_though_the_program_has_other_threads(rig: Rig) -> None:
+    queue = filled(rig, 2)
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)
+
+    async def main() -> None:
+        consumer = queue.subscribe(max_unsettled=1)
+        first = await consumer.aget()
+        asyncio.get_running_loop().call_later(0.05, first.ack)
+        assert (await consumer.aget(timeout=5)).payload == b"1"
+
+    other.start()
+    try:
+        asyncio.run(main())
+    finally:
+        over.set()
+        other.join()
+
+
 # ---- garbage ------------------------------------------------------------------------------------
 
 
