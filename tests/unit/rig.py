@@ -100,6 +100,13 @@ def memory(**config: int) -> Iterator[Rig]:
         segment.close()
 
 
+def filled(rig: Rig, n: int, **options: Any) -> Queue:
+    """Return a queue with n messages, "0" and so on."""
+    queue = rig.queue(**options)
+    queue.publish_many([b"%d" % i for i in range(n)])
+    return queue
+
+
 def in_child(work: Callable[[], int | None]) -> int:
     """Run ``work`` in a forked child; its exit code, 99 for an exception."""
     pid = os.fork()
