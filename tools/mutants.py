@@ -117,6 +117,7 @@ WHAT = {
     109: "a process that detaches does not wait for its thread that collects",
     110: "who waits for many does not look at the queues whose word has changed",
     111: "who was woken and does not want it wakes nobody else",
+    112: "a topic's publisher does not look again whether a subscription was closed",
 }
 
 
@@ -143,6 +144,7 @@ QUICK = {
     **dict.fromkeys((101, 102, 103, 104, 105, 106), "test_era"),
     **dict.fromkeys((108, 109), "test_between"),
     **dict.fromkeys((110, 111), "test_many"),
+    **dict.fromkeys((112,), "test_era"),
     **dict.fromkeys((66, 67, 68, 69, 70, 71), "test_memory"),
 }
 

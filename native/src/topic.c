@@ -18,6 +18,9 @@
  * I4  An id counts in each subscription with a dedup_window by itself, in its own table: a share with an id goes from NEW to
  *     MOVE(me), is claimed or found to be a duplicate there (dedup.c), and is routed or freed. Its key is its parent's.
  *
+ * I5  Children are written before the words of their queues are looked at once more (publish.c, I2): after close + barrier, a scan of all
+ *     blocks sees every share that will still arrive there.
+ *
  * Who dies where: before the commit: P and children are NEW(dead), freed. After it: children still NEW(dead) are sent on;
  * READY ones are nobody's. Stopped between commit and launch: the others get theirs when it goes on, or is dead. The end of P: free.c.
  */
@@ -207,9 +210,7 @@ static int launch(shmq_ctx *ctx, uint32_t index, uint32_t d, uint64_t ctl, const
     return 0;
 }
 
-/* Parent and children, complete and in NEW; f->n = 0: nobody is to get it. What is said to be behind the list of children is written
- * when `flags` says so: TIED to the delivery `tie` (forward.c). */
-int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, uint64_t now, uint64_t tie, uint64_t flags, fan *f) {
+static int write_once(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, uint64_t now, uint64_t tie, uint64_t flags, fan *f) {
     uint32_t n = 0;
     int rc = queue_status(t);
     f->n = f->made = 0;
@@ -277,6 +278,25 @@ void topic_unwrite(shmq_ctx *ctx, fan *f) {
     }
     if (f->n) free_block(ctx, f->parent, f->ctl);
     f->n = 0;
+}
+
+/* I5. Was none of them closed while their children were written? */
+static int still_open(shmq_ctx *ctx, const fan *f) {
+    op_fence(ctx);
+    for (uint32_t i = 0; i < f->n && !MUTANT(112); i++)
+        if (queue_status(&ctx->local[ctx->scratch[i].entry]) != SHMQ_OK) return 0;
+    return 1;
+}
+
+/* Parent and children, complete and in NEW; f->n = 0: nobody is to get it. What is said to be behind the list of children is written
+ * when `flags` says so: TIED to the delivery `tie` (forward.c). */
+int topic_write(shmq_ctx *ctx, local_queue *t, uint64_t tref, shmq_message *m, uint64_t now, uint64_t tie, uint64_t flags, fan *f) {
+    int rc;
+    for (uint32_t tries = 0; (rc = write_once(ctx, t, tref, m, now, tie, flags, f)) == SHMQ_OK && !still_open(ctx, f); tries++) {
+        topic_unwrite(ctx, f);   /* the next time it does not get it */
+        if (tries == SHMQ_QUEUES) return SHMQ_BUSY;
+    }
+    return rc;
 }
 
 /* COMMIT (I1) of a parent that was written, under exactly ctl; whoever does it. 0 = somebody else has. */
