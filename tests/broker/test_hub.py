@@ -463,3 +463,31 @@ def test_a_process_that_forbids_itself_futex_waitv_goes_on(broker_name: str) -> 
     )
     with ended(broker_name), program(source + REFUSED_LATER, broker_name, "[]", "1") as run:
         assert run.finish() == (0, "fine\n", "")
+
+
+ENDS = """
+import asyncio, threading
+q, r = [shmq.connect(name).get_queue(x).subscribe(ack="none") for x in "qr"]
+async def main():
+    try:
+        await q.aget(timeout=0.01)
+    except shmq.QueueEmpty:
+        pass
+asyncio.run(main())
+if sys.argv[2] == "waits":
+    before = r.queue.stats().sleeps
+    threading.Thread(target=lambda: asyncio.run(r.aget()), daemon=True).start()
+    while r.queue.stats().sleeps == before:
+        time.sleep(0.001)
+"""
+
+
+@pytest.mark.parametrize("how", ["lingers", "waits"])
+def test_a_program_ends_in_silence_whatever_the_hub_does(
+    broker: shmq.Broker, broker_name: str, how: str
+) -> None:
+    broker.create_queue("q")
+    broker.create_queue("r")
+    for _ in range(3):
+        with program(ENDS, broker_name, how) as run:
+            assert run.finish() == (0, "", "")
