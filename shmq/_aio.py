@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmq._descriptors import scarce
 from shmq._hub import Wait, hub, works
-from shmq._native import lib
+from shmq._native import ffi, lib
 from shmq._values import NS
 
 if TYPE_CHECKING:
@@ -85,10 +85,11 @@ class Turn:
             wait, self._wait = self._wait, None
             hub().over(wait, pass_on=pass_on)
 
-    async def wait(self, client: object, ctx: Any, qref: int, what: int, deadline: int) -> None:
+    async def wait(self, client: object, ctx: int, qref: int, what: int, deadline: int) -> None:
         """Return when queue ``qref`` may be ready, or at ``deadline`` (ns of shmq_now; 0 = none).
 
-        ``what``: ITEMS, SPACE, or CALL, which only `wake` ends. ``client`` keeps the mapping of ``ctx``.
+        ``what``: ITEMS, SPACE, or CALL, which only `wake` ends. ``client`` keeps the mapping of the
+        context at ``ctx``.
         """
         self._over()
         trio = _trio()
@@ -113,9 +114,9 @@ class Turn:
                     timer.cancel()
 
 
-def wake(ctx: Any, qref: int) -> None:
+def wake(ctx: int, qref: int) -> None:
     """Have everybody look who waits for queue ``qref``, in this process at once."""
-    lib.shmq_wake_queue(ctx, qref)
+    lib.shmq_wake_queue(ffi.cast("shmq_ctx *", ctx), qref)
     hub().wake(ctx, qref)
 
 
@@ -129,9 +130,10 @@ def _left(deadline: int) -> float:
 
 
 async def _wait_in_thread(
-    trio: Any, client: object, ctx: Any, qref: int, what: int, deadline: int
+    trio: Any, client: object, address: int, qref: int, what: int, deadline: int
 ) -> None:
     """`Turn.wait` on a kernel that cannot wait for many. The thread touches nothing but the core."""
+    ctx = ffi.cast("shmq_ctx *", address)
     call = lib.shmq_wait_space if what == SPACE else lib.shmq_wait_items
 
     def wait() -> object:

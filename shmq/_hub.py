@@ -19,7 +19,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
 
 from shmq._descriptors import scarce
 from shmq._locks import Lock
@@ -53,11 +52,11 @@ class Wait:
 class _Place:
     __slots__ = ("client", "ctx", "key", "line", "out", "qref", "row", "watched", "what")
 
-    def __init__(self, key: tuple[int, int, int], client: object, ctx: Any, row: _Row) -> None:
+    def __init__(self, key: tuple[int, int, int], client: object, row: _Row) -> None:
         self.key = key
         self.client = client  # keeps the mapping
-        self.ctx = ctx
-        _, self.qref, self.what = key
+        address, self.qref, self.what = key
+        self.ctx = ffi.cast("shmq_ctx *", address)
         self.row = row
         self.line: dict[Wait, None] = {}
         self.out: weakref.ref[Wait] | None = None  # who was told, and has not looked yet
@@ -112,8 +111,11 @@ class _Row:
         """Take in the fresh, leave out those for which nobody waits; return whether there are any."""
         one = self.set.one
         with self.home.lock:
-            for place in [p for p in self.places if not p.line]:
-                self._leave(self.places.index(place))
+            for i in reversed(range(len(self.places))):
+                place = self.places[i]
+                if place.line:
+                    continue
+                self._leave(i)
                 self.home.unwatched(place)
                 place.pass_on()  # what woke this thread may have been for it
             self.told = [told for told in self.told if self._has_not_looked(*told)]
@@ -172,16 +174,16 @@ class Hub:
         self._places: dict[tuple[int, int, int], _Place] = {}
         self._rows: list[_Row] = []
 
-    def wait(self, client: object, ctx: Any, qref: int, what: int, post: Post, tell: Tell) -> Wait:
+    def wait(self, client: object, ctx: int, qref: int, what: int, post: Post, tell: Tell) -> Wait:
         """Stand in line for queue ``qref``; ``tell`` is called through ``post`` when it may be ready.
 
         Whoever waits calls `over` in the end, told or not.
         """
-        key = (int(ffi.cast("uintptr_t", ctx)), qref, what)
+        key = (ctx, qref, what)
         with self.lock:
             place = self._places.get(key)
             if place is None:
-                place = self._places[key] = _Place(key, client, ctx, self._row())
+                place = self._places[key] = _Place(key, client, self._row())
             wait = Wait(place, post, tell)
             place.line[wait] = None
             if not place.watched and place.out is None:
@@ -207,13 +209,12 @@ class Hub:
         place.out = None
         self._drop(place)
 
-    def wake(self, ctx: Any, qref: int) -> None:
+    def wake(self, ctx: int, qref: int) -> None:
         """Tell everybody who waits for queue ``qref`` to look: a consumer was closed, say."""
-        address = int(ffi.cast("uintptr_t", ctx))
         told: list[Wait] = []
         with self.lock:
             for what in (lib.SHMQ_FOR_ITEMS, lib.SHMQ_FOR_SPACE, lib.SHMQ_FOR_CALL):
-                place = self._places.get((address, qref, what))
+                place = self._places.get((ctx, qref, what))
                 if place is not None:
                     told += place.line
                     place.line.clear()
@@ -229,12 +230,10 @@ class Hub:
             place.line.pop(wait, None)
         if not waits:
             place.pass_on()
-            self._drop(place)
         elif not everybody:
             place.out = weakref.ref(waits[0], functools.partial(self._lost, place))
             place.row.told.append((place, place.out, int(lib.shmq_now()) + PATIENCE_NS))
-        else:
-            self._drop(place)
+        self._drop(place)
         return waits
 
     def _lost(self, place: _Place, out: object) -> None:

@@ -7,7 +7,7 @@ is no room, the message has headers, or this process was forked, comes to the `_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
 from shmq._aio import SPACE, Turn, breathe
@@ -221,14 +221,13 @@ class Sender(SenderBase):
         if last or deadline == 1 or self._overflow == lib.SHMQ_REJECT:
             went = "" if done is None else f" after {done} messages were published"
             raise QueueFull(self._full(went))
-        return self._space_wait(deadline, ADAPTIVE)() == lib.SHMQ_TIMEOUT
+        full, until = self._full_one(deadline)
+        if full > 0:
+            lib.shmq_wait_space(ffi.cast("shmq_ctx *", self._ctx), full, until, ADAPTIVE)
+        return bool(deadline) and lib.shmq_now() >= deadline
 
     def _full(self, went: str) -> str:
         """Return what QueueFull says; ``went``: how many were published before."""
-        raise NotImplementedError
-
-    def _space_wait(self, deadline: int, spin: int = 0) -> Callable[[], int]:
-        """Return a call that waits until there may be room; SHMQ_TIMEOUT: not before ``deadline``."""
         raise NotImplementedError
 
     async def apublish(
@@ -276,8 +275,7 @@ class Sender(SenderBase):
             return self._wait_for_room(rc, deadline, last, done)
         full, until = self._full_one(deadline)
         if full > 0:
-            ctx = ffi.cast("shmq_ctx *", self._ctx)
-            await turn.wait(self._client, ctx, full, SPACE, until)
+            await turn.wait(self._client, self._ctx, full, SPACE, until)
         else:
             await breathe()
         return bool(deadline) and lib.shmq_now() >= deadline

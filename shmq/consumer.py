@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmq._aio import ITEMS, Turn, breathe, pause, task_number, wake
 from shmq._client import ADAPTIVE, client_of, context_of, record_of
-from shmq._native import ConsumerBase, ffi, lib
+from shmq._native import ConsumerBase, lib
 from shmq._native.settling import settle_all
 from shmq._values import parse_choice, parse_count
 from shmq.delivery import ACK, NACK, Delivery, error_headers, give_back
@@ -284,11 +284,8 @@ class Consumer(ConsumerBase):
             while True:
                 try:
                     delivery = self._poll(me, looped)
-                except (
-                    LimitReached,
-                    QueueEmpty,
-                ):  # max_unsettled: in the only thread, or beside others
-                    # Another task may settle; the core has no word to wait on for that.
+                except (LimitReached, QueueEmpty):
+                    # max_unsettled. Another task may settle; the core has no word to wait on for that.
                     await pause(nap)
                     nap = min(nap * 2, 0.01)
                     if deadline and lib.shmq_now() >= deadline:
@@ -301,11 +298,10 @@ class Consumer(ConsumerBase):
                 await self._wait(turn, deadline)
 
     async def _wait(self, turn: Turn, deadline: int) -> None:
-        ctx = ffi.cast("shmq_ctx *", self._ctx)
-        await turn.wait(self._client, ctx, self._qref, ITEMS, deadline)
+        await turn.wait(self._client, self._ctx, self._qref, ITEMS, deadline)
 
     def _wake(self) -> None:
-        wake(ffi.cast("shmq_ctx *", self._ctx), self._qref)
+        wake(self._ctx, self._qref)
 
     async def __aenter__(self) -> Self:
         return self

@@ -347,7 +347,7 @@ class _Turns(_Member):
 
     def _wake(self) -> None:
         super()._wake()
-        wake(ffi.cast("shmq_ctx *", self._ctx), self._member)
+        wake(self._ctx, self._member)
 
     def close(self) -> None:
         """Give back what is unsettled and leave the group; idempotent."""
@@ -397,8 +397,7 @@ class _Turns(_Member):
             return
         until = lib.shmq_now() + LOOK_MOST_NS
         until = min(until, deadline) if deadline else until
-        ctx = ffi.cast("shmq_ctx *", self._ctx)
-        await turn.wait(self._client, ctx, self._member, CALL, until)
+        await turn.wait(self._client, self._ctx, self._member, CALL, until)
 
 
 def _reopen(broker: str, name: str, queue: str, source: str, dispatch: str) -> ConsumerGroup:

@@ -85,11 +85,6 @@ class Queue(Sender, QueueBase):
             advice,
         )
 
-    def _space_wait(self, deadline: int, spin: int = 0) -> Callable[[], int]:
-        client, qref, ctx = self._client, self._qref, ffi.cast("shmq_ctx *", self._ctx)
-        # Naming client keeps its mapping while the wait lasts.
-        return lambda: lib.shmq_wait_space(ctx, qref, deadline, spin) if client is not None else 0
-
     # ---- loans -----------------------------------------------------------------------------
 
     def _publish_encoded(

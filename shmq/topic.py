@@ -148,21 +148,6 @@ class Topic(Sender):
         blocker = int(lib.shmq_topic_blocker(ffi.cast("shmq_ctx *", self._ctx), self._qref))
         return max(blocker, 0), min(until, deadline) if deadline else until
 
-    def _space_wait(self, deadline: int, spin: int = 0) -> Callable[[], int]:
-        client, qref, ctx = self._client, self._qref, ffi.cast("shmq_ctx *", self._ctx)
-
-        def wait() -> int:
-            # Naming client keeps its mapping while the wait lasts.
-            until = lib.shmq_now() + SLICE_NS if client is not None else 0
-            until = min(until, deadline) if deadline else until
-            blocker = lib.shmq_topic_blocker(ctx, qref)
-            if blocker > 0:
-                lib.shmq_wait_space(ctx, blocker, until, spin)
-            over = deadline and lib.shmq_now() >= deadline
-            return int(lib.SHMQ_TIMEOUT if over else lib.SHMQ_OK)
-
-        return wait
-
     # ---- subscriptions ---------------------------------------------------------------------
 
     def subscribe(

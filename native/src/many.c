@@ -49,9 +49,10 @@ void shmq_wait_nudge(shmq_wait_set *set) {
     syscall(SYS_futex, &set->control, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, NULL, NULL, 0);
 }
 
-static shmq_au32 *word_of(const shmq_wait_one *w) {
-    shmq_queue *rec = &w->ctx->queues[qref_index(w->queue)];
-    return w->what == SHMQ_FOR_SPACE ? &rec->space : &rec->evt;
+static shmq_au32 *word_of(shmq_queue *rec, uint32_t what) { return what == SHMQ_FOR_SPACE ? &rec->space : &rec->evt; }
+static shmq_au32 *its_word(const shmq_wait_one *w) { return word_of(&w->ctx->queues[qref_index(w->queue)], w->what); }
+static int is_ready(shmq_ctx *ctx, local_queue *q, uint32_t what) {
+    return what == SHMQ_FOR_SPACE ? wait_space_ready(ctx, q) : wait_items_ready(ctx, q);
 }
 
 /* EMPTY: armed; else what its wait is over with. */
@@ -71,6 +72,14 @@ static int arm(shmq_wait_one *w, int changed) {
     return status != SHMQ_OK ? status : wait_prepare_space(w->ctx, q, &w->seen, &w->slice_ns);
 }
 
+/* After a slice in vain: has nothing come to an open queue? 0 = arm it again, which looks properly. */
+static int nothing_new(const shmq_wait_one *w) {
+    local_queue *q;
+    int status;
+    if (w->what == SHMQ_FOR_CALL || wait_enter(w->ctx, w->queue, &q, &status) != SHMQ_OK || status != SHMQ_OK) return 0;
+    return !is_ready(w->ctx, q, w->what) && (w->what == SHMQ_FOR_SPACE || !mark_acq(&q->shared->ahead));
+}
+
 /* Arm that one (again). How many are ready now. */
 static int look_at(shmq_wait_set *set, uint32_t i, int changed, int ready) {
     shmq_wait_one *w = &set->one[i];
@@ -86,9 +95,8 @@ static int look(shmq_wait_set *set, uint32_t n, int all) {
     int ready = 0;
     for (uint32_t i = 0; i < n; i++) {
         shmq_wait_one *w = &set->one[i];
-        int changed = w->seen && ld32_sc(word_of(w)) != w->seen && !MUTANT(110);   /* I2 */
-        if (w->seen && !changed && (!all || (w->what != SHMQ_FOR_CALL && wait_nothing_new(w->ctx, w->queue, w->what == SHMQ_FOR_SPACE))))
-            continue;
+        int changed = w->seen && ld32_sc(its_word(w)) != w->seen && !MUTANT(110);   /* I2 */
+        if (w->seen && !changed && (!all || nothing_new(w))) continue;
         ready = look_at(set, i, changed, ready);
     }
     return ready;
@@ -99,7 +107,7 @@ static int look(shmq_wait_set *set, uint32_t n, int all) {
 static int sleep_many(shmq_wait_set *set, uint32_t n, uint32_t seen, uint64_t deadline_ns, uint64_t slice, int *over, uint32_t *woken) {
     waitv v[SHMQ_WAIT_MANY + 1];
     v[0] = (waitv){ seen, (uintptr_t)&set->control, WORD_32 | FUTEX_PRIVATE_FLAG, 0 };
-    for (uint32_t i = 0; i < n; i++) v[i + 1] = (waitv){ set->one[i].seen, (uintptr_t)word_of(&set->one[i]), WORD_32, 0 };
+    for (uint32_t i = 0; i < n; i++) v[i + 1] = (waitv){ set->one[i].seen, (uintptr_t)its_word(&set->one[i]), WORD_32, 0 };
     uint64_t now = shmq_now(), end = now + slice;
     if (deadline_ns) {
         if (now >= deadline_ns) return SHMQ_TIMEOUT;
@@ -158,8 +166,6 @@ int shmq_pass(shmq_ctx *ctx, uint64_t qref, uint32_t what) {
     local_queue *q;
     int status, rc = wait_enter(ctx, qref, &q, &status);
     if (rc != SHMQ_OK || status == SHMQ_GONE || MUTANT(111)) return rc;
-    if (what == SHMQ_FOR_SPACE) {
-        if (wait_space_ready(ctx, q)) waiter_wake(&q->shared->space);
-    } else if (wait_items_ready(ctx, q)) waiter_wake(&q->shared->evt);
+    if (is_ready(ctx, q, what)) waiter_wake(word_of(q->shared, what));
     return SHMQ_OK;
 }

@@ -230,18 +230,6 @@ int shmq_glance(shmq_ctx *ctx, uint64_t qref, uint64_t deadline_ns) {
     return SHMQ_EMPTY;
 }
 
-/* Has nothing come while somebody slept in vain? A quick look at an open queue; 0 = look properly. */
-int wait_nothing_new(shmq_ctx *ctx, uint64_t qref, int space) {
-    local_queue *q;
-    if (ctx_enter(ctx) != SHMQ_OK) return 0;
-    op_begin_at(ctx, qref_index(qref));
-    int same = queue_local(ctx, qref, &q) == SHMQ_OK && queue_status(q) == SHMQ_OK
-               && (space ? !room_for(ctx, q, 1, q->wanted) : take_none_left(ctx, q) && !mark_acq(&q->shared->ahead));
-    op_end(ctx);
-    ctx_unlock(ctx);
-    return same;
-}
-
 /* The same for who waits for room. */
 int wait_prepare_space(shmq_ctx *ctx, local_queue *q, uint32_t *seen, uint64_t *slice) {
     *seen = waiter_prepare(&q->shared->space);

@@ -9,6 +9,5 @@ int wait_enter(shmq_ctx *ctx, uint64_t qref, local_queue **q, int *status);
 int wait_items_ready(shmq_ctx *ctx, local_queue *q);
 int wait_space_ready(shmq_ctx *ctx, local_queue *q);
 int wait_prepare_items(shmq_ctx *ctx, uint64_t qref, local_queue *q, uint32_t *seen, uint64_t *slice);
-int wait_nothing_new(shmq_ctx *ctx, uint64_t qref, int space);
 int wait_prepare_space(shmq_ctx *ctx, local_queue *q, uint32_t *seen, uint64_t *slice);
 #endif

@@ -418,7 +418,7 @@ class Items(Typed[T]):
                 except QueueFull:
                     if deadline and lib.shmq_now() >= deadline:
                         raise
-                await turn.wait(self._client, self._client.ctx, self._qref, SPACE, deadline)
+                await turn.wait(self._client, self._client.address, self._qref, SPACE, deadline)
 
     async def aget(self, timeout: float | None = None) -> T:
         """Like `get`, without blocking the event loop. Cancelled, it has taken nothing."""
@@ -433,7 +433,7 @@ class Items(Typed[T]):
                 except QueueEmpty:
                     if deadline and lib.shmq_now() >= deadline:
                         raise
-                await turn.wait(self._client, self._client.ctx, self._qref, ITEMS, deadline)
+                await turn.wait(self._client, self._client.address, self._qref, ITEMS, deadline)
 
     def __aiter__(self) -> Items[T]:
         return self

@@ -22,7 +22,7 @@ import shmq
 from shmq._aio import ITEMS
 from shmq._client import client_of, context_of, record_of
 from shmq._hub import hub
-from shmq._native import ffi, lib
+from shmq._native import lib
 
 pytestmark = pytest.mark.skipif(
     not lib.shmq_waits_many(), reason="this kernel cannot wait for many words"
@@ -353,9 +353,10 @@ def test_a_wait_that_was_lost_keeps_no_message_from_others(broker: shmq.Broker) 
     queue = broker.create_queue("q")
     consumer = queue.subscribe(ack="none")
     told: list[object] = []
-    ctx = ffi.cast("shmq_ctx *", context_of(consumer))
     client, qref = client_of(consumer), record_of(consumer)
-    hub().wait(client, ctx, qref, ITEMS, lambda f, tells: f(tells), lambda: told.append(1))
+    hub().wait(
+        client, context_of(consumer), qref, ITEMS, lambda f, tells: f(tells), lambda: told.append(1)
+    )
 
     async def main() -> bytes:
         publisher = threading.Timer(0.05, lambda: queue.publish(b"x"))
